@@ -1,0 +1,162 @@
+"""The rack as values: every name, address, AS number and MAC of the lab, and nothing else.
+
+Everything is in network namespaces whose names begin with `sg-`. Addresses come from 198.18.0.0/15 (RFC 2544,
+benchmarking), 203.0.113.0/24 and 192.0.2.0/24 (RFC 5737, documentation), AS numbers from the private range (RFC 6996),
+so nothing in the lab can be mistaken for, or reach, a real network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+STATE = ROOT / ".lab"
+"""Everything that a run of the lab makes; ignored by git, removed by `lab down`."""
+
+CORE = "sg-core"
+TOR1 = "sg-tor1"
+TOR2 = "sg-tor2"
+RACK = "sg-rack"
+CONTROL = "sg-control"
+CLIENT = "sg-client"
+NAMESPACES = (CORE, TOR1, TOR2, RACK, CONTROL, CLIENT)
+
+RACK_BRIDGE = "rack"
+MTU_BYTES = 1500
+
+RACK_NETWORK = IPv4Network("198.18.0.0/24")
+CORE_TOR1_NETWORK = IPv4Network("198.18.1.0/31")
+CORE_TOR2_NETWORK = IPv4Network("198.18.1.2/31")
+CLIENT_NETWORK = IPv4Network("198.18.8.0/24")
+POD_NETWORK = IPv4Network("198.18.128.0/20")
+SERVICE_NETWORK = IPv4Network("198.18.96.0/20")
+VIP_POOL = IPv4Network("203.0.113.0/24")
+PROBE_NETWORK = IPv4Network("192.0.2.0/24")
+
+API_SERVICE_ADDRESS = IPv4Address("198.18.96.1")
+DNS_SERVICE_ADDRESS = IPv4Address("198.18.96.10")
+CLUSTER_DOMAIN = "cluster.local"
+
+CONTROL_ADDRESS = IPv4Address("198.18.0.10")
+API_PORT = 6443
+API_SERVER = f"https://{CONTROL_ADDRESS}:{API_PORT}"
+REGISTRY_PORT = 5000
+REGISTRY = f"{CONTROL_ADDRESS}:{REGISTRY_PORT}"
+
+CLIENT_GATEWAY = IPv4Address("198.18.8.1")
+CLIENT_ADDRESS = IPv4Address("198.18.8.2")
+
+EDGE_ASN = 65010
+ROLE_LABEL = "samegate.dev/role"
+EDGE_TAINT = "samegate.dev/edge"
+
+Role = Literal["edge", "worker"]
+
+
+@dataclass(frozen=True)
+class Router:
+    """One FRR router in its own namespace."""
+
+    name: str
+    namespace: str
+    asn: int
+    router_id: IPv4Address
+
+
+@dataclass(frozen=True)
+class Node:
+    """One User-Mode Linux machine in the rack, a node of the cluster."""
+
+    name: str
+    role: Role
+    address: IPv4Address
+    pod_network: IPv4Network
+
+    @property
+    def tap(self) -> str:
+        """Its tap device in the rack's namespace."""
+        return f"tap-{self.name}"
+
+    @property
+    def mac(self) -> str:
+        """Locally administered unicast address (IEEE 802: second-lowest bit of the first octet set)."""
+        return f"02:53:47:00:00:{int(self.address) & 0xFF:02x}"
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of a cable."""
+
+    namespace: str
+    interface: str
+    address: IPv4Interface | None
+    """None: a port of the rack's bridge."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cable: a veth pair between two namespaces."""
+
+    left: End
+    right: End
+
+
+CORE_ROUTER = Router("core", CORE, 65000, IPv4Address("198.18.1.0"))
+TOR1_ROUTER = Router("tor1", TOR1, 65001, IPv4Address("198.18.0.2"))
+TOR2_ROUTER = Router("tor2", TOR2, 65002, IPv4Address("198.18.0.3"))
+ROUTERS = (CORE_ROUTER, TOR1_ROUTER, TOR2_ROUTER)
+TORS = (TOR1_ROUTER, TOR2_ROUTER)
+
+
+def _node(name: str, role: Role, host: int, pods: str) -> Node:
+    return Node(name, role, RACK_NETWORK[host], IPv4Network(pods))
+
+
+NODES = (
+    _node("edge1", "edge", 11, "198.18.129.0/24"),
+    _node("edge2", "edge", 12, "198.18.130.0/24"),
+    _node("worker1", "worker", 21, "198.18.131.0/24"),
+    _node("worker2", "worker", 22, "198.18.132.0/24"),
+)
+EDGES = tuple(node for node in NODES if node.role == "edge")
+WORKERS = tuple(node for node in NODES if node.role == "worker")
+
+
+def _end(namespace: str, interface: str, address: str | None) -> End:
+    return End(namespace, interface, IPv4Interface(address) if address else None)
+
+
+LINKS = (
+    Link(_end(CORE, "tor1", "198.18.1.0/31"), _end(TOR1, "core", "198.18.1.1/31")),
+    Link(_end(CORE, "tor2", "198.18.1.2/31"), _end(TOR2, "core", "198.18.1.3/31")),
+    Link(_end(CORE, "clients", f"{CLIENT_GATEWAY}/24"), _end(CLIENT, "eth0", f"{CLIENT_ADDRESS}/24")),
+    Link(_end(TOR1, "rack", f"{TOR1_ROUTER.router_id}/24"), _end(RACK, "tor1", None)),
+    Link(_end(TOR2, "rack", f"{TOR2_ROUTER.router_id}/24"), _end(RACK, "tor2", None)),
+    Link(_end(CONTROL, "eth0", f"{CONTROL_ADDRESS}/24"), _end(RACK, "control", None)),
+)
+
+
+def node(name: str) -> Node:
+    """The node of that name.
+
+    Raises ValueError that lists the names there are.
+    """
+    for candidate in NODES:
+        if candidate.name == name:
+            return candidate
+    raise ValueError(f"node {name!r} is not in the rack; its nodes are {', '.join(n.name for n in NODES)}")
+
+
+def router(name: str) -> Router:
+    """The router of that name (`core`, `tor1`, `tor2`).
+
+    Raises ValueError that lists the names there are.
+    """
+    for candidate in ROUTERS:
+        if candidate.name == name:
+            return candidate
+    raise ValueError(f"router {name!r} is not in the lab; its routers are {', '.join(r.name for r in ROUTERS)}")
