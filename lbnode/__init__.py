@@ -1,0 +1,1 @@
+"""The samegate agent: one package, three roles (edge, worker, controller)."""

@@ -1,0 +1,341 @@
+"""Frozen values that the agent's parts exchange: keys, desired and observed states, operations.
+
+Nothing here reads a clock, a socket or a file. ``IPv4Address`` and ``IPv6Address`` do not compare with each other;
+wherever an order is needed, :func:`address_order` gives it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+#: Devices of ours; names are at most 15 bytes (IFNAMSIZ of linux/if.h less the final zero).
+TUNNEL_DEVICE_PREFIX = "sgt-"
+PROBE_DEVICE = "sgprobe"
+#: The one nftables table of ours.
+FILTER_TABLE = "samegate"
+#: Bytes that an outer IPv4 header adds (RFC 2003) and that an outer IPv6 header adds (RFC 2473).
+TUNNEL_OVERHEAD_BYTES = {4: 20, 6: 40}
+
+
+class Protocol(StrEnum):
+    """Transport protocols that a Service port may have here."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+
+    @property
+    def number(self) -> int:
+        """The protocol's number in the IP header (IANA protocol numbers)."""
+        return {"TCP": 6, "UDP": 17}[self.value]
+
+
+def address_order(address: IPAddress) -> tuple[int, int]:
+    """Sort key over both address families: IPv4 first, then by number."""
+    return (address.version, int(address))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceName:
+    """A Service's namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualKey:
+    """What a client connects to: VIP, protocol, port (1-65535)."""
+
+    address: IPAddress
+    protocol: Protocol
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{self.protocol.value.lower()}://{host}:{self.port}"
+
+    @property
+    def order(self) -> tuple[int, int, str, int]:
+        return (*address_order(self.address), self.protocol.value, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A worker node as IPVS sees it.
+
+    ``weight`` is the share of the hash table and stays when the destination drains, because the kernel keeps the slots of
+    a weight-0 destination by its last weight (``ip_vs_mh.c``); ``drained`` says that the kernel's weight is 0 now.
+    """
+
+    address: IPAddress
+    weight: int = 1
+    drained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualService:
+    """One IPVS service: always scheduler ``mh`` with ``mh-fallback``; forwarding is IPIP to the destination nodes.
+
+    ``hash_source_port`` sets ``mh-port``; it is off for ``sessionAffinity: ClientIP``. ``one_packet`` is UDP only.
+    ``destinations`` are sorted by :func:`address_order`, and the kernel's list must have that same order from its head,
+    because ``ip_vs_mh`` fills its table in list order and so the table would otherwise depend on history.
+    """
+
+    key: VirtualKey
+    destinations: tuple[Destination, ...] = ()
+    hash_source_port: bool = True
+    one_packet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeFilter:
+    """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop."""
+
+    pools: tuple[IPNetwork, ...]
+    served: frozenset[VirtualKey]
+
+    @property
+    def digest(self) -> str:
+        return _digest("edge", [str(p) for p in self.pools], sorted(map(str, self.served)))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFilter:
+    """The packet filter of a worker: only pools and the probe address come out of tunnels, no loop, clamped segments.
+
+    ``max_segment_bytes`` maps the IP version to the largest TCP segment that replies may offer.
+    """
+
+    pools: tuple[IPNetwork, ...]
+    probe_addresses: tuple[IPAddress, ...]
+    max_segment_bytes: tuple[tuple[int, int], ...]
+
+    @property
+    def digest(self) -> str:
+        return _digest("worker", [str(p) for p in self.pools], [str(a) for a in self.probe_addresses], self.max_segment_bytes)
+
+
+FilterTable = EdgeFilter | WorkerFilter
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class IpvsTimeouts:
+    """Idle seconds after which IPVS forgets a connection (kernel: ``ipvs-sysctl``, ``ipvsadm --set``)."""
+
+    tcp_seconds: int = 900
+    tcp_fin_seconds: int = 120
+    udp_seconds: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRoute:
+    """Packets to ``probe_address`` leave in a tunnel to ``worker_address``."""
+
+    probe_address: IPAddress
+    worker_address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeState:
+    """The edge data plane, desired or observed; equal values mean that nothing is left to do.
+
+    ``sysctls`` maps names below ``net.`` in dotted form (``net.ipv4.vs.sloppy_tcp``) to their text; an observed state holds just the
+    names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back.
+    ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order.
+    """
+
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    timeouts: IpvsTimeouts = IpvsTimeouts()
+    filter_digest: str | None = None
+    vips: frozenset[IPAddress] = frozenset()
+    services: tuple[VirtualService, ...] = ()
+    probe_device: bool = False
+    probe_routes: frozenset[ProbeRoute] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A worker's tunnel device for one edge node: carries the node's address, loose reverse path filter (``rp_filter=2``), up."""
+
+    edge_address: IPAddress
+    node_address: IPAddress
+    ready: bool = True
+
+    @property
+    def device(self) -> str:
+        return TUNNEL_DEVICE_PREFIX + hashlib.sha256(str(self.edge_address).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """The worker data plane, desired or observed. Probe addresses are held only while everything else is in place."""
+
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    filter_digest: str | None = None
+    tunnels: frozenset[Tunnel] = frozenset()
+    probe_addresses: frozenset[IPAddress] = frozenset()
+
+
+# Operations. A diff is an ordered tuple of these; the order is decided in lbnode.diff and nowhere else.
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimeouts:
+    timeouts: IpvsTimeouts
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceFilter:
+    """Put this table in place of ours, in one transaction."""
+
+    table: FilterTable
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFilter:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """Hold ``address`` as a host address on the loopback device."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class AddService:
+    """Create the IPVS service without destinations."""
+
+    service: VirtualService
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateService:
+    """Change flags of an existing IPVS service; destinations stay."""
+
+    service: VirtualService
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveService:
+    key: VirtualKey
+
+
+@dataclass(frozen=True, slots=True)
+class AddDestination:
+    """Add at the head of the kernel's list with ``weight``; drained ones get weight 0 by a later ``SetWeight``."""
+
+    key: VirtualKey
+    address: IPAddress
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    key: VirtualKey
+    address: IPAddress
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDestination:
+    key: VirtualKey
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class AddProbeDevice:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveProbeDevice:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class AddProbeRoute:
+    route: ProbeRoute
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveProbeRoute:
+    route: ProbeRoute
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureTunnel:
+    """Create the tunnel device or mend what is wrong with it."""
+
+    tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTunnel:
+    device: str
+
+
+Operation = (
+    SetSysctl
+    | SetTimeouts
+    | ReplaceFilter
+    | RemoveFilter
+    | AddAddress
+    | RemoveAddress
+    | AddService
+    | UpdateService
+    | RemoveService
+    | AddDestination
+    | SetWeight
+    | RemoveDestination
+    | AddProbeDevice
+    | RemoveProbeDevice
+    | AddProbeRoute
+    | RemoveProbeRoute
+    | EnsureTunnel
+    | RemoveTunnel
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a VIP is announced by this edge node, and why. ``reason`` is one CamelCase word; ``detail`` is for people."""
+
+    announce: bool
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a Service, or one port of it, is not served. ``reason`` is one CamelCase word; ``message`` names value, rule and way out."""
+
+    service: ServiceName
+    reason: str
+    message: str

@@ -1,0 +1,329 @@
+"""What the agent is told: the schema of its ConfigMap, and the part of a stack's configuration that becomes it.
+
+The same classes read the ConfigMap in the pod and write it in the Pulumi program, so that the two cannot drift. Every error
+says which value breaks which rule and what to do. Keys are camelCase outside and snake_case inside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from lbnode.errors import ConfigError
+from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
+
+#: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
+FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
+#: A pool is announced as host routes and imported by routers with a maximum; wider ones are mistakes (a /8, the default route).
+WIDEST_POOL = {4: 16, 6: 64}
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+def _asn(value: int) -> int:
+    if value in FORBIDDEN_ASNS:
+        raise ValueError(f"ASN {value} cannot be used: {FORBIDDEN_ASNS[value]}. Use a private one: 64512-65534 or 4200000000-4294967294 (RFC 6996)")
+    return value
+
+
+Asn = Annotated[int, Field(ge=0, le=4294967295)]
+Milliseconds = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Pool(_Settings):
+    """A named set of networks that VIPs are taken from. At most ``2**(32-16)`` IPv4 addresses a network."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    cidrs: tuple[IPv4Network | IPv6Network, ...] = Field(min_length=1)
+
+    @field_validator("cidrs")
+    @classmethod
+    def _not_too_wide(cls, cidrs: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
+        for network in cidrs:
+            widest = WIDEST_POOL[network.version]
+            if network.prefixlen < widest:
+                raise ValueError(f"{network} is wider than a pool may be (/{widest}). Name a longer prefix; several are allowed")
+        return cidrs
+
+
+class Bfd(_Settings):
+    """Bidirectional forwarding detection (RFC 5880): a neighbour is down after ``interval_ms * multiplier`` without a packet."""
+
+    interval_ms: Milliseconds = 300
+    multiplier: int = Field(default=3, ge=2, le=255)
+
+
+class GracefulRestart(_Settings):
+    """Routes outlive their speaker for ``restart_seconds`` (RFC 4724), also when its node is dead: so never together with BFD."""
+
+    restart_seconds: int = Field(default=20, ge=1, le=4095)
+
+
+class Peer(_Settings):
+    """A router that edge nodes announce to.
+
+    ``nodes`` limits the peer to the named edge nodes; empty means all. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
+    the key itself never stands in settings. ``ttl_security`` is RFC 5082 and needs a peer that is one hop away.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=30)
+    address: IPv4Address | IPv6Address
+    asn: Asn
+    port: Port = 179
+    nodes: tuple[str, ...] = ()
+    password_key: str | None = Field(default=None, pattern=r"^[-._a-zA-Z0-9]+$")
+    multihop: int | None = Field(default=None, ge=2, le=255)
+    ttl_security: bool = False
+    bfd: Bfd | None = Bfd()
+    graceful_restart: GracefulRestart | None = None
+    hold_time_seconds: int = 9
+    keepalive_seconds: int | None = Field(default=None, ge=1)
+
+    _check_asn = field_validator("asn")(_asn)
+
+    @field_validator("hold_time_seconds")
+    @classmethod
+    def _hold_time(cls, value: int) -> int:
+        if value != 0 and not 3 <= value <= 65535:
+            raise ValueError(f"hold time {value} s is not allowed: RFC 4271 wants 0 or at least 3. Use 9, the default")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Peer:
+        if self.bfd is not None and self.graceful_restart is not None:
+            raise ValueError(
+                f"peer {self.name} has BFD together with graceful restart: BFD cancels graceful restart, and without BFD a dead node keeps its routes. "
+                "Keep one: `bfd: null` for graceful restart, or leave gracefulRestart out"
+            )
+        if self.ttl_security and self.multihop is not None:
+            raise ValueError(f"peer {self.name} has ttlSecurity together with multihop: RFC 5082 expects a peer one hop away. Drop one of them")
+        if self.bfd is None and self.graceful_restart is None and self.hold_time_seconds == 0:
+            raise ValueError(f"peer {self.name} would never be noticed to be dead: hold time 0 and no BFD. Set one of them")
+        return self
+
+    @property
+    def keepalive(self) -> int:
+        """Seconds between keepalives: a third of the hold time unless set (RFC 4271 section 10)."""
+        return self.keepalive_seconds or max(1, self.hold_time_seconds // 3)
+
+
+class Bgp(_Settings):
+    """BGP on the edge nodes. ``communities`` are ``"65010:100"`` or large ``"65010:1:2"`` and go with every announcement."""
+
+    local_asn: Asn
+    peers: tuple[Peer, ...] = Field(min_length=1)
+    communities: tuple[str, ...] = ()
+    listen_port: int = Field(default=1790, ge=1024, le=65535)
+
+    _check_asn = field_validator("local_asn")(_asn)
+
+    @field_validator("communities")
+    @classmethod
+    def _communities(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            parts = value.split(":")
+            limit = {2: 65535, 3: 4294967295}.get(len(parts))
+            if limit is None or not all(p.isdigit() and int(p) <= limit for p in parts):
+                raise ValueError(f"community {value!r} is neither 16:16 bits (RFC 1997) nor 32:32:32 bits (RFC 8092). Write it like 65010:100 or 65010:1:2")
+        return values
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Bgp:
+        for what, values in (("name", [p.name for p in self.peers]), ("address", [str(p.address) for p in self.peers])):
+            if (twice := _first_duplicate(values)) is not None:
+                raise ValueError(f"two peers have the {what} {twice}: it must be unique. Remove or rename one")
+        return self
+
+
+class Network(_Settings):
+    """What the fabric and the cluster already use; pools and the probe network must stay clear of all of it.
+
+    ``fabric_mtu_bytes`` is the MTU between edge nodes and workers. The probe network gives each worker one address: the low bits
+    of its node address, so that edge nodes and workers agree without talking.
+    """
+
+    node_cidrs: tuple[IPv4Network | IPv6Network, ...] = Field(min_length=1)
+    pod_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    service_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    probe_cidrs: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("192.0.2.0/24"),)
+    fabric_mtu_bytes: int = Field(default=1500, ge=576, le=65535)
+
+
+class Health(_Settings):
+    """Probing of workers by edge nodes. A worker is healthy after ``rise`` successes and unhealthy after ``fall`` failures in a row.
+
+    A VIP goes when fewer than ``low_watermark`` of its workers are healthy and returns at ``high_watermark`` (fractions; 0 means at least one).
+    """
+
+    interval_ms: Milliseconds = 500
+    timeout_ms: Milliseconds = 450
+    rise: int = Field(default=2, ge=1)
+    fall: int = Field(default=3, ge=1)
+    low_watermark: float = Field(default=0.0, ge=0, le=1)
+    high_watermark: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Health:
+        if self.low_watermark > self.high_watermark:
+            raise ValueError(f"lowWatermark {self.low_watermark} is above highWatermark {self.high_watermark}: a VIP would flap. Swap them")
+        if self.timeout_ms > self.interval_ms:
+            raise ValueError(f"timeoutMs {self.timeout_ms} is above intervalMs {self.interval_ms}: probes would pile up. Lower the timeout")
+        return self
+
+
+class Ipvs(_Settings):
+    """Idle times of IPVS connections in seconds."""
+
+    tcp_seconds: int = Field(default=900, ge=1)
+    tcp_fin_seconds: int = Field(default=120, ge=1)
+    udp_seconds: int = Field(default=30, ge=1)
+
+
+class Drain(_Settings):
+    """On drain and SIGTERM: withdraw, keep forwarding for ``withdraw_seconds``, then stop."""
+
+    withdraw_seconds: Seconds = 5.0
+
+
+class Ports(_Settings):
+    """TCP ports of the agents' own HTTP pages (metrics, readiness, status) on the node address."""
+
+    edge: Port = 9474
+    worker: Port = 9475
+    controller: Port = 9476
+
+
+class AgentSettings(_Settings):
+    """Everything the agent's three roles need to know; the same text for all nodes."""
+
+    pools: tuple[Pool, ...] = Field(min_length=1)
+    bgp: Bgp
+    network: Network
+    service_class: str = Field(default="samegate.dev/lb", min_length=1)
+    serve_without_class: bool = False
+    edge_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "edge"}, min_length=1)
+    worker_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "worker"}, min_length=1)
+    forwarding: Literal["tunnel"] = "tunnel"
+    return_path: Literal["direct"] = Field(default="direct", alias="return")
+    weights: Literal["equal", "endpoints"] = "equal"
+    health: Health = Health()
+    ipvs: Ipvs = Ipvs()
+    drain: Drain = Drain()
+    ports: Ports = Ports()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> AgentSettings:
+        if (twice := _first_duplicate(p.name for p in self.pools)) is not None:
+            raise ValueError(f"two pools are named {twice}: names must be unique. Rename one")
+        taken: list[tuple[str, IPNetwork]] = []
+        for what, networks in (
+            ("the node network", self.network.node_cidrs),
+            ("the pod network", self.network.pod_cidrs),
+            ("the service network", self.network.service_cidrs),
+            ("the probe network", self.network.probe_cidrs),
+        ):
+            taken += [(what, n) for n in networks]
+        for pool in self.pools:
+            for network in pool.cidrs:
+                for what, other in taken:
+                    if overlap(network, other):
+                        raise ValueError(f"{network} of pool {pool.name} overlaps {what} {other}: a VIP would shadow it. Choose a network that nothing else uses")
+                taken.append((f"pool {pool.name}", network))
+        for probe in self.network.probe_cidrs:
+            for what, other in taken:
+                if what != "the probe network" and overlap(probe, other):
+                    raise ValueError(f"the probe network {probe} overlaps {what} {other}: probes would go astray. Choose a network that nothing else uses")
+        return self
+
+    @property
+    def pool_networks(self) -> tuple[IPNetwork, ...]:
+        """All networks of all pools, in the order of the settings."""
+        return tuple(n for p in self.pools for n in p.cidrs)
+
+    def max_segment_bytes(self, version: int) -> int:
+        """Largest TCP segment whose packet still fits the tunnel: fabric MTU less tunnel, IP and TCP headers (40 or 60 bytes)."""
+        return self.network.fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[version] - {4: 40, 6: 60}[version]
+
+    def probe_address(self, node_address: IPAddress) -> IPAddress | None:
+        """The probe address of the worker at ``node_address``: the probe network's prefix with the node address' low bits.
+
+        ``None`` when no probe network has the family of the address.
+        """
+        for network in self.network.probe_cidrs:
+            if network.version == node_address.version:
+                return network[int(node_address) & (network.num_addresses - 1)]
+        return None
+
+    def to_json(self) -> str:
+        """The text of the ConfigMap; :func:`parse` reads it back to an equal value."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True) + "\n"
+
+
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """Whether two networks of any family share an address."""
+    return one.version == other.version and one.overlaps(ip_network(other))
+
+
+def _first_duplicate(values: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def config_error(error: ValidationError, root: str) -> ConfigError:
+    """One :class:`ConfigError` for the first finding of pydantic, with its path, and a count of the others."""
+    first, *others = error.errors(include_url=False, include_context=False)
+    path = ".".join(to_camel(str(p)) if isinstance(p, str) else str(p) for p in first["loc"])
+    value = f"{root}.{path}" if path else root
+    given = first.get("input")
+    shown = f" = {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
+    rule = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        rule = "unknown settings key"
+    way_out = "See the schema: python -m lbnode schema"
+    if others:
+        way_out = f"{len(others)} more finding(s) follow once this is mended. {way_out}"
+    return ConfigError(f"{value}{shown}", rule, way_out)
+
+
+def parse(raw: Any, root: str = "settings") -> AgentSettings:
+    """Settings from plain JSON values.
+
+    Raises:
+        ConfigError: a value breaks a rule; the message names value, rule and way out.
+    """
+    try:
+        return AgentSettings.model_validate(raw)
+    except ValidationError as error:
+        raise config_error(error, root) from None
+
+
+def parse_json(text: str, root: str = "settings") -> AgentSettings:
+    """Settings from the text of a ConfigMap.
+
+    Raises:
+        ConfigError: the text is not JSON, or a value breaks a rule.
+    """
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(root, f"not JSON: {error}", "Mend the ConfigMap; the last good settings stay in force") from None
+    return parse(raw, root)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of :class:`AgentSettings`, for editors."""
+    return AgentSettings.model_json_schema(by_alias=True)
