@@ -1,0 +1,173 @@
+"""Namespaces, cables, the rack's bridge, addresses, routes and sysctls, brought to what the topology says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lab import netns, topology
+from lab.topology import End, Link
+
+ROUTER_SYSCTLS = {
+    "net.ipv4.ip_forward": "1",
+    # Layer-4 hash: a flow stays with one next hop, flows of one client spread (ip-sysctl).
+    "net.ipv4.fib_multipath_hash_policy": "1",
+    # Replies come back through whichever ToR the node's ECMP picks.
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.default.rp_filter": "0",
+    "net.ipv4.conf.all.send_redirects": "0",
+    "net.ipv4.conf.default.send_redirects": "0",
+}
+HOST_SYSCTLS = {
+    # The packet hash crosses veth: without this a client's retransmission is hashed to another edge node by the
+    # namespace router, which no real router does.
+    "net.core.txrehash": "0",
+}
+QUIET_SYSCTLS = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+
+
+def sysctls(namespace: str) -> dict[str, str]:
+    """The sysctls of a namespace."""
+    if namespace in {router.namespace for router in topology.ROUTERS}:
+        return QUIET_SYSCTLS | ROUTER_SYSCTLS
+    if namespace == topology.CONTROL:
+        return QUIET_SYSCTLS | HOST_SYSCTLS | {"net.ipv4.fib_multipath_hash_policy": "1"}
+    return QUIET_SYSCTLS | HOST_SYSCTLS
+
+
+def static_routes(namespace: str) -> tuple[str, ...]:
+    """The routes, as ip-route(8) arguments, that are not learnt."""
+    if namespace == topology.CLIENT:
+        return (f"default via {topology.CLIENT_GATEWAY}",)
+    if namespace == topology.CONTROL:
+        tors = " ".join(f"nexthop via {tor.router_id}" for tor in topology.TORS)
+        pods = tuple(f"{node.pod_network} via {node.address}" for node in topology.NODES)
+        return (f"default {tors}", *pods)
+    return ()
+
+
+def _json(namespace: str, *arguments: str) -> list[dict[str, Any]]:
+    text = netns.run(namespace, ["ip", "-json", *arguments]).stdout
+    parsed: list[dict[str, Any]] = json.loads(text) if text.strip() else []
+    return parsed
+
+
+def _links(namespace: str) -> dict[str, dict[str, Any]]:
+    return {link["ifname"]: link for link in _json(namespace, "-details", "link", "show")}
+
+
+def namespaces_trouble() -> str | None:
+    """The namespaces that are missing, or None."""
+    missing = [name for name in topology.NAMESPACES if not netns.usable(name)]
+    return f"missing: {', '.join(missing)}" if missing else None
+
+
+def make_namespaces() -> None:
+    """Make the missing namespaces and set their sysctls."""
+    for name in topology.NAMESPACES:
+        if not netns.usable(name):
+            netns.create(name)
+        _write_sysctls(name)
+
+
+def _write_sysctls(namespace: str) -> None:
+    settings = [f"{key}={value}" for key, value in sysctls(namespace).items()]
+    netns.run(namespace, ["sysctl", "--quiet", "--write", *settings])
+
+
+def _end_trouble(end: End) -> str | None:
+    link = _links(end.namespace).get(end.interface)
+    where = f"{end.namespace}/{end.interface}"
+    if link is None:
+        return f"{where} missing"
+    if "UP" not in link["flags"]:
+        return f"{where} down"
+    if end.address is None:
+        return None if link.get("master") == topology.RACK_BRIDGE else f"{where} not in the bridge"
+    for entry in _json(end.namespace, "address", "show", "dev", end.interface):
+        if any(info.get("local") == str(end.address.ip) for info in entry.get("addr_info", [])):
+            return None
+    return f"{where} has no {end.address}"
+
+
+def _nodes_trouble() -> str | None:
+    links = _links(topology.RACK)
+    for node in topology.NODES:
+        link = links.get(node.tap)
+        if link is None or link.get("master") != topology.RACK_BRIDGE or "UP" not in link["flags"]:
+            return f"{node.tap} missing or not in the bridge"
+    return None
+
+
+def _routes_trouble(namespace: str) -> str | None:
+    for route in static_routes(namespace):
+        prefix = route.split()[0]
+        if not netns.run(namespace, ["ip", "route", "show", "exact", prefix]).stdout.strip():
+            return f"{namespace} has no route to {prefix}"
+    return None
+
+
+def cabling_trouble() -> str | None:
+    """The first cable, tap, address or static route that is not as wanted, or None."""
+    if topology.RACK_BRIDGE not in _links(topology.RACK):
+        return "the rack's bridge is missing"
+    for link in topology.LINKS:
+        for end in (link.left, link.right):
+            if reason := _end_trouble(end):
+                return reason
+    if reason := _nodes_trouble():
+        return reason
+    for namespace in topology.NAMESPACES:
+        if reason := _routes_trouble(namespace):
+            return reason
+    return None
+
+
+def _ip(namespace: str, arguments: str | Sequence[str]) -> None:
+    netns.run(namespace, ["ip", *(arguments.split() if isinstance(arguments, str) else arguments)])
+
+
+def _set_up(end: End) -> None:
+    if end.address is None:
+        _ip(end.namespace, f"link set {end.interface} master {topology.RACK_BRIDGE}")
+    else:
+        _ip(end.namespace, f"address replace {end.address} dev {end.interface}")
+    _ip(end.namespace, f"link set {end.interface} mtu {topology.MTU_BYTES} up")
+
+
+def _connect(link: Link) -> None:
+    left, right = link.left, link.right
+    if left.interface not in _links(left.namespace) or right.interface not in _links(right.namespace):
+        for end in (left, right):  # half a cable (a namespace died) cannot be kept
+            netns.run(end.namespace, ["ip", "link", "delete", end.interface], check=False)
+        _ip(
+            left.namespace,
+            f"link add {left.interface} type veth peer name {right.interface} netns {right.namespace}",
+        )
+    _set_up(left)
+    _set_up(right)
+
+
+def cable() -> None:
+    """Bring bridge, cables, taps, addresses and static routes to what the topology says; what is right stays."""
+    links = _links(topology.RACK)
+    if topology.RACK_BRIDGE not in links:
+        # No spanning tree, no multicast snooping: the rack's switch has no loop and the lab no multicast.
+        _ip(topology.RACK, f"link add {topology.RACK_BRIDGE} type bridge stp_state 0 mcast_snooping 0")
+    _ip(topology.RACK, f"link set {topology.RACK_BRIDGE} mtu {topology.MTU_BYTES} up")
+    for link in topology.LINKS:
+        _connect(link)
+    for node in topology.NODES:
+        if node.tap not in links:
+            _ip(topology.RACK, f"tuntap add dev {node.tap} mode tap")
+        _ip(topology.RACK, f"link set {node.tap} master {topology.RACK_BRIDGE} mtu {topology.MTU_BYTES} up")
+    for namespace in topology.NAMESPACES:
+        for route in static_routes(namespace):
+            _ip(namespace, ["route", "replace", *route.split()])
+
+
+def remove() -> None:
+    """Remove every namespace of the lab, and with them their devices."""
+    for name in topology.NAMESPACES:
+        netns.delete(name)
