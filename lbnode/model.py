@@ -122,7 +122,9 @@ class WorkerFilter:
 
     @property
     def digest(self) -> str:
-        return _digest("worker", [str(p) for p in self.pools], [str(a) for a in self.probe_addresses], self.max_segment_bytes)
+        return _digest(
+            "worker", [str(p) for p in self.pools], [str(a) for a in self.probe_addresses], self.max_segment_bytes
+        )
 
 
 FilterTable = EdgeFilter | WorkerFilter

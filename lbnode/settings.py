@@ -29,7 +29,9 @@ class _Settings(BaseModel):
 
 def _asn(value: int) -> int:
     if value in FORBIDDEN_ASNS:
-        raise ValueError(f"ASN {value} cannot be used: {FORBIDDEN_ASNS[value]}. Use a private one: 64512-65534 or 4200000000-4294967294 (RFC 6996)")
+        raise ValueError(
+            f"ASN {value} cannot be used: {FORBIDDEN_ASNS[value]}. Use a private one: 64512-65534 or 4200000000-4294967294 (RFC 6996)"
+        )
     return value
 
 
@@ -51,7 +53,9 @@ class Pool(_Settings):
         for network in cidrs:
             widest = WIDEST_POOL[network.version]
             if network.prefixlen < widest:
-                raise ValueError(f"{network} is wider than a pool may be (/{widest}). Name a longer prefix; several are allowed")
+                raise ValueError(
+                    f"{network} is wider than a pool may be (/{widest}). Name a longer prefix; several are allowed"
+                )
         return cidrs
 
 
@@ -105,9 +109,13 @@ class Peer(_Settings):
                 "Keep one: `bfd: null` for graceful restart, or leave gracefulRestart out"
             )
         if self.ttl_security and self.multihop is not None:
-            raise ValueError(f"peer {self.name} has ttlSecurity together with multihop: RFC 5082 expects a peer one hop away. Drop one of them")
+            raise ValueError(
+                f"peer {self.name} has ttlSecurity together with multihop: RFC 5082 expects a peer one hop away. Drop one of them"
+            )
         if self.bfd is None and self.graceful_restart is None and self.hold_time_seconds == 0:
-            raise ValueError(f"peer {self.name} would never be noticed to be dead: hold time 0 and no BFD. Set one of them")
+            raise ValueError(
+                f"peer {self.name} would never be noticed to be dead: hold time 0 and no BFD. Set one of them"
+            )
         return self
 
     @property
@@ -133,7 +141,9 @@ class Bgp(_Settings):
             parts = value.split(":")
             limit = {2: 65535, 3: 4294967295}.get(len(parts))
             if limit is None or not all(p.isdigit() and int(p) <= limit for p in parts):
-                raise ValueError(f"community {value!r} is neither 16:16 bits (RFC 1997) nor 32:32:32 bits (RFC 8092). Write it like 65010:100 or 65010:1:2")
+                raise ValueError(
+                    f"community {value!r} is neither 16:16 bits (RFC 1997) nor 32:32:32 bits (RFC 8092). Write it like 65010:100 or 65010:1:2"
+                )
         return values
 
     @model_validator(mode="after")
@@ -174,9 +184,13 @@ class Health(_Settings):
     @model_validator(mode="after")
     def _ordered(self) -> Health:
         if self.low_watermark > self.high_watermark:
-            raise ValueError(f"lowWatermark {self.low_watermark} is above highWatermark {self.high_watermark}: a VIP would flap. Swap them")
+            raise ValueError(
+                f"lowWatermark {self.low_watermark} is above highWatermark {self.high_watermark}: a VIP would flap. Swap them"
+            )
         if self.timeout_ms > self.interval_ms:
-            raise ValueError(f"timeoutMs {self.timeout_ms} is above intervalMs {self.interval_ms}: probes would pile up. Lower the timeout")
+            raise ValueError(
+                f"timeoutMs {self.timeout_ms} is above intervalMs {self.interval_ms}: probes would pile up. Lower the timeout"
+            )
         return self
 
 
@@ -237,12 +251,16 @@ class AgentSettings(_Settings):
             for network in pool.cidrs:
                 for what, other in taken:
                     if overlap(network, other):
-                        raise ValueError(f"{network} of pool {pool.name} overlaps {what} {other}: a VIP would shadow it. Choose a network that nothing else uses")
+                        raise ValueError(
+                            f"{network} of pool {pool.name} overlaps {what} {other}: a VIP would shadow it. Choose a network that nothing else uses"
+                        )
                 taken.append((f"pool {pool.name}", network))
         for probe in self.network.probe_cidrs:
             for what, other in taken:
                 if what != "the probe network" and overlap(probe, other):
-                    raise ValueError(f"the probe network {probe} overlaps {what} {other}: probes would go astray. Choose a network that nothing else uses")
+                    raise ValueError(
+                        f"the probe network {probe} overlaps {what} {other}: probes would go astray. Choose a network that nothing else uses"
+                    )
         return self
 
     @property
@@ -320,7 +338,9 @@ def parse_json(text: str, root: str = "settings") -> AgentSettings:
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(root, f"not JSON: {error}", "Mend the ConfigMap; the last good settings stay in force") from None
+        raise ConfigError(
+            root, f"not JSON: {error}", "Mend the ConfigMap; the last good settings stay in force"
+        ) from None
     return parse(raw, root)
 
 

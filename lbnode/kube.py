@@ -1,0 +1,273 @@
+"""The one place that talks to the Kubernetes API.
+
+Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes, by list and watch. An outage changes nothing: the last
+copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, at most
+every :data:`RELIST_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise.
+A list replaces the copy in one step and never clears it first.
+
+Writes: :class:`Writer`, used by the controller alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import msgspec
+import structlog
+from lightkube import AsyncClient, operators
+from lightkube.core.exceptions import ApiError
+from lightkube.core.exceptions import ConfigError as KubeconfigError
+from lightkube.models.coordination_v1 import LeaseSpec
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.apps_v1 import DaemonSet
+from lightkube.resources.coordination_v1 import Lease
+from lightkube.resources.core_v1 import Event, Node, Service, ServiceStatus
+from lightkube.resources.discovery_v1 import EndpointSlice
+from lightkube.types import PatchType
+
+from lbnode.errors import ConfigError, Retry
+from lbnode.lease import LeaseRecord
+from lbnode.model import ServiceName
+
+#: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.
+SILENCE_SECONDS = 50.0
+#: At most one LIST of a kind in so many seconds, with jitter on top, so that a returning API server is not trampled.
+RELIST_PAUSE_SECONDS = 2.0
+#: Time for one request but for watches.
+REQUEST_TIMEOUT_SECONDS = 5.0
+FIELD_MANAGER = "samegate"
+
+log = structlog.get_logger()
+
+Raw = dict[str, Any]
+#: What can go wrong on the way to the API server or there; everything else is a bug.
+API_ERRORS = (httpx2.HTTPError, httpx2.StreamError, msgspec.MsgspecError, OSError, TimeoutError)
+
+
+def client() -> AsyncClient:
+    """A client from the pod's service account, or the kubeconfig in ``KUBECONFIG``.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    try:
+        return AsyncClient(timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS), field_manager=FIELD_MANAGER)
+    except KubeconfigError as error:
+        raise ConfigError(
+            "Kubernetes API", f"no way to reach it: {error}", "Run in a pod with a service account, or set KUBECONFIG"
+        ) from error
+
+
+@dataclass
+class Copy:
+    """What the API server said last. ``synced`` once every kind was listed."""
+
+    services: dict[ServiceName, Raw] = field(default_factory=dict)
+    slices: dict[ServiceName, Raw] = field(default_factory=dict)
+    nodes: dict[ServiceName, Raw] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
+    version: int = 0
+
+    @property
+    def synced(self) -> bool:
+        return {"services", "slices", "nodes"} <= self.listed
+
+
+def _name(raw: Raw) -> ServiceName:
+    metadata = raw.get("metadata", {})
+    return ServiceName(metadata.get("namespace", ""), metadata.get("name", ""))
+
+
+class Watcher:
+    """Keeps a :class:`Copy` current and calls ``changed`` after every change of it."""
+
+    #: kind -> (resource, labels): headless Services have slices that no load balancer wants.
+    KINDS: Mapping[str, tuple[Any, Mapping[str, Any] | None]] = {
+        "services": (Service, None),
+        "slices": (
+            EndpointSlice,
+            {
+                "kubernetes.io/service-name": operators.exists(),
+                "service.kubernetes.io/headless": operators.not_exists(),
+            },
+        ),
+        "nodes": (Node, None),
+    }
+
+    def __init__(self, api: AsyncClient, changed: Callable[[], None]) -> None:
+        self._api = api
+        self._changed = changed
+        self.copy = Copy()
+        #: Monotonic second of the last word from the API server, by kind.
+        self.heard: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Follow all kinds until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for kind in self.KINDS:
+                tasks.create_task(self._follow(kind), name=f"watch-{kind}")
+
+    async def _follow(self, kind: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._list_and_watch(kind)
+                failures = 0
+            except API_ERRORS as error:
+                failures += 1
+                log.warning("api.unreachable", kind=kind, error=str(error) or type(error).__name__, failures=failures)
+            pause = RELIST_PAUSE_SECONDS * (1 + random.random())  # noqa: S311 jitter, not a secret
+            await asyncio.sleep(pause)
+
+    async def _list_and_watch(self, kind: str) -> None:
+        resource, labels = self.KINDS[kind]
+        loop = asyncio.get_running_loop()
+        api: Any = self._api  # its overloads tell namespaced kinds from global ones; KINDS holds both
+        listing = api.list(resource, labels=labels, **({} if resource is Node else {"namespace": "*"}))
+        objects = {_name(raw): raw async for raw in _as_raw(listing)}
+        store: dict[ServiceName, Raw] = getattr(self.copy, kind)
+        differs = store != objects or kind not in self.copy.listed
+        setattr(self.copy, kind, objects)
+        self.copy.listed.add(kind)
+        self.heard[kind] = loop.time()
+        if differs:
+            self._note_change()
+        events = api.watch(
+            resource,
+            labels=labels,
+            resource_version=listing.resourceVersion,
+            **({} if resource is Node else {"namespace": "*"}),
+        ).__aiter__()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(SILENCE_SECONDS * (1 + random.random() / 5)):  # noqa: S311
+                        change, found = await events.__anext__()
+                except TimeoutError:
+                    return
+                except StopAsyncIteration:
+                    return
+                self.heard[kind] = loop.time()
+                self._take(getattr(self.copy, kind), change, found.to_dict())
+        finally:
+            await events.aclose()
+
+    def _take(self, store: dict[ServiceName, Raw], change: str, raw: Raw) -> None:
+        name = _name(raw)
+        if change in ("ADDED", "MODIFIED"):
+            if store.get(name) == raw:
+                return
+            store[name] = raw
+        elif change == "DELETED":
+            if store.pop(name, None) is None:
+                return
+        else:
+            return
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self.copy.version += 1
+        self._changed()
+
+
+async def _as_raw(listing: Any) -> Any:
+    async for found in listing:
+        yield found.to_dict()
+
+
+async def daemonset_is_going(api: AsyncClient, name: str, namespace: str) -> bool | None:
+    """Whether the DaemonSet is deleted or being deleted; ``None`` when the API server does not say."""
+    try:
+        found = await api.get(DaemonSet, name, namespace=namespace)
+    except ApiError as error:
+        return True if error.status.code == 404 else None
+    except API_ERRORS:
+        return None
+    return found.metadata is not None and found.metadata.deletionTimestamp is not None
+
+
+class Writer:
+    """The controller's writes. Every method raises :class:`lbnode.errors.Retry` when the API server refuses or does not answer."""
+
+    def __init__(self, api: AsyncClient, namespace: str, identity: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._identity = identity
+
+    async def patch_status(self, service: ServiceName, status: Raw) -> None:
+        """Strategic merge into the Service's status: conditions merge by type, the ingress list is replaced."""
+        await self._patch(ServiceStatus, service, {"status": status}, PatchType.STRATEGIC)
+
+    async def set_finalizers(self, service: ServiceName, finalizers: list[str], resource_version: str) -> None:
+        """Replace the finalizers, only if the Service is still the one that was read."""
+        await self._patch(
+            Service,
+            service,
+            {"metadata": {"finalizers": finalizers, "resourceVersion": resource_version}},
+            PatchType.MERGE,
+        )
+
+    async def _patch(self, resource: Any, service: ServiceName, patch: Raw, kind: PatchType) -> None:
+        try:
+            await self._api.patch(resource, service.name, patch, namespace=service.namespace, patch_type=kind)
+        except ApiError as error:
+            if error.status.code == 404:
+                return
+            raise Retry(f"{service}: {error.status.message}") from error
+        except API_ERRORS as error:
+            raise Retry(f"{service}: {error}") from error
+
+    async def event(self, service: ServiceName, uid: str, kind: str, reason: str, message: str) -> None:
+        """Create a core/v1 Event about the Service. ``kind`` is Normal or Warning."""
+        now = datetime.now(UTC)
+        body = Event(
+            metadata=ObjectMeta(generateName=f"{service.name[:200]}.", namespace=service.namespace),
+            involvedObject=ObjectReference(
+                apiVersion="v1", kind="Service", name=service.name, namespace=service.namespace, uid=uid
+            ),
+            type=kind,
+            reason=reason,
+            message=message[:1024],
+            source=EventSource(component="samegate"),
+            reportingComponent="samegate.dev/controller",
+            reportingInstance=self._identity,
+            firstTimestamp=now,
+            lastTimestamp=now,
+            count=1,
+        )
+        try:
+            await self._api.create(body)
+        except API_ERRORS as error:
+            raise Retry(f"event for {service}: {error}") from error
+
+    async def read_lease(self, name: str) -> tuple[LeaseRecord | None, str]:
+        """The lease's record and resource version; ``(None, "")`` where there is none."""
+        try:
+            found = await self._api.get(Lease, name, namespace=self._namespace)
+        except ApiError as error:
+            if error.status.code == 404:
+                return None, ""
+            raise Retry(f"lease {name}: {error.status.message}") from error
+        except API_ERRORS as error:
+            raise Retry(f"lease {name}: {error}") from error
+        spec = found.spec or LeaseSpec()
+        version = (found.metadata.resourceVersion if found.metadata else None) or ""
+        return LeaseRecord(spec.holderIdentity or "", str(spec.renewTime), spec.leaseDurationSeconds or 0), version
+
+    async def write_lease(self, name: str, holder: str, duration_seconds: int, resource_version: str) -> None:
+        """Create the lease (no resource version) or replace the one that was read; a conflict is a Retry."""
+        body = Lease(
+            metadata=ObjectMeta(name=name, namespace=self._namespace, resourceVersion=resource_version or None),
+            spec=LeaseSpec(holderIdentity=holder, leaseDurationSeconds=duration_seconds, renewTime=datetime.now(UTC)),
+        )
+        try:
+            await (self._api.replace(body) if resource_version else self._api.create(body))
+        except API_ERRORS as error:
+            raise Retry(f"lease {name}: {error}") from error
