@@ -1,0 +1,135 @@
+"""The one loop that every role runs: woken by events, debounced, and run anyway at each resync.
+
+Only here is caught broadly, and what an error says decides what happens next (:mod:`lbnode.errors`): ``ConfigError`` is told and the
+pass ends with the last good state in force, ``Retry`` runs the pass again after its delay, anything else is a bug: told with its
+traceback, and the next resync tries again. Nothing is undone on an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from lbnode.errors import ConfigError, Retry
+from lbnode.settings import AgentSettings, parse_json
+
+#: Events within so many seconds share one pass.
+DEBOUNCE_SECONDS = 0.03
+#: A pass may take at most this share of the time between two resyncs, so that reading a large table never fills the CPU.
+BUSY_SHARE = 0.2
+SETTINGS_POLL_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Loop:
+    """Runs passes one after the other, never two at once."""
+
+    def __init__(self, pass_once: Callable[[], Awaitable[None]], resync_seconds: float) -> None:
+        self._pass_once = pass_once
+        self._resync_seconds = resync_seconds
+        self._woken = asyncio.Event()
+        self.stopping = asyncio.Event()
+        #: Text of the last error, empty after a pass without one.
+        self.last_error = ""
+        self.passes = 0
+
+    def wake(self) -> None:
+        """Ask for a pass soon."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End after the pass that runs now."""
+        self.stopping.set()
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Run passes until stopped."""
+        loop = asyncio.get_running_loop()
+        while not self.stopping.is_set():
+            self._woken.clear()
+            started = loop.time()
+            delay = await self._guarded_pass()
+            pause = max(delay, (loop.time() - started) * (1 / BUSY_SHARE - 1) if delay >= self._resync_seconds else 0.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+            if not self.stopping.is_set():
+                await asyncio.sleep(DEBOUNCE_SECONDS)
+
+    async def _guarded_pass(self) -> float:
+        try:
+            await self._pass_once()
+        except ConfigError as error:
+            self._tell("pass.config_error", str(error))
+            return self._resync_seconds
+        except Retry as error:
+            self._tell("pass.retry", str(error))
+            return error.after_seconds
+        except Exception as error:
+            self.last_error = repr(error)
+            log.exception("pass.bug")
+            return self._resync_seconds
+        else:
+            self.last_error = ""
+            return self._resync_seconds
+        finally:
+            self.passes += 1
+
+    def _tell(self, event: str, text: str) -> None:
+        # The same error each second would drown the log: it is told when it appears and when it changes.
+        if text != self.last_error:
+            log.warning(event, error=text)
+        self.last_error = text
+
+
+class SettingsFile:
+    """The mounted ConfigMap: read when its text changes; a bad text after a good one leaves the good one in force."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text = path.read_text()
+        self.current: AgentSettings = parse_json(self._text, str(path))
+        self.error = ""
+
+    def poll(self) -> bool:
+        """Look once; ``True`` when ``current`` changed."""
+        try:
+            text = self._path.read_text()
+        except OSError as error:
+            self.error = str(error)
+            return False
+        if text == self._text:
+            return False
+        self._text = text
+        try:
+            fresh = parse_json(text, str(self._path))
+        except ConfigError as error:
+            self.error = str(error)
+            log.error("settings.refused", error=self.error)
+            return False
+        self.error = ""
+        changed = fresh != self.current
+        self.current = fresh
+        if changed:
+            log.info("settings.changed")
+        return changed
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Poll until cancelled. Kubelet swaps a symlink, which no file watch on the file itself sees."""
+        while True:
+            await asyncio.sleep(SETTINGS_POLL_SECONDS)
+            if self.poll():
+                changed()
+
+
+def on_termination(act: Callable[[], None]) -> None:
+    """Call ``act`` on SIGTERM and SIGINT."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, act)
