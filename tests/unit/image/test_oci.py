@@ -1,0 +1,100 @@
+"""Layers and archives: same input, same digest, and the digest is what others compute."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from image import recipe
+from image.layer import Layer, cached, pack
+from image.oci import extract_layers, read_manifest, write_archive
+
+
+def _tree(root: Path, mtime: float) -> Path:
+    (root / "usr/bin").mkdir(parents=True)
+    tool = root / "usr/bin/tool"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o4777)
+    (root / "usr/bin/link").symlink_to("tool")
+    os.mkfifo(root / "pipe")
+    os.utime(tool, (mtime, mtime))
+    return root
+
+
+def _layer(tmp_path: Path, name: str, mtime: float = 1.0) -> Layer:
+    return pack(_tree(tmp_path / name, mtime), tmp_path / f"{name}.tar.gz", title=name)
+
+
+def test_the_same_tree_packed_at_another_time_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, other = _layer(tmp_path, "one", 1.0), _layer(tmp_path, "other", 2e9)
+    assert one.path.read_bytes() == other.path.read_bytes()
+    assert (one.digest, one.diff_id) == (other.digest, other.diff_id)
+
+
+def test_a_layer_is_named_by_its_compressed_bytes_and_its_tar(tmp_path: Path) -> None:
+    layer = _layer(tmp_path, "one")
+    data = layer.path.read_bytes()
+    assert layer.digest == "sha256:" + hashlib.sha256(data).hexdigest()
+    assert layer.diff_id == "sha256:" + hashlib.sha256(gzip.decompress(data)).hexdigest()
+    assert layer.size_bytes == len(data)
+
+
+def test_a_layer_holds_no_set_user_id_bit_no_foreign_owner_no_pipe(tmp_path: Path) -> None:
+    with tarfile.open(_layer(tmp_path, "one").path) as archive:
+        entries = archive.getmembers()
+    assert sorted(e.name for e in entries) == ["usr", "usr/bin", "usr/bin/link", "usr/bin/tool"]
+    assert {e.uid for e in entries} == {0}
+    assert {e.mtime for e in entries} == {recipe.SOURCE_DATE_EPOCH}
+    assert next(e for e in entries if e.name.endswith("tool")).mode == 0o755
+
+
+def test_a_truncated_cached_layer_is_not_taken(tmp_path: Path) -> None:
+    layer = _layer(tmp_path, "one")
+    assert cached(layer.path) == layer
+    layer.path.write_bytes(layer.path.read_bytes()[:-1])
+    assert cached(layer.path) is None
+    assert cached(tmp_path / "never.tar.gz") is None
+
+
+def test_a_label_gives_the_same_layers_another_digest(tmp_path: Path) -> None:
+    layers = [_layer(tmp_path, "one")]
+    plain = write_archive(tmp_path / "a.tar", layers, recipe.CONFIG, {}, name="x:1")
+    again = write_archive(tmp_path / "b.tar", layers, recipe.CONFIG, {}, name="x:1")
+    other = write_archive(tmp_path / "c.tar", layers, recipe.CONFIG, {"build": "2"}, name="x:1")
+    assert plain == again != other
+    assert read_manifest(tmp_path / "a.tar")[1]["layers"] == read_manifest(tmp_path / "c.tar")[1]["layers"]
+    assert read_manifest(tmp_path / "c.tar")[2]["config"]["Labels"] == {"build": "2"}
+
+
+def test_the_archive_unpacks_to_the_tree_that_was_packed(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.tar", [_layer(tmp_path, "one")], recipe.CONFIG, {}, name="x:1")
+    extract_layers(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out/usr/bin/link").read_text() == "#!/bin/sh\n"
+
+
+def test_skopeo_reads_the_archive_and_names_it_by_the_same_digest(tmp_path: Path) -> None:
+    skopeo = shutil.which("skopeo")
+    if skopeo is None:
+        pytest.skip("skopeo is not installed: apt-get install skopeo")
+    digest = write_archive(tmp_path / "a.tar", [_layer(tmp_path, "one")], recipe.CONFIG, {}, name="samegate:latest")
+    done = subprocess.run([skopeo, "inspect", f"oci-archive:{tmp_path}/a.tar"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["Digest"] == digest
+
+
+def test_every_blob_of_the_archive_has_the_digest_it_is_stored_under(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.tar", [_layer(tmp_path, "one")], recipe.CONFIG, {}, name="x:1")
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        blobs = [m for m in archive.getmembers() if m.name.startswith("blobs/sha256/")]
+        assert len(blobs) == 3
+        for blob in blobs:
+            data = archive.extractfile(blob) or io.BytesIO()
+            assert hashlib.sha256(data.read()).hexdigest() == Path(blob.name).name
