@@ -23,12 +23,15 @@ MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
 def write_archive(output: Path, layers: Sequence[Layer], config: Mapping[str, object], labels: Mapping[str, str], *, name: str) -> str:
     """Write the archive and return the manifest's digest: what a registry and containerd call the image."""
     created = datetime.fromtimestamp(SOURCE_DATE_EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    container: dict[str, object] = dict(config)
+    if labels:
+        container["Labels"] = dict(labels)
     image_config = _json(
         {
             "created": created,
             "architecture": "amd64",
             "os": "linux",
-            "config": {**config, "Labels": dict(labels)} if labels else dict(config),
+            "config": container,
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
             "history": [{"created": created, "created_by": "samegate image"} for _ in layers],
         }
