@@ -1,0 +1,112 @@
+"""python -m tools ensure [NAMES] [--json] | status [--json] | lock [--check] [--upgrade] | pin
+
+Starts on the system's bare Python 3.11; goes on in the checkout's environment once that exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from tools import ensure, python_environment
+from tools.cache import Cache, location
+from tools.debian import PackageError
+from tools.golang import BuildError
+from tools.pins import PinError, Pins, load
+from tools.progress import for_terminal
+from tools.pulumi_engine import PluginError
+from tools.python_environment import PythonEnvironmentError
+from tools.ways import Network, NotThisWay, ToolError
+
+STATUS_MISSING = 3
+
+
+def _ensure(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
+    started = time.monotonic()
+    progress = for_terminal()
+    changed = ensure.base(pins, cache, progress)
+    ours = ensure.ROOT / ".venv" / "bin" / "python"
+    if changed and sys.prefix != str(ensure.ROOT / ".venv"):
+        os.execv(ours, [str(ours), "-m", "tools", *sys.argv[1:]])  # noqa: S606 - with rich, and what was just installed
+    report = ensure.fetch(pins, cache, progress, ensure.chosen(pins, arguments.names))
+    if arguments.json:
+        print(json.dumps(report.as_json(), indent=1))
+    elif report.changed or changed:
+        for record in report.tools:
+            print(f"{record.tool} {record.version}: {record.way}")
+    else:
+        print(f"Everything is there: nothing to do ({time.monotonic() - started:.2f} s).")
+    return 0
+
+
+def _status(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
+    rows = []
+    for tool in pins.tools.values():
+        record = cache.in_use(tool.name, tool.version, tool.digest)
+        rows.append({"tool": tool.name, "version": tool.version, "way": record.way if record else None})
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(f"{row['tool']:28} {row['version']:10} {row['way'] or 'missing'}")
+    return 0 if all(row["way"] for row in rows) else STATUS_MISSING
+
+
+def _lock(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
+    program = python_environment.uv(pins, cache, for_terminal())
+    if not arguments.check:
+        python_environment.compile_locks(ensure.ROOT, program, ensure.ROOT, upgrade=arguments.upgrade)
+        return 0
+    stale = python_environment.stale_locks(ensure.ROOT, program)
+    for name in stale:
+        print(f"{name} does not follow from pyproject.toml: run `python -m tools lock` and commit it", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _pin(pins: Pins, cache: Cache, _arguments: argparse.Namespace) -> int:
+    network, failed = Network(), 0
+    cache.prepare()
+    for tool in pins.tools.values():
+        try:
+            with cache.new_file(f"published-{tool.name}") as target:
+                network.download(tool.release.published_checksum, target, lambda _: None)
+                print(f"# {tool.label}: {tool.release.published_checksum}\n{target.read_text().strip()}")
+        except NotThisWay as reason:
+            failed += 1
+            print(f"# {tool.label}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools", description="The tools that samegate runs, as pinned in tools/pins.toml."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    get = commands.add_parser("ensure", help="have everything: Debian packages, Python environment, tools")
+    get.add_argument("names", nargs="*", help="only these tools")
+    get.add_argument("--json", action="store_true")
+    get.set_defaults(run=_ensure)
+    status = commands.add_parser("status", help="which tools are there, and how each was had")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(run=_status)
+    lock = commands.add_parser("lock", help="write requirements.lock and image/requirements.lock from pyproject.toml")
+    lock.add_argument("--check", action="store_true", help="only tell whether they are up to date")
+    lock.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
+    lock.set_defaults(run=_lock)
+    commands.add_parser("pin", help="print the checksums that the vendors publish, to review").set_defaults(run=_pin)
+    arguments = parser.parse_args()
+    try:
+        return int(arguments.run(load(), Cache(location()), arguments))
+    except (ToolError, PackageError, PythonEnvironmentError, PluginError, PinError, BuildError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
