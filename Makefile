@@ -1,0 +1,40 @@
+# The front door. Everything works with the system's Python 3.11 to begin with: `make tools` fetches the rest.
+PYTHON := python3
+VENV := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help tools lab status lab-down test unit lint lock clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools: ## Have every tool: Debian packages, Python environment, cluster and Pulumi programs
+	@$(PYTHON) -m tools ensure
+
+lab: tools ## Bring up the rack in a box, deploy samegate into it, and show what it does
+	@$(VENV)/python -m lab up
+	@$(VENV)/python -m lab report
+
+status: tools ## Show the machines, sessions, addresses and routes of the lab
+	@$(VENV)/python -m lab status
+
+lab-down: tools ## Take the lab away without a trace (the tool cache stays)
+	@$(VENV)/python -m lab down
+
+test: tools lint ## Run the linters, then every test: unit, root, and those in the lab
+	@$(VENV)/pytest -m ""
+
+unit: tools ## Run the tests that need no root, cluster or network
+	@$(VENV)/pytest
+
+lint: tools ## Check style, types, import layers and locks
+	@$(VENV)/ruff check .
+	@$(VENV)/mypy
+	@$(VENV)/lint-imports --config pyproject.toml
+	@$(PYTHON) -m tools lock --check
+
+lock: tools ## Write the locks anew from pyproject.toml
+	@$(PYTHON) -m tools lock
+
+clean: ## Remove what the linters and tests left, and the Python environment
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	find . -name __pycache__ -type d -not -path './.lab/*' -prune -exec rm -rf {} +
