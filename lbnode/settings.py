@@ -217,7 +217,10 @@ class Ports(_Settings):
 
 
 class AgentSettings(_Settings):
-    """Everything the agent's three roles need to know; the same text for all nodes."""
+    """Everything the agent's three roles need to know; the same text for all nodes.
+
+    ``packet_filter`` is ``nftables`` unless a kernel has no nftables tables for IP; ``iptables-legacy`` costs the pods ``NET_RAW``.
+    """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
     bgp: Bgp
@@ -229,6 +232,7 @@ class AgentSettings(_Settings):
     forwarding: Literal["tunnel"] = "tunnel"
     return_path: Literal["direct"] = Field(default="direct", alias="return")
     weights: Literal["equal", "endpoints"] = "equal"
+    packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
     health: Health = Health()
     ipvs: Ipvs = Ipvs()
     drain: Drain = Drain()

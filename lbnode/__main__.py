@@ -1,0 +1,77 @@
+"""The agent's command: ``run`` a role, ``check`` or ``plan`` a file offline, print the ``schema``, ``clean`` this node.
+
+Exit codes: 0 done; 1 the input was read and has findings; 2 the command was called wrongly or the settings are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lbnode.errors import ConfigError
+
+SETTINGS_PATH = Path("/etc/samegate/settings.json")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="lbnode", description=__doc__.split("\n", 1)[0])
+    commands = top.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="run one role until SIGTERM")
+    run.add_argument("role", choices=["edge", "worker", "controller"])
+    run.add_argument("--settings", type=Path, default=SETTINGS_PATH, metavar="FILE")
+
+    check = commands.add_parser("check", help="check settings and Services in a file, offline")
+    plan = commands.add_parser("plan", help="show what would be programmed and announced for a file, and why not, offline")
+    for command in (check, plan):
+        command.add_argument("file", type=Path, help="Services, EndpointSlices and Nodes as YAML or JSON; - for standard input")
+        command.add_argument("--settings", type=Path, default=None, metavar="FILE", help="the agent's settings (JSON or YAML)")
+        command.add_argument("--json", action="store_true", help="for machines")
+    plan.add_argument("--node", default=None, help="the edge node to plan for (default: every edge node in the file)")
+
+    clean = commands.add_parser("clean", help="remove samegate's own kernel state from this node, and nothing else")
+    clean.add_argument("role", choices=["edge", "worker"])
+    clean.add_argument("--settings", type=Path, default=SETTINGS_PATH, metavar="FILE")
+
+    commands.add_parser("schema", help="print the JSON Schema of the settings")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except ConfigError as error:
+        print(f"lbnode: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imports stand here because each command needs its own few, and starting takes seconds on a slow edge machine.
+    if options.command == "schema":
+        from lbnode.settings import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    if options.command in ("check", "plan"):
+        from lbnode import plan
+
+        if options.command == "check":
+            text, code = plan.check_file(options.file, options.settings, as_json=options.json)
+        else:
+            text, code = plan.plan_file(options.file, options.settings, node=options.node, as_json=options.json)
+        print(text)
+        return code
+    from lbnode.roles import start
+
+    if options.command == "clean":
+        return start.clean(options.role, options.settings)
+    return start.run(options.role, options.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
