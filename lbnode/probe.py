@@ -95,7 +95,9 @@ def ensure_ping_allowed(sysctl_base: Path, group: int | None = None) -> str | No
             return None
         path.write_text(wider)
     except (OSError, ValueError) as error:
-        raise ConfigError(str(path), f"probes need group {group} in it, and it cannot be changed: {error}", way_out) from None
+        raise ConfigError(
+            str(path), f"probes need group {group} in it, and it cannot be changed: {error}", way_out
+        ) from None
     return former
 
 
@@ -124,7 +126,9 @@ class Prober:
             self._sockets.pop(gone).close()
         return tuple(await asyncio.gather(*(self._probe_one(w, p) for w, p in targets.items())))
 
-    async def rounds(self, targets: Callable[[], Mapping[IPAddress, IPAddress]], interval_ms: int) -> AsyncIterator[tuple[ProbeResult, ...]]:
+    async def rounds(
+        self, targets: Callable[[], Mapping[IPAddress, IPAddress]], interval_ms: int
+    ) -> AsyncIterator[tuple[ProbeResult, ...]]:
         """Rounds for ever, one begun each ``interval_ms``; one that was late does not make the next ones hurry."""
         loop = asyncio.get_running_loop()
         while True:
@@ -158,7 +162,9 @@ class Prober:
             if (broken := self._sockets.pop(address, None)) is not None:
                 broken.close()
             reason = REASONS.get(error.errno or 0, "SendFailed")
-            return ProbeResult(worker, False, reason, detail=f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}")
+            return ProbeResult(
+                worker, False, reason, detail=f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
+            )
 
     def _packet(self, number: int, version: int) -> tuple[bytes, bytes]:
         head = self._token + struct.pack("!Q", number)
@@ -204,7 +210,9 @@ async def fetch_status(url: str, timeout_seconds: float) -> dict[str, Any]:
     if parts.scheme != "http" or not parts.hostname:
         raise ConfigError(f"URL {url}", "agents speak plain http on node addresses", "Write http://HOST:PORT/PATH")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    request = f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+    request = (
+        f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+    )
     try:
         async with asyncio.timeout(timeout_seconds):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)

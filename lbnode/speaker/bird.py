@@ -98,14 +98,19 @@ class Bird:
         """
         sessions, bfd, *routes = await ask(
             self._directory / SOCKET_NAME,
-            ["show protocols all", "show bfd sessions", *(f"show route protocol {p}" for p in STATIC_PROTOCOLS.values())],
+            [
+                "show protocols all",
+                "show bfd sessions",
+                *(f"show route protocol {p}" for p in STATIC_PROTOCOLS.values()),
+            ],
             self._timeout_seconds,
         )
         # A family without pools has no protocol, and asking for it is an error that means "none".
         announced = frozenset[IPAddress]().union(*(parse_host_routes(r) for r in routes if not r.failed))
         statuses, bfd_states = parse_protocols(sessions), parse_bfd(bfd)
         return SpeakerState(
-            announced, {p.name: _session(p, statuses.get(protocol_name(p.name)), bfd_states.get(p.address)) for p in self._peers}
+            announced,
+            {p.name: _session(p, statuses.get(protocol_name(p.name)), bfd_states.get(p.address)) for p in self._peers},
         )
 
     def _keys(self) -> tuple[dict[str, str], list[ConfigError]]:
@@ -137,7 +142,12 @@ class Bird:
         _write(candidate, text)
         try:
             process = await asyncio.create_subprocess_exec(
-                self._program, "-p", "-c", str(candidate), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+                self._program,
+                "-p",
+                "-c",
+                str(candidate),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
             )
             try:
                 async with asyncio.timeout(self._timeout_seconds):
@@ -150,7 +160,11 @@ class Bird:
                 raise _refused(output.decode("utf-8", "replace").replace(candidate.name, path.name))
             candidate.replace(path)
         except FileNotFoundError:
-            raise ConfigError(f"program {self._program}", "BIRD is not installed where the agent runs", "Use samegate's image, or install bird2") from None
+            raise ConfigError(
+                f"program {self._program}",
+                "BIRD is not installed where the agent runs",
+                "Use samegate's image, or install bird2",
+            ) from None
         finally:
             candidate.unlink(missing_ok=True)
 
@@ -163,13 +177,19 @@ class Bird:
             if former is not None:
                 _write(path, former)
             raise _refused(reply.text)
-        what = "is shutting down" if reply.code == SHUTTING_DOWN_CODE else f"answered {reply.code} to `configure`: {reply.text}"
+        what = (
+            "is shutting down"
+            if reply.code == SHUTTING_DOWN_CODE
+            else f"answered {reply.code} to `configure`: {reply.text}"
+        )
         raise Retry(f"BIRD {what}")
 
 
 def _session(peer: Peer, status: ProtocolStatus | None, bfd: str | None) -> Session:
     if status is None:
-        return Session(peer.name, "Down", bfd or "", last_error="BIRD does not know this session: its configuration is not ours")
+        return Session(
+            peer.name, "Down", bfd or "", last_error="BIRD does not know this session: its configuration is not ours"
+        )
     error = status.last_error
     if not error and status.state in {"Connect", "Active"}:
         # A kernel drops segments with a missing or wrong MD5 signature silently, so BIRD cannot tell that from a dead router.
@@ -178,7 +198,11 @@ def _session(peer: Peer, status: ProtocolStatus | None, bfd: str | None) -> Sess
 
 
 def _refused(message: str) -> ConfigError:
-    return ConfigError("BIRD's configuration", f"BIRD refuses it: {message.strip()}", "The former one stays in force. Mend settings.bgp")
+    return ConfigError(
+        "BIRD's configuration",
+        f"BIRD refuses it: {message.strip()}",
+        "The former one stays in force. Mend settings.bgp",
+    )
 
 
 def _text_of(path: Path) -> str | None:

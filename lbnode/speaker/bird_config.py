@@ -104,7 +104,11 @@ def render_key(peer: Peer, key: bytes) -> str:
     elif not all(0x20 <= byte < 0x7F for byte in text) or b'"' in text:
         rule = "it must be printable ASCII without double quotes"
     if rule:
-        raise ConfigError(f"BGP key {peer.password_key} of peer {peer.name}", rule, "Choose another on both sides, e.g. `openssl rand -hex 20`")
+        raise ConfigError(
+            f"BGP key {peer.password_key} of peer {peer.name}",
+            rule,
+            "Choose another on both sides, e.g. `openssl rand -hex 20`",
+        )
     return f'password "{text.decode("ascii")}";\n'
 
 

@@ -18,7 +18,9 @@ class MemorySpeaker:
     ``history`` lists every change of the set, so that a test sees what the routers saw.
     """
 
-    def __init__(self, bgp: Bgp, pools: Sequence[IPNetwork], node_name: str, node_addresses: Sequence[IPAddress]) -> None:
+    def __init__(
+        self, bgp: Bgp, pools: Sequence[IPNetwork], node_name: str, node_addresses: Sequence[IPAddress]
+    ) -> None:
         self._bgp = bgp
         self._pools = tuple(pools)
         self._node_name = node_name

@@ -1,0 +1,16 @@
+"""What people and machines see of the agent: logs, metrics, and the pages that carry readiness and status."""
+
+from lbnode.observe.log import configure_logging, redact
+from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
+from lbnode.observe.pages import Pages, PageServer
+
+__all__ = [
+    "ControllerMetrics",
+    "EdgeMetrics",
+    "Metrics",
+    "PageServer",
+    "Pages",
+    "WorkerMetrics",
+    "configure_logging",
+    "redact",
+]
