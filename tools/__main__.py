@@ -71,7 +71,7 @@ def _pin(pins: Pins, cache: Cache, _arguments: argparse.Namespace) -> int:
     cache.prepare()
     for tool in pins.tools.values():
         try:
-            with cache.new_file(f"published-{tool.name}") as target:
+            with cache.new_file(cache.bin / "published" / tool.name) as target:
                 network.download(tool.release.published_checksum, target, lambda _: None)
                 print(f"# {tool.label}: {tool.release.published_checksum}\n{target.read_text().strip()}")
         except NotThisWay as reason:

@@ -1,8 +1,8 @@
 """Where fetched and built programs live: outside the checkout, so that they survive `git clean`.
 
-CACHE/bin/TOOL-VERSION      the program, put there by a rename only: a half-written one has another name
-CACHE/bin/current/TOOL      a link to the one in use: there, or on PATH
-CACHE/records/TOOL.json     how the one in use was had
+CACHE/bin/SOURCE-VERSION/TOOL  the program, put there by a rename only: a half-written one is elsewhere
+CACHE/bin/current/TOOL         a link to the one in use: there, or on PATH
+CACHE/records/TOOL.json        how the one in use was had
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ class Cache:
             yield
 
     @contextlib.contextmanager
-    def new_file(self, name: str) -> Iterator[Path]:
-        """A path to write CACHE/bin/`name` to: it gets that name, executable, if the block ends well, or vanishes."""
+    def new_file(self, place: Path) -> Iterator[Path]:
+        """A path to write `place` (below CACHE/bin) to: it gets there, executable, if the block ends well, or vanishes."""
         self.prepare()
         folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.bin))
         try:
-            partial = folder / name
+            partial = folder / place.name
             yield partial
             partial.chmod(0o755)
-            partial.replace(self.bin / name)
+            place.parent.mkdir(exist_ok=True)
+            partial.replace(place)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

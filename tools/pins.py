@@ -47,6 +47,8 @@ class Tool:
     """One program. `ask` and `answer` are the arguments and the line by which it tells its version."""
 
     name: str
+    source: str
+    """Whose it is: tools of one source share a version and a folder."""
     version: str
     release: Release
     go: GoBuild | None
@@ -118,6 +120,7 @@ def _tool(name: str, raw: dict[str, Any], source: dict[str, Any], arch: str) -> 
         digest = hashlib.sha256((HERE / raw["stand_in"]).read_bytes()).hexdigest()[:16]
     return Tool(
         name=name,
+        source=source["name"],
         version=version,
         release=Release(
             url=source["release"].format(**words),

@@ -14,6 +14,7 @@ from tools.cache import Cache, location
 from tools.pins import Pins, load
 from tools.progress import Progress
 
+CHECKOUT = Path(__file__).absolute().parent.parent
 PROVIDER = "pulumi-resource-kubernetes"
 PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"  # noqa: S105 - a variable's name
 PASSPHRASE_FILE = "PULUMI_CONFIG_PASSPHRASE_FILE"  # noqa: S105
@@ -24,9 +25,9 @@ class PluginError(RuntimeError):
 
 
 def pulumi_environment(root: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The whole environment for `pulumi` in the checkout at `root`: state in .lab/pulumi-state, nothing of Pulumi's cloud.
+    """The whole environment for `pulumi`: state in `root`/.lab/pulumi-state, nothing of Pulumi's cloud.
 
-    The passphrase is the caller's, if the environment has one, else generated once into .lab/pulumi-passphrase (mode
+    The passphrase is the caller's, if the environment has one, else generated once into `root`/.lab/pulumi-passphrase (mode
     0600). Creates the folders it names.
     """
     cache = location(base)
@@ -37,10 +38,11 @@ def pulumi_environment(root: Path, base: Mapping[str, str] = os.environ) -> dict
     environment = {name: value for name, value in base.items() if name != "PULUMI_ACCESS_TOKEN"}
     environment |= {
         "PATH": f"{cache / 'bin' / 'current'}:{base.get('PATH', os.defpath)}",
-        "SAMEGATE_CHECKOUT": str(root.absolute()),
+        "SAMEGATE_CHECKOUT": str(CHECKOUT),
         "PULUMI_HOME": str(home),
         "PULUMI_BACKEND_URL": f"file://{state.absolute()}",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "PULUMI_CREDENTIAL_STORE": "plaintext",
         "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",

@@ -9,10 +9,10 @@ A request holds the whole environment, passphrase included: nothing of a request
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,8 @@ import grpc
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 
-#: pulumi-language-python-exec's way to say that it has shown the error itself (sdk/python/cmd/pulumi-language-python-exec).
+EXECUTOR = "pulumi-language-python-exec"
+#: Its way to say that it has shown the error itself (sdk/python/cmd/pulumi-language-python-exec).
 BAIL_STATUS = 32
 #: Requests at a time: one Run, some RunPlugin (each a policy pack that lives as long as the update), and short ones.
 WORKERS = 20
@@ -71,7 +73,7 @@ def program_command(request: Any, engine: str, executor: Path) -> Command:
         "organization": request.organization,
         "root_directory": info.root_directory,
     }
-    python = interpreter(info.options, info.root_directory or request.pwd)
+    python = interpreter(dict(info.options), info.root_directory or request.pwd)
     switches = [word for name, value in values.items() if value for word in (f"--{name}", value)]
     program = os.path.normpath(Path(info.program_directory or request.pwd or ".", info.entry_point or "."))
     secret_keys = list(request.configSecretKeys)
@@ -89,7 +91,7 @@ def program_command(request: Any, engine: str, executor: Path) -> Command:
 def plugin_command(request: Any, engine: str) -> Command:
     """The process of a RunPluginRequest: a policy pack ("analyzer"), or any other plugin written in Python."""
     folder = request.info.program_directory
-    python = interpreter(request.info.options, request.info.root_directory or folder)
+    python = interpreter(dict(request.info.options), request.info.root_directory or folder)
     if request.kind == "analyzer":
         arguments = (python, "-u", "-m", "pulumi.policy", engine, folder)
     else:
@@ -136,6 +138,12 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
 
     def About(self, request: Any, context: Any) -> Any:  # noqa: N802
         return language_pb2.AboutResponse(executable=sys.executable, version=sys.version.split()[0])
+
+    def GetProgramDependencies(self, request: Any, context: Any) -> Any:  # noqa: N802
+        found = sorted({(each.name, each.version) for each in metadata.distributions()})
+        return language_pb2.GetProgramDependenciesResponse(
+            dependencies=[language_pb2.DependencyInfo(name=name, version=version) for name, version in found]
+        )
 
     def Cancel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.stop()
@@ -248,14 +256,13 @@ def serve(host: LanguageHost, announce: Callable[[int], None]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The engine's address is the last argument that is no switch."""
-    from importlib.metadata import version
-
-    executor = shutil.which("pulumi-language-python-exec")
-    if executor is None:
-        print("pulumi-language-python-exec is not on PATH: run `python -m tools ensure`", file=sys.stderr)
-        return 1
-    engine = next((word for word in reversed(arguments) if not word.startswith("-")), "")
-    serve(LanguageHost(engine, version("pulumi"), Path(executor)), lambda port: print(port, flush=True))
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--folder", type=Path, required=True, help="where pulumi-language-python-exec is")
+    ours, theirs = parser.parse_known_args(arguments)
+    engine = next((word for word in reversed(theirs) if not word.startswith("-")), "")
+    serve(
+        LanguageHost(engine, metadata.version("pulumi"), ours.folder / EXECUTOR), lambda port: print(port, flush=True)
+    )
     return 0
 
 

@@ -59,7 +59,7 @@ def _run(command: Sequence[str], stdin: str | None = None, folder: Path | None =
 
 def uv(pins: Pins, cache: Cache, progress: Progress) -> Path:
     """The pinned uv, bootstrapped with pip from the package registry when it is not there."""
-    target = cache.bin / f"uv-{pins.uv_version}"
+    target = cache.bin / f"uv-{pins.uv_version}" / "uv"
     if target.exists():
         return target
     with progress.step(f"uv {pins.uv_version}") as step, tempfile.TemporaryDirectory(prefix="samegate-uv-") as scratch:
@@ -70,7 +70,7 @@ def uv(pins: Pins, cache: Cache, progress: Progress) -> Path:
         step.detail("pip install, hashes required")
         pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
         _run([*pip, "--require-hashes", "-r", str(folder / "uv.txt")])
-        with cache.new_file(target.name) as partial:
+        with cache.new_file(target) as partial:
             shutil.copyfile(folder / "venv/bin/uv", partial)
         step.result = "from the Python registry"
     return target

@@ -107,6 +107,10 @@ class Search:
                 return record
             raise ToolError(failure(tool, reasons))
 
+    def place(self, tool: Tool) -> Path:
+        """Where a tool lives that is not from PATH. The engine looks for its language host in its own folder."""
+        return self.cache.bin / f"{tool.source}-{tool.version}" / tool.name
+
     def from_path(self, tool: Tool, _detail: Detail = lambda _: None) -> Path:
         """The program on PATH, if it answers with the pinned version."""
         if tool.beside:
@@ -138,7 +142,7 @@ class Search:
         """The vendor's program, if the download has the pinned checksum."""
         if tool.release.sha256 is None:
             raise NotThisWay(f"no checksum of {tool.release.url} is pinned (python -m tools pin, with internet)")
-        with self.cache.new_file(f"{tool.name}-{tool.version}") as target:
+        with self.cache.new_file(self.place(tool)) as target:
             download = target.with_name("download")
             checksum = self.network.download(tool.release.url, download, detail)
             if checksum != tool.release.sha256:
@@ -146,11 +150,11 @@ class Search:
                     f"{tool.release.url} has the checksum {checksum}, pinned is {tool.release.sha256}: not used"
                 )
             unpack(tool.release, download, target)
-        return self.cache.bin / f"{tool.name}-{tool.version}"
+        return self.place(tool)
 
     def from_modules(self, tool: Tool, detail: Detail = lambda _: None) -> Path:
         """The program built here; a tool with a stand-in takes that."""
-        with self.cache.new_file(f"{tool.name}-{tool.version}") as target:
+        with self.cache.new_file(self.place(tool)) as target:
             if tool.stand_in:
                 target.write_text(stand_in_launcher(tool.stand_in))
             elif tool.go:
@@ -159,7 +163,7 @@ class Search:
                     golang.build(self.go, tool, tool.go, target, detail)
                 except (golang.BuildError, OSError) as error:
                     raise NotThisWay(str(error)) from error
-        return self.cache.bin / f"{tool.name}-{tool.version}"
+        return self.place(tool)
 
 
 def ask_version(program: Path, tool: Tool) -> str:
@@ -196,7 +200,8 @@ def stand_in_launcher(program: Path) -> str:
     """
     checkout = program.parent.parent
     root = f'"${{SAMEGATE_CHECKOUT:-{checkout}}}"'
-    return f'#!/bin/sh\nexec {root}/.venv/bin/python -P {root}/{program.relative_to(checkout)} "$@"\n'
+    script = f"{root}/{program.relative_to(checkout)}"
+    return f'#!/bin/sh\nexec {root}/.venv/bin/python -P {script} --folder "$(dirname "$0")" "$@"\n'
 
 
 def failure(tool: Tool, reasons: list[str]) -> str:
