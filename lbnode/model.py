@@ -88,13 +88,15 @@ class VirtualService:
 
     ``hash_source_port`` sets ``mh-port``; it is off for ``sessionAffinity: ClientIP``. ``one_packet`` is UDP only.
     ``destinations`` are sorted by :func:`address_order`, and the kernel's list must have that same order from its head,
-    because ``ip_vs_mh`` fills its table in list order and so the table would otherwise depend on history.
+    because ``ip_vs_mh`` fills its table in list order and so the table would otherwise depend on history. ``intact`` is false only for
+    an observed service with another scheduler, forwarding or port behind it: it has to be taken away and made anew.
     """
 
     key: VirtualKey
     destinations: tuple[Destination, ...] = ()
     hash_source_port: bool = True
     one_packet: bool = False
+    intact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,3 +343,45 @@ class Rejection:
     service: ServiceName
     reason: str
     message: str
+
+
+# Facts about VIPs and workers, made by lbnode.translate and the probes, judged by lbnode.announce.
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker node in one address family. ``probe_address`` is ``None`` when no probe network gives it one of its own."""
+
+    name: str
+    address: IPAddress
+    probe_address: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """What an edge node knows of its workers, by node address. A worker in neither set is undecided.
+
+    ``without_endpoints`` holds the pairs of Service and worker for which the worker's own kube-proxy says that it has no endpoint.
+    """
+
+    healthy: frozenset[IPAddress] = frozenset()
+    unhealthy: frozenset[IPAddress] = frozenset()
+    without_endpoints: frozenset[tuple[ServiceName, IPAddress]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class VipFacts:
+    """What the cluster says of one VIP.
+
+    ``workers`` may deliver now, probes aside; ``held`` are those of them that count only because their Node is Unknown;
+    ``terminating_only`` says that no endpoint is ready and serving terminating ones stand in (kube-proxy reports none then, yet delivers);
+    ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are.
+    """
+
+    address: IPAddress
+    service: ServiceName
+    workers: frozenset[IPAddress] = frozenset()
+    held: frozenset[IPAddress] = frozenset()
+    endpoints: int = 0
+    terminating_only: bool = False
+    deleting: bool = False

@@ -1,0 +1,155 @@
+"""Whether an edge node announces a VIP, and why: a list of guards, the first that speaks decides.
+
+A verdict that *holds* leaves things as they are: it announces what is announced now and nothing else. Holding is for doubt about
+ourselves (a start, a prober that may be broken); what is known to be broken withdraws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lbnode.model import (
+    Destination,
+    EdgeState,
+    IPAddress,
+    Verdict,
+    VipFacts,
+    VirtualService,
+    Worker,
+    WorkerHealth,
+    address_order,
+)
+from lbnode.settings import Health
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeFacts:
+    """Everything that the decision rests on.
+
+    ``observed`` is ``None`` until the kernel was read for the first time. ``announced`` is what the BGP daemon announces now.
+    ``blocked`` is a reason and its explanation from translate. ``peers_reach_a_worker`` is what the other edge nodes' probes say:
+    ``True`` when one of them reaches any worker, ``False`` when none does, ``None`` when none could be asked.
+    """
+
+    vips: Mapping[IPAddress, VipFacts]
+    workers: tuple[Worker, ...]
+    desired: EdgeState
+    observed: EdgeState | None
+    health: WorkerHealth
+    announced: frozenset[IPAddress] = frozenset()
+    draining: bool = False
+    blocked: tuple[str, str] | None = None
+    peers_reach_a_worker: bool | None = None
+
+
+def announce(facts: EdgeFacts, settings: Health) -> dict[IPAddress, Verdict]:
+    """A verdict for every VIP that is wanted or announced now."""
+    node = _node_verdict(facts)
+    verdicts = {}
+    for address in sorted(facts.vips.keys() | facts.announced, key=address_order):
+        vip = facts.vips.get(address)
+        if vip is None:
+            verdicts[address] = Verdict(False, "NotWanted", "no Service has this address any more")
+        elif vip.deleting:
+            verdicts[address] = Verdict(False, "Deleting", f"Service {vip.service} is being deleted")
+        else:
+            verdicts[address] = node or _vip_verdict(facts, vip, settings)
+        if verdicts[address].reason in _HOLDING:
+            verdicts[address] = replace(verdicts[address], announce=address in facts.announced)
+    return verdicts
+
+
+#: Reasons that leave things as they are. An announced VIP stays, another one does not come.
+_HOLDING = frozenset({"Starting", "NodeUnknown", "AllProbesFail"})
+
+
+def _node_verdict(facts: EdgeFacts) -> Verdict | None:
+    """What speaks against every VIP of this edge node."""
+    if facts.draining:
+        return Verdict(False, "Draining", "this edge node drains: samegate.dev/drain on its Node, or its agent stops")
+    if facts.blocked is not None:
+        return Verdict(False, *facts.blocked)
+    if facts.observed is None:
+        return Verdict(False, "Starting", "the kernel has not been read yet")
+    if facts.observed.filter_digest != facts.desired.filter_digest:
+        return Verdict(False, "FilterMissing", "the packet filter is not the desired one: no tracking exemption, open ports, loops")
+    wrong = [n for n, value in sorted(facts.desired.sysctls.items()) if facts.observed.sysctls.get(n) != value]
+    if wrong:
+        return Verdict(False, "SysctlDiffers", f"not as desired: {', '.join(wrong)}")
+    return None
+
+
+def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
+    if not vip.workers:
+        if vip.endpoints:
+            return Verdict(False, "NoWorker", "its endpoints are on no worker that takes traffic")
+        return Verdict(False, "NoReadyEndpoints", "no endpoint is ready on a worker that takes traffic")
+    if (difference := difference_of(vip.address, facts.desired, facts.observed or EdgeState())) is not None:
+        return Verdict(False, "DataPlaneDiffers", difference)
+
+    decided = facts.health.healthy | facts.health.unhealthy
+    probed = {w.address for w in facts.workers if w.probe_address is not None}
+    # No worker at all, of any VIP, answers this edge node: then the suspect is this node's prober or the fabric, not the workers.
+    if probed and not (probed & facts.health.healthy) and probed <= decided and facts.peers_reach_a_worker is not True:
+        peers = "none reaches a worker either" if facts.peers_reach_a_worker is False else "none could be asked"
+        return Verdict(False, "AllProbesFail", f"all {len(probed)} probes of this node fail, and of the other edge nodes {peers}")
+
+    fit = {a for a in vip.workers & facts.health.healthy if _kube_proxy_delivers(vip, a, facts.health)}
+    undecided = vip.workers - decided
+    is_up = vip.address in facts.announced
+    if watermark(is_up, len(fit), len(vip.workers), settings):
+        if vip.held and fit <= vip.held:
+            return Verdict(True, "Held", f"ready only by the memory of Unknown Nodes; {_count(fit, vip)} answer probes")
+        return Verdict(True, "Announced", f"{_count(fit, vip)} healthy")
+    if undecided and watermark(is_up, len(fit) + len(undecided), len(vip.workers), settings):
+        return Verdict(False, "Starting", f"{len(undecided)} workers are not probed to a decision yet")
+    if fit:
+        return Verdict(False, "BelowWatermark", f"{_count(fit, vip)} healthy, too few by the watermarks")
+    if vip.workers & facts.health.healthy:
+        return Verdict(False, "NoEndpointsOnWorkers", "the workers answer, but their kube-proxy reports no endpoint yet")
+    return Verdict(False, "NoHealthyWorker", f"{_count(fit, vip)} answer the tunnel probe, and other edge nodes reach workers or other workers answer")
+
+
+def watermark(is_up: bool, healthy: int, total: int, settings: Health) -> bool:
+    """Whether a VIP with ``healthy`` of ``total`` workers is up, given whether it was: up at the high, down below the low watermark.
+
+    No healthy worker is never up, whatever the watermarks.
+    """
+    if healthy <= 0 or total <= 0:
+        return False
+    fraction = healthy / total
+    return fraction >= (settings.low_watermark if is_up else settings.high_watermark)
+
+
+def _kube_proxy_delivers(vip: VipFacts, worker: IPAddress, health: WorkerHealth) -> bool:
+    # Serving terminating endpoints, and those of Unknown Nodes, are delivered to though kube-proxy's health check counts only ready ones.
+    return vip.terminating_only or worker in vip.held or (vip.service, worker) not in health.without_endpoints
+
+
+def _count(fit: set[IPAddress], vip: VipFacts) -> str:
+    return f"{len(fit)} of {len(vip.workers)} workers"
+
+
+def difference_of(address: IPAddress, desired: EdgeState, observed: EdgeState) -> str | None:
+    """What of one VIP differs between two states, for people, or ``None``.
+
+    The weight of a drained destination does not count: the kernel shows 0.
+    """
+    if address in desired.vips and address not in observed.vips:
+        return f"{address} is not on the loopback device"
+    want = {s.key: _comparable(s) for s in desired.services if s.key.address == address}
+    have = {s.key: _comparable(s) for s in observed.services if s.key.address == address}
+    for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
+        if key not in have:
+            return f"IPVS lacks {key}"
+        if key not in want:
+            return f"IPVS has {key}, which is not wanted"
+        if want[key] != have[key]:
+            return f"IPVS differs at {key}"
+    return None
+
+
+def _comparable(service: VirtualService) -> VirtualService:
+    normal = tuple(Destination(d.address, 0, True) if d.drained else d for d in service.destinations)
+    return replace(service, destinations=normal)

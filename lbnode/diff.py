@@ -1,0 +1,188 @@
+"""What has to be done to turn an observed data plane into the desired one, in order. The order is decided here and nowhere else.
+
+Carried out completely, the operations leave nothing to do: a second diff is empty. Broken off anywhere, they leave a state from which a
+new diff goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from lbnode.model import (
+    AddAddress,
+    AddDestination,
+    AddProbeDevice,
+    AddProbeRoute,
+    AddService,
+    Destination,
+    EdgeState,
+    EnsureTunnel,
+    FilterTable,
+    IPAddress,
+    Operation,
+    RemoveAddress,
+    RemoveDestination,
+    RemoveFilter,
+    RemoveProbeDevice,
+    RemoveProbeRoute,
+    RemoveService,
+    RemoveTunnel,
+    ReplaceFilter,
+    SetSysctl,
+    SetTimeouts,
+    SetWeight,
+    UpdateService,
+    VirtualKey,
+    VirtualService,
+    WorkerState,
+    address_order,
+)
+
+#: While destinations move, packets of their connections must wait for them to come back rather than end the connection (ipvs-sysctl).
+EXPIRE_NODEST_CONN = "net.ipv4.vs.expire_nodest_conn"
+
+
+def diff_edge(desired: EdgeState, filter_table: FilterTable | None, observed: EdgeState) -> tuple[Operation, ...]:
+    """Operations for an edge node. ``filter_table`` is the table whose digest is ``desired.filter_digest``."""
+    before = {s.key: s for s in observed.services}
+    after = {s.key: s for s in desired.services}
+    operations: list[Operation] = list(_sysctls(desired, observed))
+    if desired.timeouts != observed.timeouts:
+        operations.append(SetTimeouts(desired.timeouts))
+
+    filter_operations = _filter(desired.filter_digest, filter_table, observed.filter_digest)
+    # Without any filter a VIP that is still here shows the node's own ports: close that first of all.
+    if observed.filter_digest is None:
+        operations += filter_operations
+        filter_operations = []
+
+    # The prober's way comes before anything that waits for its answer.
+    if desired.probe_device and not observed.probe_device:
+        operations.append(AddProbeDevice())
+    # A route goes before its successor to the same probe address comes.
+    kept_routes = observed.probe_routes if observed.probe_device else frozenset()
+    stale_routes = sorted(observed.probe_routes - desired.probe_routes, key=lambda r: address_order(r.probe_address))
+    operations += [RemoveProbeRoute(route) for route in stale_routes]
+    new_routes = sorted(desired.probe_routes - kept_routes, key=lambda r: address_order(r.probe_address))
+    operations += [AddProbeRoute(route) for route in new_routes]
+
+    # Services with their destinations before the filter lets their ports in, and before their VIP is here.
+    operations += _services(desired.services, before, desired.sysctls.get(EXPIRE_NODEST_CONN))
+
+    # The filter before new VIPs, so that a VIP never shows the node's own ports; and before services go, for the same reason.
+    if desired.filter_digest is not None:
+        operations += filter_operations
+    operations += [AddAddress(a) for a in sorted(desired.vips - observed.vips, key=address_order)]
+    operations += [RemoveAddress(a) for a in sorted(observed.vips - desired.vips, key=address_order)]
+    operations += [RemoveService(key) for key in sorted(before.keys() - after.keys(), key=lambda k: k.order)]
+    if observed.probe_device and not desired.probe_device:
+        operations.append(RemoveProbeDevice())
+    # Taking everything away: the filter last.
+    if desired.filter_digest is None:
+        operations += filter_operations
+    return tuple(operations)
+
+
+def diff_worker(desired: WorkerState, filter_table: FilterTable | None, observed: WorkerState) -> tuple[Operation, ...]:
+    """Operations for a worker. ``filter_table`` is the table whose digest is ``desired.filter_digest``."""
+    sysctls = list(_sysctls(desired, observed))
+    filter_operations = _filter(desired.filter_digest, filter_table, observed.filter_digest)
+
+    # A worker that answers probes says that segments are clamped and strangers kept out. While that is not so it must not answer.
+    # A missing tunnel does not count here: it silences the probes of its own edge node and of no other.
+    unsafe = bool(sysctls or filter_operations)
+    keep = frozenset() if unsafe else desired.probe_addresses
+    operations: list[Operation] = [
+        RemoveAddress(a) for a in sorted(observed.probe_addresses - keep, key=address_order)
+    ]
+    operations += sysctls
+    # The filter before tunnels, which would otherwise deliver anything that anybody wraps; after them when all is taken away.
+    if desired.filter_digest is not None:
+        operations += filter_operations
+    operations += [
+        EnsureTunnel(t) for t in sorted(desired.tunnels - observed.tunnels, key=lambda t: address_order(t.edge_address))
+    ]
+    devices = {t.device for t in desired.tunnels}
+    operations += [RemoveTunnel(d) for d in sorted({t.device for t in observed.tunnels} - devices)]
+    if desired.filter_digest is None:
+        operations += filter_operations
+    held = observed.probe_addresses & keep
+    operations += [AddAddress(a) for a in sorted(desired.probe_addresses - held, key=address_order)]
+    return tuple(operations)
+
+
+def _sysctls(desired: EdgeState | WorkerState, observed: EdgeState | WorkerState) -> Iterator[SetSysctl]:
+    for name, value in sorted(desired.sysctls.items()):
+        if observed.sysctls.get(name) != value:
+            yield SetSysctl(name, value)
+
+
+def _filter(desired: str | None, table: FilterTable | None, observed: str | None) -> list[Operation]:
+    if desired == observed:
+        return []
+    return [RemoveFilter()] if desired is None or table is None else [ReplaceFilter(table)]
+
+
+def _services(
+    desired: Sequence[VirtualService], before: Mapping[VirtualKey, VirtualService], expire_nodest_conn: str | None
+) -> list[Operation]:
+    operations: list[Operation] = []
+    moves = False
+    for service in desired:
+        old = before.get(service.key)
+        if old is None:
+            operations.append(AddService(replace(service, destinations=())))
+            operations += _destinations(service, ())[0]
+            continue
+        if (old.hash_source_port, old.one_packet) != (service.hash_source_port, service.one_packet):
+            operations.append(UpdateService(replace(service, destinations=())))
+        changes, moved = _destinations(service, old.destinations)
+        operations += changes
+        moves = moves or moved
+    if moves and expire_nodest_conn not in (None, "0"):
+        # A moved destination is gone for an instant. Its connections must outlive that; it brings them back from the kernel's trash.
+        return [SetSysctl(EXPIRE_NODEST_CONN, "0"), *operations, SetSysctl(EXPIRE_NODEST_CONN, str(expire_nodest_conn))]
+    return operations
+
+
+def _destinations(service: VirtualService, observed: Sequence[Destination]) -> tuple[list[Operation], bool]:
+    """Bring the kernel's list, which grows at its head, into the order of ``service.destinations``. Also whether any had to move.
+
+    What stays is the longest tail of the desired order that the kernel's list has in this order, perhaps with others in between.
+    Everything before that tail is put at the head one after the other, from the tail's end on; nothing else changes the order.
+    The list is never empty in between: either something stays, or the first step adds a destination that was not there.
+    """
+    key, wanted = service.key, service.destinations
+    there = {d.address: d for d in observed}
+    first_kept = len(wanted)
+    for destination in reversed(observed):
+        if first_kept and destination.address == wanted[first_kept - 1].address:
+            first_kept -= 1
+
+    operations: list[Operation] = []
+    for destination in wanted[first_kept:]:
+        operations += _reweigh(service, destination, there[destination.address])
+    moved = False
+    for destination in reversed(wanted[:first_kept]):
+        if destination.address in there:
+            moved = True
+            operations.append(RemoveDestination(key, destination.address))
+        # With its weight first, also when it drains: the kernel remembers the last weight that was not 0 and keeps the slots by it.
+        operations.append(AddDestination(key, destination.address, destination.weight))
+        if destination.drained:
+            operations.append(SetWeight(key, destination.address, 0))
+    # What is not wanted goes after its successors are there.
+    stay: set[IPAddress] = {d.address for d in wanted}
+    operations += [RemoveDestination(key, d.address) for d in observed if d.address not in stay]
+    return operations, moved
+
+
+def _reweigh(service: VirtualService, wanted: Destination, old: Destination) -> Iterator[SetWeight]:
+    # The kernel does not show the last weight of a drained destination, so there is one only: translate gives all drained ones the same.
+    if wanted.drained and old.drained:
+        return
+    if wanted.weight != old.weight or (old.drained and not wanted.drained):
+        yield SetWeight(service.key, wanted.address, wanted.weight)
+    if wanted.drained:
+        yield SetWeight(service.key, wanted.address, 0)

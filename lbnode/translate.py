@@ -1,0 +1,436 @@
+"""From the cluster's objects to the desired data plane of one node.
+
+A pure function of a snapshot, the settings and the node's name, so that all edge nodes that see the same objects build the same hash
+tables. What an edge node alone knows (its probes) enters as :class:`WorkerHealth` and changes only whether a destination is drained,
+never its place in the table.
+
+**Which workers are destinations** of a Service port, by the EndpointSlices and Nodes:
+
+- ``externalTrafficPolicy: Local``: the workers that hold endpoints. One with a ready endpoint is active; one whose endpoints are
+  unready or terminate is drained, its slots stay, and it goes when its last endpoint goes. UDP flows never end by themselves, so there only
+  endpoints that still serve keep a drained worker.
+- ``Cluster``: every worker, while there is a ready endpoint anywhere, because kube-proxy forwards from each.
+- No ready endpoint anywhere: serving terminating ones count as ready, as kube-proxy delivers to them then.
+- Endpoints that are unready on a Node whose Ready condition is Unknown count as ready and are *held*: the API or the kubelet is away,
+  and the tunnel probe decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from lbnode.model import (
+    Destination,
+    EdgeFilter,
+    EdgeState,
+    IPAddress,
+    IpvsTimeouts,
+    ProbeRoute,
+    Protocol,
+    Rejection,
+    ServiceName,
+    Tunnel,
+    VipFacts,
+    VirtualKey,
+    VirtualService,
+    Worker,
+    WorkerFilter,
+    WorkerHealth,
+    WorkerState,
+    address_order,
+)
+from lbnode.objects import (
+    ADDRESS_ANNOTATION,
+    EXCLUDE_NODE_LABEL,
+    ONE_PACKET_ANNOTATION,
+    SERVICE_PROXY_LABEL,
+    Endpoint,
+    NodeObject,
+    ServiceObject,
+    ServicePort,
+    Snapshot,
+    is_on,
+    is_ours,
+)
+from lbnode.settings import AgentSettings
+
+#: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
+#: a removed destination end at once; a reused source port is scheduled anew; ICMP errors follow the packet that they quote.
+EDGE_SYSCTLS = {
+    "net.ipv4.vs.conn_reuse_mode": "1",
+    "net.ipv4.vs.expire_nodest_conn": "1",
+    "net.ipv4.vs.schedule_icmp": "1",
+    "net.ipv4.vs.sloppy_tcp": "1",
+}
+#: A drained destination has this share of the table, whatever its share was: the kernel does not show the share of a weight-0 destination,
+#: so only a constant can be kept equal on all edge nodes.
+DRAINED_WEIGHT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePlan:
+    """What an edge node should be. ``blocked`` is a reason and its explanation when this node must not announce at all."""
+
+    state: EdgeState
+    filter: EdgeFilter
+    vips: Mapping[IPAddress, VipFacts] = field(default_factory=dict)
+    workers: tuple[Worker, ...] = ()
+    draining: bool = False
+    blocked: tuple[str, str] | None = None
+    rejections: tuple[Rejection, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """kube-proxy's health check node port of a Service on this node: HTTP 200 while it has a ready local endpoint."""
+
+    service: ServiceName
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for."""
+
+    state: WorkerState
+    filter: WorkerFilter
+    checks: tuple[HealthCheck, ...] = ()
+    blocked: tuple[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Destinations of one Service port in one family, probes aside."""
+
+    destinations: tuple[Destination, ...] = ()
+    held: frozenset[IPAddress] = frozenset()
+    endpoints: int = 0
+    terminating_only: bool = False
+
+
+def translate_edge(
+    snapshot: Snapshot, settings: AgentSettings, node_name: str, health: WorkerHealth = WorkerHealth()  # noqa: B008 - frozen
+) -> EdgePlan:
+    """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against."""
+    pools = settings.pool_networks
+    workers, warnings = _workers(snapshot, settings)
+    edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
+    kernels = {n.kernel_version for n in edges if n.kernel_version}
+    if len(kernels) > 1:
+        shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
+        warnings.append(
+            f"edge nodes run different kernels ({shown}): their hash tables may differ in size, and flows break when one leaves. Use one build"
+        )
+
+    rejections = list(snapshot.rejections)
+    vips: dict[IPAddress, VipFacts] = {}
+    services: list[VirtualService] = []
+    for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
+        if not is_ours(service, settings):
+            continue
+        ports, refused = _ports(service)
+        rejections += refused
+        for address in service.addresses:
+            if (problem := _address_problem(service, address, vips, settings)) is not None:
+                rejections.append(problem)
+                continue
+            targets: list[_Target] = []
+            for port, protocol in ports:
+                target, refused = _target(snapshot, settings, service, port, protocol, address.version)
+                rejections += [r for r in refused if r not in rejections]
+                targets.append(target)
+                services.append(
+                    VirtualService(
+                        key=VirtualKey(address, protocol, port.port),
+                        destinations=_drain_unfit(target.destinations, service.name, protocol, health),
+                        hash_source_port=not service.client_ip_affinity,
+                        one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
+                    )
+                )
+            vips[address] = _facts(service, address, targets)
+
+    node = snapshot.nodes.get(node_name)
+    services.sort(key=lambda s: s.key.order)
+    table = EdgeFilter(pools, frozenset(s.key for s in services))
+    state = EdgeState(
+        sysctls=EDGE_SYSCTLS,
+        timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
+        filter_digest=table.digest,
+        vips=frozenset(vips),
+        services=tuple(services),
+        probe_device=True,
+        probe_routes=frozenset(ProbeRoute(w.probe_address, w.address) for w in workers if w.probe_address is not None),
+    )
+    return EdgePlan(
+        state=state,
+        filter=table,
+        vips=vips,
+        workers=tuple(workers),
+        draining=node is not None and node.draining,
+        blocked=_edge_blocked(node, node_name, settings),
+        rejections=tuple(rejections),
+        warnings=tuple(warnings + _stray_endpoints(snapshot, settings)),
+    )
+
+
+def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> WorkerPlan:
+    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, its checks of kube-proxy."""
+    pools = settings.pool_networks
+    node = snapshot.nodes.get(node_name)
+    workers, warnings = _workers(snapshot, settings)
+    probe_addresses = tuple(w.probe_address for w in workers if w.name == node_name and w.probe_address is not None)
+    families = sorted({n.version for n in pools})
+    table = WorkerFilter(pools, probe_addresses, tuple((f, settings.max_segment_bytes(f)) for f in families))
+    edges = [n for n in snapshot.nodes.values() if n.matches(settings.edge_node_selector) and n.name != node_name]
+    tunnels = frozenset(
+        Tunnel(edge_address, node_address)
+        for edge in edges
+        for family in families
+        if node is not None
+        and (edge_address := edge.address(family)) is not None
+        and (node_address := node.address(family)) is not None
+    )
+    checks = tuple(
+        HealthCheck(service.name, service.health_check_node_port)
+        for _, service in sorted(snapshot.services.items())
+        if is_ours(service, settings) and service.local and service.health_check_node_port
+    )
+    blocked = None
+    if node is None:
+        blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
+    state = WorkerState(filter_digest=table.digest, tunnels=tunnels, probe_addresses=frozenset(probe_addresses))
+    return WorkerPlan(state, table, checks, blocked, tuple(warnings))
+
+
+def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
+    """The plan with what the kernel holds for VIPs that routers still send us, though the cluster no longer wants them.
+
+    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on.
+    """
+    leaving = (announced & observed.vips) - plan.state.vips
+    if not leaving:
+        return plan
+    kept = [s for s in observed.services if s.key.address in leaving]
+    table = replace(plan.filter, served=plan.filter.served | {s.key for s in kept})
+    services = tuple(sorted((*plan.state.services, *kept), key=lambda s: s.key.order))
+    state = replace(plan.state, vips=plan.state.vips | leaving, services=services, filter_digest=table.digest)
+    return replace(plan, state=state, filter=table)
+
+
+def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker], list[str]]:
+    """Workers by address, with their probe addresses; two that would share one get it for the first only."""
+    found: list[Worker] = []
+    warnings: list[str] = []
+    owners: dict[IPAddress, str] = {}
+    families = sorted({n.version for n in settings.pool_networks})
+    for _, node in sorted(snapshot.nodes.items()):
+        if not node.matches(settings.worker_node_selector):
+            continue
+        for family in families:
+            if (address := node.address(family)) is None:
+                warnings.append(f"worker {node.name} has no internal IPv{family} address: it gets no IPv{family} traffic")
+                continue
+            probe = settings.probe_address(address)
+            if probe is None:
+                warnings.append(f"worker {node.name} cannot be probed: no IPv{family} network in network.probeCidrs. Add one")
+            elif (owner := owners.setdefault(probe, node.name)) != node.name:
+                warnings.append(
+                    f"workers {owner} and {node.name} would share the probe address {probe}: {node.name} is not probed and gets no VIP announced. "
+                    "Make network.probeCidrs as long as the node network"
+                )
+                probe = None
+            found.append(Worker(node.name, address, probe))
+    return sorted(found, key=lambda w: address_order(w.address)), warnings
+
+
+def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
+    served: list[tuple[ServicePort, Protocol]] = []
+    refused: list[Rejection] = []
+    seen: set[tuple[Protocol, int]] = set()
+    for port in service.ports:
+        label = f"port {port.name or port.port}"
+        if port.protocol not in Protocol.__members__:
+            message = f"{label}: protocol {port.protocol} is not served, only TCP and UDP are. Use another load balancer class for it"
+            refused.append(Rejection(service.name, "UnsupportedProtocol", message))
+            continue
+        key = (Protocol(port.protocol), port.port)
+        if key in seen:
+            message = f"{label}: {port.protocol} {port.port} is there twice. Remove one"
+            refused.append(Rejection(service.name, "DuplicatePort", message))
+            continue
+        seen.add(key)
+        served.append((port, key[0]))
+    return served, refused
+
+
+def _address_problem(
+    service: ServiceObject, address: IPAddress, taken: Mapping[IPAddress, VipFacts], settings: AgentSettings
+) -> Rejection | None:
+    if not any(address in network for network in settings.pool_networks):
+        pools = ", ".join(map(str, settings.pool_networks))
+        message = f"address {address} is in no pool ({pools}). Clear the Service's status or add a pool that holds it"
+        return Rejection(service.name, "AddressOutsidePool", message)
+    if address in taken:
+        owner = taken[address].service
+        if owner == service.name:
+            return None
+        message = f"address {address} already belongs to {owner}, which is older. Ask for another one with {ADDRESS_ANNOTATION}"
+        return Rejection(service.name, "AddressTaken", message)
+    if (proxy := service.labels.get(SERVICE_PROXY_LABEL)) is not None:
+        message = f"label {SERVICE_PROXY_LABEL}={proxy}: kube-proxy leaves this Service to another proxy and would not deliver. Remove the label"
+        return Rejection(service.name, "ForeignServiceProxy", message)
+    return None
+
+
+def _target(
+    snapshot: Snapshot, settings: AgentSettings, service: ServiceObject, port: ServicePort, protocol: Protocol, family: int
+) -> tuple[_Target, list[Rejection]]:
+    endpoints, known = _endpoints(snapshot, service, port, family)
+    refused: list[Rejection] = []
+    if not endpoints and known and isinstance(port.target, str):
+        message = (
+            f"port {port.name or port.port}: no pod has a port named {port.target!r}. "
+            "Name a container port so, or give targetPort a number"
+        )
+        refused.append(Rejection(service.name, "UnknownNamedPort", message))
+    nodes = snapshot.nodes
+
+    def is_held(endpoint: Endpoint) -> bool:
+        node = nodes.get(endpoint.node_name or "")
+        return not endpoint.ready and not endpoint.terminating and node is not None and node.ready == "Unknown"
+
+    ready = [e for e in endpoints if e.ready or is_held(e)]
+    # An endpoint that terminates on an Unknown node was evicted in absence and may well run on.
+    last_resort = [
+        e
+        for e in endpoints
+        if e.terminating and (e.serving or ((n := nodes.get(e.node_name or "")) is not None and n.ready == "Unknown"))
+    ]
+    terminating_only = not ready and bool(last_resort)
+    delivering = ready or last_resort
+    count: Counter[str] = Counter(e.node_name or "" for e in delivering)
+    if protocol is Protocol.UDP:
+        present = {e.node_name for e in (*ready, *last_resort)}
+    else:
+        present = {e.node_name for e in endpoints}
+    surely_ready = {e.node_name for e in endpoints if e.ready}
+
+    destinations: list[Destination] = []
+    held: set[IPAddress] = set()
+    for node in nodes.values():
+        address = node.address(family)
+        if address is None or not node.matches(settings.worker_node_selector):
+            continue
+        if service.local:
+            if node.name not in present:
+                continue
+            active = count[node.name] > 0
+            weight = count[node.name] if settings.weights == "endpoints" else 1
+        else:
+            if not endpoints:
+                continue
+            # A node that says it is not ready keeps its place in the table but gets nothing new.
+            active = bool(delivering) and node.ready != "False"
+            weight = 1
+        drained = not active or node.draining or node.deleting or EXCLUDE_NODE_LABEL in node.labels
+        destinations.append(Destination(address, DRAINED_WEIGHT if drained else weight, drained))
+        if service.local and not drained and not terminating_only and node.name not in surely_ready:
+            held.add(address)
+    destinations.sort(key=lambda d: address_order(d.address))
+    return _Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
+
+
+def _endpoints(snapshot: Snapshot, service: ServiceObject, port: ServicePort, family: int) -> tuple[list[Endpoint], bool]:
+    """Endpoints of a Service port, each pod once, and whether the Service has endpoints on any port."""
+    found: dict[tuple[IPAddress, ...], Endpoint] = {}
+    known = False
+    for piece in snapshot.slices:
+        if piece.service != service.name or piece.version != family or not piece.endpoints:
+            continue
+        known = True
+        if not any(p.name == port.name and p.protocol == port.protocol for p in piece.ports):
+            continue
+        for endpoint in piece.endpoints:
+            # A pod that moves between slices is in both for a while (discovery/v1); the better view counts.
+            other = found.get(endpoint.addresses)
+            if other is None or (endpoint.ready, endpoint.serving) > (other.ready, other.serving):
+                found[endpoint.addresses] = endpoint
+    return list(found.values()), known
+
+
+def _drain_unfit(
+    destinations: tuple[Destination, ...], service: ServiceName, protocol: Protocol, health: WorkerHealth
+) -> tuple[Destination, ...]:
+    """Drain the destinations that probes or the worker's kube-proxy speak against, unless that leaves none: then withdrawal decides."""
+
+    def is_unfit(destination: Destination) -> bool:
+        return destination.address in health.unhealthy or (service, destination.address) in health.without_endpoints
+
+    active = [d for d in destinations if not d.drained]
+    if all(map(is_unfit, active)):
+        return destinations
+    fitted: list[Destination] = []
+    for destination in destinations:
+        if destination.address in health.unhealthy and protocol is Protocol.UDP:
+            # A UDP flow would follow its drained destination as long as it sends; without the destination it moves on.
+            continue
+        if not destination.drained and is_unfit(destination):
+            fitted.append(Destination(destination.address, DRAINED_WEIGHT, True))
+        else:
+            fitted.append(destination)
+    return tuple(fitted)
+
+
+def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[_Target]) -> VipFacts:
+    """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
+    listed = list(targets)
+    workers = {d.address for t in listed for d in t.destinations if not d.drained}
+    return VipFacts(
+        address=address,
+        service=service.name,
+        workers=frozenset(workers),
+        held=frozenset(a for t in listed for a in t.held),
+        endpoints=max((t.endpoints for t in listed), default=0),
+        terminating_only=any(t.terminating_only for t in listed),
+        deleting=service.deleting,
+    )
+
+
+def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettings) -> tuple[str, str] | None:
+    if node is None:
+        return ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
+    if not node.matches(settings.edge_node_selector):
+        return ("NotAnEdgeNode", f"Node {node_name} does not match edgeNodeSelector {settings.edge_node_selector}. Label it")
+    if node.matches(settings.worker_node_selector):
+        message = (
+            f"Node {node_name} matches edgeNodeSelector and workerNodeSelector: a worker's kube-proxy would take the VIPs from IPVS. "
+            "Make it one of the two"
+        )
+        return ("EdgeNodeIsWorker", message)
+    return None
+
+
+def _stray_endpoints(snapshot: Snapshot, settings: AgentSettings) -> list[str]:
+    """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
+    warnings = []
+    for _, service in sorted(snapshot.services.items()):
+        if not (is_ours(service, settings) and service.local):
+            continue
+        nodes = {e.node_name for s in snapshot.slices if s.service == service.name for e in s.endpoints if e.node_name}
+        for name in sorted(n for n in nodes if n is not None):
+            node = snapshot.nodes.get(name)
+            if node is None or not node.matches(settings.worker_node_selector):
+                what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
+                warnings.append(
+                    f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
+                    f"Keep its pods on workers ({_selector(settings.worker_node_selector)})"
+                )
+    return warnings
+
+
+def _selector(selector: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
