@@ -92,13 +92,12 @@ def plugin_command(request: Any, engine: str) -> Command:
     """The process of a RunPluginRequest: a policy pack ("analyzer"), or any other plugin written in Python."""
     folder = request.info.program_directory
     python = interpreter(dict(request.info.options), request.info.root_directory or folder)
+    given = ((name, value) for name, equals, value in (each.partition("=") for each in request.env) if equals)
     if request.kind == "analyzer":
         arguments = (python, "-u", "-m", "pulumi.policy", engine, folder)
     else:
         arguments = (python, "-u", folder, *request.args)
-    return Command(
-        arguments, request.pwd or None, {**activated(python), **dict(each.split("=", 1) for each in request.env)}
-    )
+    return Command(arguments, request.pwd or None, {**activated(python), **dict(given)})
 
 
 def activated(python: str) -> dict[str, str]:
