@@ -1,0 +1,316 @@
+"""BIRD as the agent drives it, against a real router (FRR)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbnode.errors import Retry
+from lbnode.settings import Bgp
+from lbnode.speaker.base import Speaker
+from lbnode.speaker.bird import Bird
+from tests.root.speaker_rig import Rig, missing, rig, wait_until
+from tests.unit.lbnode.speaker.speaker_conformance import (
+    BGP,
+    NODE,
+    NODE_ADDRESS,
+    POOLS,
+    SpeakerConformance,
+    read_until_established,
+    vips,
+)
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
+
+
+def bgp(**peer: Any) -> Bgp:
+    """The suite's settings with other values for its one peer."""
+    return Bgp.model_validate({**BGP.model_dump(), "peers": [{**BGP.peers[0].model_dump(), **peer}]})
+
+
+def bird(made: Rig, settings: Bgp = BGP) -> Bird:
+    return Bird(settings, POOLS, NODE, (NODE_ADDRESS,), made.directory, made.key_directory)
+
+
+def set_once_running(speaker: Speaker, *lasts: int) -> None:
+    """Set as the role's loop does: again while the daemon is not there yet."""
+    end = time.monotonic() + 5
+    while True:
+        try:
+            asyncio.run(speaker.set(vips(*lasts)))
+            return
+        except Retry:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def made() -> Iterator[Rig]:
+    with rig() as fresh:
+        yield fresh
+
+
+class TestBird(SpeakerConformance):
+    @pytest.fixture
+    def speaker(self, made: Rig) -> Speaker:
+        self.made = made
+        made.start_router()
+        made.start_bird()
+        speaker = bird(made)
+        set_once_running(speaker)
+        return speaker
+
+    def stop_daemon(self, speaker: Speaker) -> None:
+        self.made.stop_bird()
+
+    def start_daemon(self, speaker: Speaker) -> None:
+        self.made.start_bird()
+
+
+def test_a_vip_reaches_the_router_with_its_communities_and_leaves_it_within_a_second(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker)
+    read_until_established(speaker, ["tor-1"])
+    asyncio.run(speaker.set(vips(1)))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 1, "the route appears")
+    (path,) = made.vtysh_json("show bgp ipv4 unicast 203.0.113.1/32 json")["paths"]
+    assert path["community"]["string"] == "65010:100"
+    assert path["largeCommunity"]["string"] == "65010:1:2"
+    assert path["nexthops"][0]["ip"] == "198.18.0.11"
+    asyncio.run(speaker.set(frozenset()))
+    wait_until(lambda: made.router_fib() == frozenset(), 1, "the route goes")
+
+
+def test_sessions_keep_the_hold_time_of_the_settings_though_the_router_asks_for_more(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker)
+    read_until_established(speaker, ["tor-1"])
+    (neighbour,) = made.vtysh_json("show bgp neighbors json").values()
+    assert neighbour["bgpTimerHoldTimeMsecs"] == 9000
+    assert neighbour["bgpTimerKeepAliveIntervalMsecs"] == 3000
+
+
+def test_the_daemon_listens_on_the_node_address_only(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    read_until_established(speaker, ["tor-1"])
+    listening = subprocess.run(
+        ["ip", "netns", "exec", made.speaker_namespace, "ss", "-Hlntu"], capture_output=True, text=True, check=True
+    ).stdout
+    local = {line.split()[4].rpartition(":")[0].partition("%")[0] for line in listening.splitlines()}
+    assert local == {"198.18.0.11"}
+
+
+def test_nothing_is_learnt_from_a_router_that_sends_a_default_route_a_full_table_and_our_own_vip(made: Rig) -> None:
+    networks = [f"  network 10.{n // 250}.{n % 250}.0/24" for n in range(5000)] + ["  network 203.0.113.1/32"]
+    made.start_router(family="\n".join(["  neighbor EDGE default-originate", *networks]))
+    made.start_bird()
+    before = made.speaker_routes()
+    speaker = bird(made)
+    set_once_running(speaker, 1, 2)
+    read_until_established(speaker, ["tor-1"])
+    (address,) = made.vtysh_json("show bgp neighbors json")
+    # The router must really have sent them, or the test shows nothing.
+    wait_until(lambda: sent_prefixes(made, address) >= 5001, 10, "the router sends its table")
+    made.birdc("show", "status")
+    state = asyncio.run(speaker.read())
+    assert state.sessions["tor-1"].established
+    assert state.announced == vips(1, 2)
+    assert set(re.findall(r"^(\S+/\d+)", made.birdc("show", "route", "all"), re.MULTILINE)) == {
+        "203.0.113.1/32",
+        "203.0.113.2/32",
+    }
+    assert made.speaker_routes() == before
+    assert "203.0.113.2" in made.router_fib()
+    assert made.vtysh_json("show bgp neighbors json")[address]["connectionsDropped"] == 0
+
+
+def sent_prefixes(made: Rig, address: str) -> int:
+    family = made.vtysh_json("show bgp neighbors json")[address]["addressFamilyInfo"]["ipv4Unicast"]
+    return int(family.get("sentPrefixCounter", 0))
+
+
+def test_routes_of_the_node_that_are_not_vips_are_never_announced(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    for command in (
+        ["route", "add", "blackhole", "203.0.113.77/32"],
+        ["route", "add", "10.1.0.0/16", "via", "198.18.0.2"],
+        ["address", "add", "203.0.113.78/32", "dev", "lo"],
+    ):
+        subprocess.run(["ip", "-n", made.speaker_namespace, *command], check=True)
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    wait_until(lambda: "203.0.113.1" in made.router_fib(), 10, "the VIP appears")
+    assert made.router_fib() == {"203.0.113.1"}
+
+
+def test_a_wrong_key_keeps_the_session_down_and_says_so_and_the_right_one_mends_it(made: Rig) -> None:
+    made.start_router(neighbour=" neighbor EDGE password right-key")
+    made.start_bird()
+    (made.key_directory / "rack").write_text("wrong-key\n")
+    speaker = bird(made, bgp(password_key="rack"))
+    set_once_running(speaker, 1)
+    state = read_until_established(speaker, ["tor-1"], deadline_seconds=6)
+    assert not state.sessions["tor-1"].established
+    assert "key" in state.sessions["tor-1"].last_error
+    (made.key_directory / "rack").write_text("right-key\n")
+    asyncio.run(speaker.set(vips(1)))
+    assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 2, "the VIP appears")
+
+
+def test_a_key_on_the_routers_side_only_keeps_the_session_down(made: Rig) -> None:
+    made.start_router(neighbour=" neighbor EDGE password right-key")
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    state = read_until_established(speaker, ["tor-1"], deadline_seconds=5)
+    assert "key" in state.sessions["tor-1"].last_error
+
+
+def test_the_key_stands_neither_in_the_configuration_nor_in_a_command_line_nor_in_a_log(made: Rig) -> None:
+    made.start_router(neighbour=" neighbor EDGE password very-unlikely-words")
+    made.start_bird()
+    (made.key_directory / "rack").write_text("very-unlikely-words")
+    speaker = bird(made, bgp(password_key="rack"))
+    set_once_running(speaker, 1)
+    assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
+    holders = [p for p in made.directory.rglob("*") if p.is_file() and b"very-unlikely-words" in p.read_bytes()]
+    assert [p.relative_to(made.directory).as_posix() for p in holders] == ["keys/tor-1.conf"]
+    assert holders[0].stat().st_mode & 0o077 == 0
+    pid = (made.directory / "bird.pid").read_text().strip()
+    assert b"very-unlikely-words" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_router_that_caps_prefixes_ends_the_session_and_the_speaker_says_why(made: Rig) -> None:
+    made.start_router(family="  neighbor EDGE maximum-prefix 2")
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1, 2)
+    assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
+    asyncio.run(speaker.set(vips(1, 2, 3)))
+    wait_until(
+        lambda: "prefix" in asyncio.run(speaker.read()).sessions["tor-1"].last_error.lower(), 5, "the error shows"
+    )
+    asyncio.run(speaker.set(vips(1, 2)))
+    made.vtysh("clear bgp *")
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs return")
+
+
+def test_a_killed_daemon_comes_back_with_the_set_that_nobody_told_it_again(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1, 2)
+    both = {"203.0.113.1", "203.0.113.2"}
+    wait_until(lambda: made.router_fib() == both, 10, "the VIPs appear")
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: made.router_fib() == frozenset(), 1.5, "the router notices")
+    wait_until(lambda: made.router_fib() == both, 6, "the VIPs return")
+    assert asyncio.run(speaker.read()).announced == vips(1, 2)
+
+
+def test_a_router_that_restarts_has_the_vips_again_in_seconds(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    made.stop_router_daemon("bgpd")
+    wait_until(lambda: not asyncio.run(speaker.read()).sessions["tor-1"].established, 3, "the session ends")
+    # Long enough for BIRD's waiting times to grow, were they its defaults.
+    time.sleep(3)
+    made.start_router_daemon("bgpd")
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 8, "the VIP returns")
+
+
+def established_with_bfd(made: Rig, speaker: Speaker) -> None:
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    wait_until(lambda: asyncio.run(speaker.read()).sessions["tor-1"].bfd == "Up", 10, "BFD comes up")
+
+
+def test_bfd_takes_the_route_of_a_frozen_node_within_one_and_a_half_seconds(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    established_with_bfd(made, speaker)
+    (made.directory / "frozen").touch()
+    made.signal_bird(signal.SIGSTOP)
+    seconds = wait_until(lambda: made.router_fib() == frozenset(), 1.5, "the route goes")
+    made.signal_bird(signal.SIGCONT)
+    # Three intervals less one packet's jitter: anything faster would not be BFD.
+    assert seconds > 0.3
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the route returns")
+
+
+def test_without_bfd_the_route_of_a_frozen_node_stays_until_the_hold_time(made: Rig) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    assert asyncio.run(speaker.read()).sessions["tor-1"].bfd == ""
+    made.signal_bird(signal.SIGSTOP)
+    time.sleep(2)
+    assert made.router_fib() == {"203.0.113.1"}
+    wait_until(lambda: made.router_fib() == frozenset(), 9, "the hold time ends the session")
+
+
+def test_an_unchanged_set_neither_writes_nor_asks(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    written = (made.directory / "bird.conf").stat()
+    told = re.search(r"Last reconfiguration on .*", made.birdc("show", "status"))
+    time.sleep(0.05)
+    asyncio.run(speaker.set(vips(1)))
+    after = (made.directory / "bird.conf").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert told is not None
+    assert told[0] in made.birdc("show", "status")
+
+
+def test_an_agent_that_starts_again_finds_what_it_announced_and_disturbs_no_session(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    first = bird(made)
+    set_once_running(first, 1, 2)
+    wait_until(lambda: len(made.router_fib()) == 2, 10, "the VIPs appear")
+    written = (made.directory / "bird.conf").stat()
+    second = bird(made)
+    assert asyncio.run(second.read()).announced == vips(1, 2)
+    asyncio.run(second.set(vips(1, 2)))
+    assert (made.directory / "bird.conf").stat().st_ino == written.st_ino
+    (neighbour,) = made.vtysh_json("show bgp neighbors json").values()
+    assert neighbour["connectionsDropped"] == 0
+
+
+def test_a_configuration_that_somebody_changed_by_hand_is_put_right(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    config = made.directory / "bird.conf"
+    config.write_text(config.read_text().replace("203.0.113.1/32", "203.0.113.200/32"))
+    made.birdc("configure")
+    assert asyncio.run(speaker.read()).announced == vips(200)
+    asyncio.run(speaker.set(vips(1)))
+    assert asyncio.run(speaker.read()).announced == vips(1)
