@@ -1,0 +1,224 @@
+"""The controller's role: addresses, status, conditions and events of Services, and the clean-up finalizer.
+
+It decides nothing about traffic: what it writes is a function of names, pools and what the edge nodes report. With it gone, everything
+that has an address goes on.
+
+A Service counts as having been ours when it carries our condition; the finalizer alone proves nothing, because every cloud's load balancer
+uses the same one. So a Service of a foreign class is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+
+from lbnode.allocate import Allocation, allocate
+from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
+from lbnode.errors import Retry
+from lbnode.kube import Copy
+from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
+from lbnode.objects import ServiceObject, Snapshot, is_ours, read_snapshot
+from lbnode.observe import ControllerMetrics
+from lbnode.roles.edge import announced_by
+from lbnode.roles.neighbours import Neighbours
+from lbnode.settings import AgentSettings
+from lbnode.translate import translate_edge
+
+FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+#: A Service that is deleted waits for edge nodes that do not answer at most so long.
+SILENT_EDGE_SECONDS = 30.0
+#: An edge node's answer counts as what it does now for so long.
+FRESH_SECONDS = 5.0
+CLUSTER_POLICY_NOTE = (
+    "externalTrafficPolicy Cluster: kube-proxy hides the client's address from the app; Local keeps it."
+)
+
+log = structlog.get_logger()
+
+
+class ServiceWriter(Protocol):
+    """The controller's writes: :class:`lbnode.kube.Writer`, or a twin."""
+
+    async def patch_status(self, service: ServiceName, status: dict[str, Any]) -> None: ...
+
+    async def set_finalizers(self, service: ServiceName, finalizers: list[str], resource_version: str) -> None: ...
+
+    async def event(self, service: ServiceName, uid: str, kind: str, reason: str, message: str) -> None: ...
+
+
+class Controller:
+    """The writing half. ``leads`` is asked before each pass."""
+
+    def __init__(
+        self,
+        settings: Callable[[], AgentSettings],
+        copy: Callable[[], Copy],
+        writer: ServiceWriter,
+        metrics: ControllerMetrics,
+        leads: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._copy = copy
+        self._writer = writer
+        self._metrics = metrics
+        self._leads = leads
+        self._clock = clock
+        self._snapshot: tuple[int, Snapshot] | None = None
+        self._leaving_since: dict[ServiceName, float] = {}
+        self.edges: Neighbours | None = None
+        self.allocation = Allocation()
+
+    def snapshot(self) -> Snapshot:
+        """The objects, parsed once per change."""
+        copy = self._copy()
+        if self._snapshot is None or self._snapshot[0] != copy.version:
+            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
+            self._snapshot = (copy.version, read_snapshot(raws))
+        return self._snapshot[1]
+
+    def edge_pages(self) -> dict[str, str]:
+        """Status page of each edge node."""
+        if not self._copy().synced:
+            return {}
+        settings = self._settings()
+        nodes = (n for n in self.snapshot().nodes.values() if n.matches(settings.edge_node_selector) and n.addresses)
+        return {n.name: f"http://{n.addresses[0]}:{settings.ports.edge}/v1/status" for n in nodes}
+
+    async def pass_once(self) -> None:
+        """Write what differs. One Service that cannot be written does not hold up the others."""
+        self._metrics.leader(self._leads())
+        if not self._leads():
+            return
+        if not self._copy().synced:
+            raise Retry("the Kubernetes API has not answered yet", 0.5)
+        with self._metrics.reconcile_seconds.time():
+            await self._pass()
+
+    async def _pass(self) -> None:
+        settings, snapshot = self._settings(), self.snapshot()
+        self.allocation = allocate(snapshot.services.values(), settings)
+        rejections = self._rejections(snapshot, settings)
+        reports = self._reports()
+        self._measure(settings, rejections)
+        failed: list[Retry] = []
+        for _, service in sorted(snapshot.services.items()):
+            try:
+                if is_ours(service, settings) and not service.deleting:
+                    self._leaving_since.pop(service.name, None)
+                    await self._serve(service, rejections, reports)
+                elif _was_ours(service) or (is_ours(service, settings) and FINALIZER in service.finalizers):
+                    await self._let_go(service, reports)
+            except Retry as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _rejections(self, snapshot: Snapshot, settings: AgentSettings) -> dict[ServiceName, list[Rejection]]:
+        # Ports are judged by the same pure function that every edge node uses, so the condition cannot say something else.
+        found: dict[ServiceName, list[Rejection]] = {}
+        for rejection in (*self.allocation.rejections, *translate_edge(snapshot, settings, "").rejections):
+            told = found.setdefault(rejection.service, [])
+            if rejection not in told:
+                told.append(rejection)
+        return found
+
+    def _reports(self) -> dict[str, Mapping[IPAddress, Verdict] | None]:
+        reports: dict[str, Mapping[IPAddress, Verdict] | None] = {}
+        for node in self.edge_pages():
+            status = self.edges.said(node, FRESH_SECONDS) if self.edges is not None else None
+            reports[node] = announced_by(status) if status is not None else None
+        return reports
+
+    async def _serve(
+        self,
+        service: ServiceObject,
+        rejections: Mapping[ServiceName, Sequence[Rejection]],
+        reports: Mapping[str, Mapping[IPAddress, Verdict] | None],
+    ) -> None:
+        addresses = self.allocation.addresses.get(service.name, ())
+        raw = self._copy().services[service.name]
+        if addresses and FINALIZER not in service.finalizers:
+            # The finalizer before the address: a Service that was announced must not vanish unseen.
+            await self._writer.set_finalizers(service.name, [*service.finalizers, FINALIZER], _version(raw))
+            self._metrics.wrote("finalizer")
+            return
+        notes = [] if service.local else [CLUSTER_POLICY_NOTE]
+        wanted = [accepted(addresses, rejections.get(service.name, ()), notes), announced(addresses, reports)]
+        before = raw.get("status", {}).get("conditions") or []
+        patches, happenings = merge(before, wanted, raw.get("metadata", {}).get("generation", 0), _now())
+        status: dict[str, Any] = {"conditions": patches} if patches else {}
+        if tuple(addresses) != service.addresses:
+            status["loadBalancer"] = {"ingress": [{"ip": str(a), "ipMode": "VIP"} for a in addresses]}
+        if status:
+            await self._writer.patch_status(service.name, status)
+            self._metrics.wrote("status")
+            log.info("service.status", service=str(service.name), addresses=[str(a) for a in addresses])
+        for happening in happenings:
+            await self._writer.event(service.name, service.uid, happening.kind, happening.reason, happening.message)
+            self._metrics.wrote("event")
+
+    async def _let_go(self, service: ServiceObject, reports: Mapping[str, Mapping[IPAddress, Verdict] | None]) -> None:
+        """A Service that is deleted, or no longer ours: its traces go when no edge node announces it any more."""
+        since = self._leaving_since.setdefault(service.name, self._clock())
+        mine = [a for a in service.addresses if any(a in n for n in self._settings().pool_networks)]
+        on_air = [n for n, r in reports.items() if r is not None and any(r[a].announce for a in mine if a in r)]
+        silent = [n for n, r in reports.items() if r is None]
+        if on_air or (silent and self._clock() - since < SILENT_EDGE_SECONDS):
+            raise Retry(f"{service.name} is leaving, and is still announced by {', '.join(on_air or silent)}", 0.5)
+        if not service.deleting:
+            status: dict[str, Any] = {"conditions": [{"$patch": "delete", "type": t} for t in (ACCEPTED, ANNOUNCED)]}
+            if mine:
+                status["loadBalancer"] = {"ingress": None}
+            await self._writer.patch_status(service.name, status)
+            self._metrics.wrote("status")
+        # A Service of type LoadBalancer that is not being deleted belongs to another controller now, and so does the finalizer.
+        if FINALIZER in service.finalizers and (service.deleting or service.type != "LoadBalancer"):
+            raw = self._copy().services.get(service.name, {})
+            left = [f for f in service.finalizers if f != FINALIZER]
+            await self._writer.set_finalizers(service.name, left, _version(raw))
+            self._metrics.wrote("finalizer")
+        self._leaving_since.pop(service.name, None)
+        log.info("service.released", service=str(service.name), deleted=service.deleting)
+
+    def _measure(self, settings: AgentSettings, rejections: Mapping[ServiceName, Sequence[Rejection]]) -> None:
+        pairs = [(str(name), a) for name, addresses in self.allocation.addresses.items() for a in addresses]
+        self._metrics.addresses(pairs)
+        self._metrics.rejections(r for listed in rejections.values() for r in listed)
+        sizes = {
+            pool.name: (
+                sum(n.num_addresses for n in pool.cidrs),
+                sum(any(a in n for n in pool.cidrs) for _, a in pairs),
+            )
+            for pool in settings.pools
+        }
+        self._metrics.pools(sizes)
+
+    def status(self) -> dict[str, Any]:
+        """The status page: plain JSON values."""
+        return {
+            "role": "controller",
+            "leads": self._leads(),
+            "addresses": {
+                str(name): [str(a) for a in addresses] for name, addresses in self.allocation.addresses.items()
+            },
+            "rejections": [
+                {"service": str(r.service), "reason": r.reason, "message": r.message}
+                for r in self.allocation.rejections
+            ],
+        }
+
+
+def _was_ours(service: ServiceObject) -> bool:
+    return any(c.type == ACCEPTED for c in service.conditions)
+
+
+def _version(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("metadata", {}).get("resourceVersion", ""))
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

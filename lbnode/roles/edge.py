@@ -1,0 +1,385 @@
+"""The edge node's role: program, probe, announce.
+
+A pass reads the kernel, brings it to the plan, reads it again, and tells the speaker the full set of VIPs that may be announced. It
+takes nothing away at start or stop. What an edge node leaves behind when its agent dies goes on: the kernel forwards and BIRD announces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+
+from lbnode import health as rise_and_fall
+from lbnode.announce import EdgeFacts, announce
+from lbnode.dataplane.base import EdgeDataPlane
+from lbnode.diff import diff_edge
+from lbnode.errors import Bug, ConfigError, Retry
+from lbnode.kube import Copy
+from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealth, address_order
+from lbnode.objects import NodeObject, Snapshot, read_snapshot
+from lbnode.observe import EdgeMetrics
+from lbnode.probe import ProbeResult
+from lbnode.roles.neighbours import Neighbours
+from lbnode.settings import AgentSettings
+from lbnode.speaker.base import Session, Speaker, SpeakerState
+from lbnode.translate import EdgePlan, retain_announced, translate_edge
+
+#: What another agent said longer ago than this no longer counts as what it says now.
+FRESH_SECONDS = 3.0
+#: So long after its start an edge node is not ready until all its BGP sessions are up; later one will do.
+SESSIONS_MUST_BE_UP_SECONDS = 30.0
+#: Reasons for no announcement that lie in the node itself.
+NODE_REASONS = ("Starting", "AllProbesFail", "DataPlaneDiffers", "FilterMissing", "SysctlDiffers", "NodeUnknown")
+
+log = structlog.get_logger()
+
+
+@dataclass
+class EdgeView:
+    """What the last pass found; the status page shows it."""
+
+    plan: EdgePlan | None = None
+    observed: EdgeState | None = None
+    verdicts: Mapping[IPAddress, Verdict] = field(default_factory=dict)
+    announced: frozenset[IPAddress] = frozenset()
+    sessions: Mapping[str, Session] = field(default_factory=dict)
+    kernel_writes: int = 0
+
+
+class Edge:
+    """One edge node.
+
+    Args:
+        settings: the settings in force now.
+        copy: the API server's objects as last seen.
+        make_speaker: a speaker for these settings and this node; called again when the BGP settings change.
+        refusal: a reason and its explanation when this node cannot serve at all (the wrong kube-proxy mode), else ``None``.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        settings: Callable[[], AgentSettings],
+        copy: Callable[[], Copy],
+        kernel: EdgeDataPlane,
+        make_speaker: Callable[[AgentSettings, tuple[IPAddress, ...]], Speaker],
+        metrics: EdgeMetrics,
+        clock: Callable[[], float],
+        refusal: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
+        self._node_name = node_name
+        self._settings = settings
+        self._copy = copy
+        self._kernel = kernel
+        self._make_speaker = make_speaker
+        self._metrics = metrics
+        self._clock = clock
+        self._refusal = refusal
+        self._started = clock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._speaker: Speaker | None = None
+        self._speaker_key: object = None
+        self._snapshot: tuple[int, Snapshot] | None = None
+        self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
+        self._last_announced: dict[IPAddress, float] = {}
+        self._told: dict[IPAddress, Verdict] = {}
+        self._warned: frozenset[str] = frozenset()
+        self.workers: Neighbours | None = None
+        self.peers: Neighbours | None = None
+        self.terminating = False
+        self.view = EdgeView()
+
+    # What the prober and the neighbours need to know.
+
+    def snapshot(self) -> Snapshot:
+        """The objects, parsed once per change."""
+        copy = self._copy()
+        if self._snapshot is None or self._snapshot[0] != copy.version:
+            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
+            self._snapshot = (copy.version, read_snapshot(raws))
+        return self._snapshot[1]
+
+    def probe_targets(self) -> dict[IPAddress, IPAddress]:
+        """Worker address to probe address, for the routes that the kernel has."""
+        observed = self.view.observed
+        if observed is None:
+            return {}
+        return {r.worker_address: r.probe_address for r in observed.probe_routes}
+
+    def worker_pages(self) -> dict[str, str]:
+        """Status page of each worker."""
+        port = self._settings().ports.worker
+        return self._pages(lambda n: n.matches(self._settings().worker_node_selector), port)
+
+    def peer_pages(self) -> dict[str, str]:
+        """Status page of each other edge node."""
+        port = self._settings().ports.edge
+        return self._pages(lambda n: n.name != self._node_name and n.matches(self._settings().edge_node_selector), port)
+
+    def _pages(self, wanted: Callable[[NodeObject], bool], port: int) -> dict[str, str]:
+        if not self._copy().synced:
+            return {}
+        return {
+            n.name: f"http://{n.addresses[0]}:{port}/v1/status"
+            for n in self.snapshot().nodes.values()
+            if wanted(n) and n.addresses
+        }
+
+    def probed(self, results: tuple[ProbeResult, ...]) -> bool:
+        """Take a round of probes; whether the health of a worker changed."""
+        settings, now = self._settings().health, self._clock()
+        before = rise_and_fall.summary(self._workers)
+        for result in results:
+            state = self._workers.get(result.worker, rise_and_fall.WorkerState())
+            self._workers[result.worker] = rise_and_fall.step(state, result.ok, now, settings)
+        for gone in self._workers.keys() - {r.worker for r in results}:
+            self._workers[gone] = rise_and_fall.expire(self._workers[gone], now, settings)
+        self._metrics.probes(results)
+        after = rise_and_fall.summary(self._workers)
+        for worker in after.healthy ^ before.healthy:
+            reason = next((r.reason for r in results if r.worker == worker), "")
+            log.info("worker.health", worker=str(worker), healthy=worker in after.healthy, reason=reason)
+        return before != after
+
+    def health(self, plan_workers: Mapping[str, IPAddress]) -> WorkerHealth:
+        """What the probes and the workers themselves say."""
+        now, settings = self._clock(), self._settings().health
+        states = {a: rise_and_fall.expire(s, now, settings) for a, s in self._workers.items()}
+        without = [
+            (service, address) for name, address in plan_workers.items() for service in self._without_endpoints(name)
+        ]
+        return rise_and_fall.summary(states, without)
+
+    def _without_endpoints(self, worker: str) -> list[ServiceName]:
+        status = self.workers.said(worker) if self.workers is not None else None
+        listed = status.get("without_endpoints") if status is not None else None
+        if not isinstance(listed, list):
+            return []
+        return [ServiceName(*text.split("/", 1)) for text in listed if isinstance(text, str) and text.count("/") == 1]
+
+    def _peers_reach_a_worker(self) -> bool | None:
+        if self.peers is None:
+            return None
+        answers = [s for node in self.peer_pages() if (s := self.peers.said(node, FRESH_SECONDS)) is not None]
+        return any(s.get("healthy_workers") for s in answers) if answers else None
+
+    # The pass.
+
+    async def pass_once(self) -> None:
+        """Bring kernel and speaker to what the world asks for now."""
+        with self._metrics.reconcile_seconds.time():
+            await self._pass()
+
+    async def _pass(self) -> None:
+        if not self._copy().synced:
+            raise Retry("the Kubernetes API has not answered yet; what is announced and programmed stays", 0.5)
+        settings, snapshot = self._settings(), self.snapshot()
+        speaker = self._current_speaker(settings, snapshot)
+        speaks = await self._read_speaker(speaker)
+        now = self._clock()
+        self._last_announced |= dict.fromkeys(speaks.announced, now)
+
+        names = {n.name: a for n in snapshot.nodes.values() for a in n.addresses}
+        health = self.health(names)
+        plan = translate_edge(snapshot, settings, self._node_name, health)
+        if (refused := self._refusal()) is not None:
+            plan = replace(plan, blocked=refused)
+        # Routers need a moment after a withdrawal: until then what they still send is served.
+        leaving = {a for a, at in self._last_announced.items() if now - at <= settings.drain.withdraw_seconds}
+        self._last_announced = {a: at for a, at in self._last_announced.items() if a in leaving}
+
+        observed, trouble = await self._program(plan, frozenset(leaving))
+        facts = EdgeFacts(
+            vips=plan.vips,
+            workers=plan.workers,
+            desired=plan.state,
+            observed=observed,
+            health=health,
+            announced=speaks.announced,
+            draining=plan.draining or self.terminating,
+            blocked=plan.blocked,
+            peers_reach_a_worker=self._peers_reach_a_worker(),
+        )
+        verdicts = announce(facts, settings.health)
+        wanted = frozenset(a for a, v in verdicts.items() if v.announce)
+        self._tell(plan, verdicts)
+        self.view = EdgeView(plan, observed, verdicts, speaks.announced, speaks.sessions, self.view.kernel_writes)
+        self._measure(plan, health, verdicts, speaks)
+        await speaker.set(wanted)
+        if wanted != speaks.announced:
+            self.view.announced = (await self._read_speaker(speaker)).announced
+        if trouble is not None:
+            raise trouble
+
+    async def _read_speaker(self, speaker: Speaker) -> SpeakerState:
+        try:
+            return await speaker.read()
+        except Retry:
+            # BIRD starts with the file that set() writes, so a silent BIRD must not end the pass.
+            return SpeakerState()
+
+    def _current_speaker(self, settings: AgentSettings, snapshot: Snapshot) -> Speaker:
+        node = snapshot.nodes.get(self._node_name)
+        addresses = node.addresses if node is not None else ()
+        key = (settings.bgp, settings.pool_networks, addresses)
+        if self._speaker is None or (key != self._speaker_key and addresses):
+            if not addresses:
+                raise Retry(f"Node {self._node_name} is not there or has no internal address yet", 1.0)
+            self._speaker, self._speaker_key = self._make_speaker(settings, addresses), key
+        return self._speaker
+
+    async def _program(
+        self, plan: EdgePlan, leaving: frozenset[IPAddress]
+    ) -> tuple[EdgeState | None, ConfigError | Retry | Bug | None]:
+        """Read, apply what differs, read again. An error is returned, not raised: what is in place decides over the announcements."""
+        trouble: ConfigError | Retry | Bug | None = None
+        observed: EdgeState | None = None
+        try:
+            try:
+                observed = await self._in_thread(self._kernel.read)
+            except Retry:
+                # One lost netlink message is no reason to withdraw; two in a row are.
+                observed = await self._in_thread(self._kernel.read)
+            plan = retain_announced(plan, observed, leaving)
+            operations = diff_edge(plan.state, plan.filter, observed)
+            if operations:
+                log.info(
+                    "kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations})
+                )
+                try:
+                    await self._in_thread(lambda: self._kernel.apply(operations))
+                    self._metrics.operations(operations)
+                finally:
+                    self.view.kernel_writes += len(operations)
+                    observed = await self._in_thread(self._kernel.read)
+        except (ConfigError, Retry, Bug) as error:
+            trouble = error
+        return observed if observed is not None else EdgeState(), trouble
+
+    async def _in_thread(self, act: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    def _tell(self, plan: EdgePlan, verdicts: Mapping[IPAddress, Verdict]) -> None:
+        for address, verdict in verdicts.items():
+            before = self._told.get(address)
+            if before is None or (before.announce, before.reason) != (verdict.announce, verdict.reason):
+                log.info(
+                    "vip.verdict",
+                    vip=str(address),
+                    announce=verdict.announce,
+                    reason=verdict.reason,
+                    detail=verdict.detail,
+                )
+        self._told = dict(verdicts)
+        said = frozenset((*plan.warnings, *(r.message for r in plan.rejections)))
+        for warning in sorted(said - self._warned):
+            log.warning("plan.warning", text=warning)
+        self._warned = said
+
+    def _measure(
+        self, plan: EdgePlan, health: WorkerHealth, verdicts: Mapping[IPAddress, Verdict], speaks: SpeakerState
+    ) -> None:
+        self._metrics.verdicts(verdicts)
+        self._metrics.destinations({w.address: w.address in health.healthy for w in plan.workers})
+        self._metrics.sessions(speaks.sessions.values())
+        self._metrics.rejections(plan.rejections)
+        self._metrics.draining(plan.draining or self.terminating)
+        self._metrics.probe_alarm(any(v.reason == "AllProbesFail" for v in verdicts.values()))
+
+    # The end.
+
+    async def withdraw_and_wait(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """SIGTERM: withdraw everything, then keep forwarding until the routers have moved on."""
+        self.terminating = True
+        if self._speaker is not None:
+            await self._speaker.set(frozenset())
+            self.view.announced = frozenset()
+            log.info("edge.withdrawn", forwarding_seconds=self._settings().drain.withdraw_seconds)
+        await sleep(self._settings().drain.withdraw_seconds)
+
+    # What the pages show.
+
+    def not_ready(self) -> list[str]:
+        """Reasons why this node is not ready: something about *this node* keeps a VIP from being announced.
+
+        A roll-out goes on to the next edge node only when this one is ready, so a Service that is broken for every edge node does not count.
+        Missing sessions count while the process is young: a router that is down for good must not stop a roll-out for ever.
+        """
+        if self.view.plan is None:
+            return ["Starting: no pass is complete yet"]
+        if self.view.plan.blocked is not None:
+            return [": ".join(self.view.plan.blocked)]
+        own = set(NODE_REASONS)
+        if not rise_and_fall.summary(self._workers).healthy:
+            own.add("NoHealthyWorker")
+        reasons = [
+            f"{a}: {v.reason} {v.detail}" for a, v in self.view.verdicts.items() if not v.announce and v.reason in own
+        ]
+        wanted = {a for a, v in self.view.verdicts.items() if v.announce}
+        reasons += [
+            f"{a}: BIRD does not announce it yet" for a in sorted(wanted - self.view.announced, key=address_order)
+        ]
+        sessions = list(self.view.sessions.values())
+        up = [s for s in sessions if s.established]
+        is_young = self._clock() - self._started < SESSIONS_MUST_BE_UP_SECONDS
+        if wanted and (not up or (is_young and len(up) < len(sessions))):
+            reasons += [f"BGP session {s.peer}: {s.state} {s.last_error}" for s in sessions if not s.established] or [
+                "no BGP session"
+            ]
+        return reasons
+
+    def status(self) -> dict[str, Any]:
+        """The status page: plain JSON values."""
+        plan = self.view.plan
+        healthy = rise_and_fall.summary(self._workers).healthy
+        return {
+            "node": self._node_name,
+            "role": "edge",
+            "draining": self.terminating or (plan is not None and plan.draining),
+            "blocked": list(plan.blocked) if plan is not None and plan.blocked is not None else None,
+            "vips": {
+                str(a): {
+                    "announce": v.announce,
+                    "announced": a in self.view.announced,
+                    "reason": v.reason,
+                    "detail": v.detail,
+                    "service": str(plan.vips[a].service) if plan is not None and a in plan.vips else None,
+                }
+                for a, v in self.view.verdicts.items()
+            },
+            "sessions": {
+                s.peer: {"state": s.state, "bfd": s.bfd, "exported": s.exported, "last_error": s.last_error}
+                for s in self.view.sessions.values()
+            },
+            "healthy_workers": sorted(str(a) for a in healthy),
+            "rejections": [
+                {"service": str(r.service), "reason": r.reason, "message": r.message}
+                for r in (plan.rejections if plan is not None else ())
+            ],
+            "warnings": list(plan.warnings) if plan is not None else [],
+            "kernel_writes": self.view.kernel_writes,
+        }
+
+
+def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:
+    """The verdicts in an edge node's status page; what cannot be read is left out."""
+    verdicts: dict[IPAddress, Verdict] = {}
+    vips = status.get("vips")
+    for text, said in vips.items() if isinstance(vips, Mapping) else ():
+        try:
+            address = ip_address(text)
+        except ValueError:
+            continue
+        if isinstance(said, Mapping):
+            on_air = bool(said.get("announce")) and bool(said.get("announced"))
+            reason, detail = str(said.get("reason", "Unknown")), str(said.get("detail", ""))
+            if said.get("announce") and not on_air:
+                reason, detail = "NotAnnouncedYet", "the BGP daemon has not taken it yet"
+            verdicts[address] = Verdict(on_air, reason, detail)
+    return verdicts

@@ -1,0 +1,157 @@
+"""The worker's role: take packets out of the tunnels of the edge nodes, and say when that is safe.
+
+The probe address is held only while everything else is in place, so an edge node whose probe is answered knows the rest. The status page
+adds what only this node can see: for which Services its own kube-proxy has no endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from lbnode.dataplane.base import WorkerDataPlane
+from lbnode.diff import diff_worker
+from lbnode.errors import Retry
+from lbnode.kube import Copy
+from lbnode.model import ServiceName, WorkerState
+from lbnode.objects import Snapshot, read_snapshot
+from lbnode.observe import WorkerMetrics
+from lbnode.settings import AgentSettings
+from lbnode.translate import HealthCheck, WorkerPlan, translate_worker
+
+#: kube-proxy is asked at most so often for each Service, and not for more than so many at once.
+CHECK_INTERVAL_SECONDS = 0.5
+CHECKS_AT_ONCE = 16
+
+log = structlog.get_logger()
+
+
+@dataclass
+class WorkerView:
+    """What the last pass found."""
+
+    plan: WorkerPlan | None = None
+    observed: WorkerState | None = None
+    kernel_writes: int = 0
+
+
+class Worker:
+    """One worker.
+
+    Args:
+        has_endpoints: asks kube-proxy's health check node port; ``False`` when it reports none or does not answer.
+        refusal: a reason and its explanation when this node's Service proxy cannot deliver tunnelled packets, else ``None``.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        settings: Callable[[], AgentSettings],
+        copy: Callable[[], Copy],
+        kernel: WorkerDataPlane,
+        metrics: WorkerMetrics,
+        has_endpoints: Callable[[int], Awaitable[bool]],
+        refusal: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
+        self._node_name = node_name
+        self._settings = settings
+        self._copy = copy
+        self._kernel = kernel
+        self._metrics = metrics
+        self._has_endpoints = has_endpoints
+        self._refusal = refusal
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._snapshot: tuple[int, Snapshot] | None = None
+        self._without: frozenset[ServiceName] = frozenset()
+        self.view = WorkerView()
+
+    async def pass_once(self) -> None:
+        """Bring the kernel to what the world asks for now."""
+        with self._metrics.reconcile_seconds.time():
+            await self._pass()
+
+    async def _pass(self) -> None:
+        if not self._copy().synced:
+            raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
+        plan = translate_worker(self._parsed(), self._settings(), self._node_name)
+        if (refused := self._refusal()) is not None:
+            # Without its probe address no edge node sends anything here; tunnels and filter stay for the day it is mended.
+            plan = replace(plan, blocked=refused, state=replace(plan.state, probe_addresses=frozenset()))
+        elif plan.blocked is not None:
+            raise Retry(": ".join(plan.blocked), 1.0)
+        observed = await self._in_thread(self._kernel.read)
+        operations = diff_worker(plan.state, plan.filter, observed)
+        if operations:
+            log.info("kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations}))
+            try:
+                await self._in_thread(lambda: self._kernel.apply(operations))
+                self._metrics.operations(operations)
+            finally:
+                self.view.kernel_writes += len(operations)
+                observed = await self._in_thread(self._kernel.read)
+        if self.view.plan is None or self.view.plan.warnings != plan.warnings:
+            for warning in plan.warnings:
+                log.warning("plan.warning", text=warning)
+        self.view = WorkerView(plan, observed, self.view.kernel_writes)
+        self._metrics.tunnels({t.edge_address: t in observed.tunnels for t in plan.state.tunnels})
+        self._metrics.ready(not self.not_ready())
+
+    def _parsed(self) -> Snapshot:
+        copy = self._copy()
+        if self._snapshot is None or self._snapshot[0] != copy.version:
+            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
+            self._snapshot = (copy.version, read_snapshot(raws))
+        return self._snapshot[1]
+
+    async def _in_thread(self, act: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    async def ask_kube_proxy(self) -> None:
+        """Ask for each Service with local endpoints only, until cancelled."""
+        gate = asyncio.Semaphore(CHECKS_AT_ONCE)
+
+        async def one(check: HealthCheck) -> ServiceName | None:
+            async with gate:
+                return None if await self._has_endpoints(check.port) else check.service
+
+        while True:
+            checks = self.view.plan.checks if self.view.plan is not None else ()
+            answers = await asyncio.gather(*(one(c) for c in checks))
+            without = frozenset(a for a in answers if a is not None)
+            if without != self._without:
+                log.info("kube_proxy.without_endpoints", services=sorted(map(str, without)))
+            self._without = without
+            # A thousand Services are asked each ten seconds rather than each half.
+            await asyncio.sleep(max(CHECK_INTERVAL_SECONDS, len(checks) * 0.01))
+
+    def not_ready(self) -> list[str]:
+        """Reasons why edge nodes must not send here yet."""
+        plan, observed = self.view.plan, self.view.observed
+        if plan is None or observed is None:
+            return ["Starting: no pass is complete yet"]
+        if plan.blocked is not None:
+            return [": ".join(plan.blocked)]
+        reasons = []
+        if observed.filter_digest != plan.state.filter_digest:
+            reasons.append("FilterMissing: the packet filter is not the desired one")
+        reasons += [f"TunnelMissing: {t.device} from {t.edge_address}" for t in plan.state.tunnels - observed.tunnels]
+        reasons += [f"NoProbeAddress: {a}" for a in plan.state.probe_addresses - observed.probe_addresses]
+        return reasons
+
+    def status(self) -> dict[str, Any]:
+        """The status page: plain JSON values."""
+        plan = self.view.plan
+        return {
+            "node": self._node_name,
+            "role": "worker",
+            "not_ready": self.not_ready(),
+            "without_endpoints": sorted(map(str, self._without)),
+            "probe_addresses": sorted(str(a) for a in plan.state.probe_addresses) if plan is not None else [],
+            "warnings": list(plan.warnings) if plan is not None else [],
+            "kernel_writes": self.view.kernel_writes,
+        }
