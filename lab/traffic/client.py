@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
 
+from lab import netns
 from lab.traffic.connections import ConnectionsPlan, Sample
 from lab.traffic.flows import FlowsPlan
 from lab.traffic.transfer import Transfer
@@ -61,10 +62,9 @@ class FlowsState:
 
 class _Program:
     def __init__(self, namespace: str | None, command: str, plan: dict[str, Any]) -> None:
-        prefix = ["ip", "netns", "exec", namespace] if namespace else []
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process; end() closes it
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "lab.traffic", command],
+            netns.enter(namespace, [sys.executable, "-m", "lab.traffic", command]),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=_CHECKOUT,
         )  # fmt: skip
         self._in, self._out = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)

@@ -1,0 +1,287 @@
+"""The lab as a measurement sees it: clients with fresh addresses, the cluster's objects, and conditions to wait for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lab import cluster, netns, routers, topology
+from lab.machines import Machine
+from lab.traffic.client import Client, RunningFlows
+from lab.traffic.connections import ConnectionsPlan, Sample
+from lab.traffic.flows import FlowsPlan, Transport
+
+CLASS = "samegate.dev/lb"
+DRAIN = "samegate.dev/drain"
+SYSTEM_NAMESPACE = "samegate-system"
+SERVICES = Path(__file__).parent.parent / "services"
+"""Test-only Services; the apps themselves are in apps/."""
+
+_FIRST_SOURCE, _LAST_SOURCE = 10, 250
+_SOURCES_FILE = topology.STATE / "client-addresses"
+
+
+class NotReached(Exception):
+    """A condition that was waited for did not come; the message says which, for how long, and what was seen last."""
+
+
+class NotMeasurable(Exception):
+    """A measurement cannot be made on this rack; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A port of a Service of ours at its VIP."""
+
+    service: str
+    vip: str
+    port: int
+    transport: Transport
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return (self.vip, self.port)
+
+
+def wait_until(what: str, condition: Callable[[], object], timeout_seconds: float, every_seconds: float = 0.2) -> float:
+    """Seconds until `condition` held, asked each `every_seconds`; whatever it returns falsy is shown if it never does.
+
+    Raises NotReached.
+    """
+    began = time.monotonic()
+    while True:
+        seen = condition()
+        waited = time.monotonic() - began
+        if seen:
+            return waited
+        if waited > timeout_seconds:
+            raise NotReached(f"after {timeout_seconds:g} s still not: {what}")
+        time.sleep(every_seconds)
+
+
+class Bench:
+    """Everything that measurements touch. It changes nothing by itself but the client's addresses."""
+
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        self.client = Client(topology.CLIENT)
+        self.say = say
+
+    # -- clients ---------------------------------------------------------------------------------------------------------------
+
+    def sources(self, count: int = 1) -> tuple[str, ...]:
+        """Client addresses that no measurement used lately: stale kernel state of reused ports would spoil the result."""
+        used = int(_SOURCES_FILE.read_text()) if _SOURCES_FILE.is_file() else _FIRST_SOURCE - 1
+        span = _LAST_SOURCE - _FIRST_SOURCE + 1
+        hosts = [_FIRST_SOURCE + (used - _FIRST_SOURCE + 1 + n) % span for n in range(count)]
+        _SOURCES_FILE.write_text(str(hosts[-1]))
+        addresses = tuple(str(topology.CLIENT_NETWORK[host]) for host in hosts)
+        for address in addresses:
+            self.hold(address)
+        return addresses
+
+    def hold(self, address: str) -> str:
+        """Give the client this address of its network."""
+        netns.run(topology.CLIENT, ["ip", "address", "replace", f"{address}/{topology.CLIENT_NETWORK.prefixlen}", "dev", "eth0"])
+        return address
+
+    def open_flows(self, target: Target, count: int, **settings: Any) -> RunningFlows:
+        """Flows from fresh addresses; raises NotReached unless all of them open."""
+        sources = settings.pop("sources", None) or self.sources(4)
+        flows = self.client.flows(FlowsPlan(target.transport, target.address, count, sources, **settings))
+        if flows.opened.opened != count:
+            flows.stop()
+            raise NotReached(f"only {flows.opened.opened} of {count} flows to {target.vip} opened: {flows.opened.not_opened}")
+        return flows
+
+    def connections_plan(self, target: Target, per_second: float, count: int | None = None, timeout_seconds: float = 3.0) -> ConnectionsPlan:
+        """New connections from fresh addresses."""
+        return ConnectionsPlan(target.transport, target.address, per_second, count, self.sources(4), timeout_seconds)
+
+    def connect(self, target: Target, count: int, per_second: float = 200, sources: tuple[str, ...] = ()) -> tuple[Sample, ...]:
+        """`count` new connections, one after the other at `per_second`."""
+        plan = self.connections_plan(target, per_second, count)
+        with self.client.connections(replace(plan, sources=sources) if sources else plan) as running:
+            return running.wait()
+
+    # -- the cluster -----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def objects(*what: str) -> dict[str, Any]:
+        """`kubectl get` of these words, as JSON."""
+        answer: dict[str, Any] = json.loads(cluster.kubectl("get", *what, "-o", "json"))
+        return answer
+
+    def services(self) -> list[dict[str, Any]]:
+        """Services of our class that have an address."""
+        items = self.objects("services", "-A")["items"]
+        return [s for s in items if s["spec"].get("loadBalancerClass") == CLASS and addresses_of(s)]
+
+    def target(self, service: str, transport: Transport = "tcp", port_name: str | None = None) -> Target:
+        """A port of a Service (`namespace/name` or a name in `default`) at its VIP.
+
+        Raises NotReached when it has no address or no such port.
+        """
+        namespace, _, name = service.rpartition("/")
+        found = self.objects("service", "-n", namespace or "default", name)
+        for port in found["spec"]["ports"]:
+            if port.get("protocol", "TCP").lower() == transport and port_name in (None, port.get("name")):
+                if not addresses_of(found):
+                    raise NotReached(f"Service {service} has no address: {conditions_of(found)}")
+                return Target(service, addresses_of(found)[0], port["port"], transport)
+        raise NotReached(f"Service {service} has no {transport} port")
+
+    @staticmethod
+    def apply(manifest: str) -> None:
+        cluster.kubectl("apply", "-f", "-", input=manifest)
+
+    @contextmanager
+    def applied(self, *files: str) -> Iterator[None]:
+        """Test-only manifests, there while the block runs."""
+        paths = [arg for name in files for arg in ("-f", str(SERVICES / name))]
+        cluster.kubectl("apply", *paths)
+        try:
+            yield
+        finally:
+            cluster.kubectl("delete", "--ignore-not-found", "--wait=true", *paths)
+
+    def pods(self, selector: str, namespace: str = "default") -> list[dict[str, Any]]:
+        """Pods by label selector."""
+        items: list[dict[str, Any]] = self.objects("pods", "-n", namespace, "-l", selector)["items"]
+        return items
+
+    @staticmethod
+    def drain(node: str) -> None:
+        """Ask an edge node to leave, or a worker to get no new connections."""
+        cluster.kubectl("annotate", "node", node, f"{DRAIN}=true", "--overwrite")
+
+    @staticmethod
+    def undrain(node: str) -> None:
+        cluster.kubectl("annotate", "node", node, f"{DRAIN}-")
+
+    # -- routes ----------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def next_hops(vip: str) -> dict[str, tuple[str, ...]]:
+        """The next hops of a VIP on each router's kernel, by router."""
+        return {router.name: routers.routes(router.name, f"{vip}/32") for router in topology.ROUTERS}
+
+    def announced_by(self, vip: str) -> dict[str, set[str]]:
+        """The edge nodes that each ToR sends a VIP's packets to, by ToR."""
+        names = {str(node.address): node.name for node in topology.EDGES}
+        return {tor.name: {names.get(hop, hop) for hop in routers.routes(tor.name, f"{vip}/32")} for tor in topology.TORS}
+
+    def wait_announced(self, vip: str, edges: set[str], timeout_seconds: float = 30) -> float:
+        """Seconds until every ToR sends the VIP's packets to exactly these edge nodes."""
+
+        def exactly() -> bool:
+            return all(hops == edges for hops in self.announced_by(vip).values())
+
+        return wait_until(f"{vip} announced by {sorted(edges) or 'nobody'}", exactly, timeout_seconds, 0.05)
+
+    @property
+    def edges(self) -> set[str]:
+        return {edge.name for edge in topology.EDGES}
+
+    # -- the whole -------------------------------------------------------------------------------------------------------------
+
+    def trouble(self) -> str | None:
+        """The first thing that is not as a settled rack has it, or None."""
+        for node in self.objects("nodes")["items"]:
+            name = node["metadata"]["name"]
+            if not any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", [])):
+                return f"node {name} is not Ready"
+            if DRAIN in node["metadata"].get("annotations", {}):
+                return f"node {name} is draining"
+        for namespace in (SYSTEM_NAMESPACE, "default"):
+            for pod in self.objects("pods", "-n", namespace)["items"]:
+                name = f"{namespace}/{pod['metadata']['name']}"
+                if pod["metadata"].get("deletionTimestamp"):
+                    return f"pod {name} is terminating"
+                if not any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", [])):
+                    return f"pod {name} is not Ready"
+        for service in self.services():
+            for vip in addresses_of(service):
+                for tor, edges in self.announced_by(vip).items():
+                    if edges != self.edges and not is_test_only(service):
+                        return f"{tor} sends {vip} ({service['metadata']['name']}) to {sorted(edges) or 'nobody'}"
+        return None
+
+    def settle(self, timeout_seconds: float = 120) -> float:
+        """Seconds until nodes, pods and routes are as a settled rack has them.
+
+        Raises NotReached with the first thing that is not.
+        """
+        last: list[str | None] = [None]
+
+        def settled() -> bool:
+            try:
+                last[0] = self.trouble()
+            except netns.CommandError as error:
+                last[0] = str(error)
+            return last[0] is None
+
+        try:
+            return wait_until("the rack is settled", settled, timeout_seconds, 0.5)
+        except NotReached as error:
+            raise NotReached(f"{error}: {last[0]}") from None
+
+    # -- machines --------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def machine(name: str) -> Machine:
+        return Machine(name)
+
+    @staticmethod
+    def agent_role(node: str) -> Literal["edge", "worker"]:
+        return topology.node(node).role
+
+    def agent_pids(self, node: str) -> list[int]:
+        """The agent's processes on a machine."""
+        return self.pids(node, f"lbnode run {self.agent_role(node)}")
+
+    def pids(self, node: str, command: str) -> list[int]:
+        """Processes on a machine whose command line contains `command`, except the search itself."""
+        # The command line travels by stdin, so that no shell of the search carries it.
+        script = (
+            'read wanted; for d in /proc/[0-9]*; do line=$(tr "\\0" " " <$d/cmdline 2>/dev/null); '
+            'case "$line" in *"$wanted"*) echo ${d#/proc/};; esac; done'
+        )
+        return [int(pid) for pid in self.machine(node).run(script, input=command + "\n").stdout.split()]
+
+    @contextmanager
+    def paused_agents(self, *nodes: str) -> Iterator[None]:
+        """The agents of these nodes stand still (SIGSTOP), so that what is changed by hand stays changed while the block runs."""
+        stopped: list[tuple[str, str]] = []
+        try:
+            for node in nodes:
+                pids = " ".join(map(str, self.agent_pids(node)))
+                if not pids:
+                    raise NotReached(f"no agent runs on {node}")
+                stopped.append((node, pids))
+                self.machine(node).run(f"kill -STOP {pids}")
+            yield
+        finally:
+            for node, pids in stopped:
+                self.machine(node).run(f"kill -CONT {pids}", check=False)
+
+
+def addresses_of(service: dict[str, Any]) -> list[str]:
+    """The addresses in a Service's status."""
+    ingress = service.get("status", {}).get("loadBalancer", {}).get("ingress") or []
+    return [entry["ip"] for entry in ingress if "ip" in entry]
+
+
+def conditions_of(service: dict[str, Any]) -> str:
+    """A Service's conditions on one line."""
+    conditions = service.get("status", {}).get("conditions") or []
+    return "; ".join(f"{c['type']}={c['status']} {c.get('reason')}: {c.get('message')}" for c in conditions) or "no condition"
+
+
+def is_test_only(service: dict[str, Any]) -> bool:
+    """Whether the Service belongs to a measurement rather than to an app."""
+    return bool(service["metadata"].get("labels", {}).get("samegate.dev/test-only"))

@@ -1,0 +1,224 @@
+"""What becomes of live flows when the set of edge nodes changes."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lab import cluster, netns, topology
+from lab.report.catalogue import FLOWS, UDP_FLOWS
+from lab.report.measurement import Control, Measured
+from lab.report.bench import NotReached, Bench, Target, wait_until
+from lab.report.steady import ECHO, ready_target
+
+LEAVER, STAYER = topology.EDGES[1], topology.EDGES[0]
+BY_HAND = "echo-by-hand"
+CHANGES = 20
+CHANGES_SEED = 20260101
+CONTROL_BREAKS = 100
+"""The control has to break more flows than this."""
+
+
+def measure_udp(bench: Bench) -> Mapping[str, Measured]:
+    """300 UDP flows over the leave and the join of an edge node."""
+    target = bench.target(ECHO, "udp")
+    with bench.open_flows(target, UDP_FLOWS, interval_seconds=2.0) as flows:
+        with left(bench, target):
+            leave = flows.check()
+        join = flows.check()
+        ended = flows.stop()
+    value = {
+        "flows": flows.opened.opened,
+        "same_pod_on_leave": leave.opened - leave.broken,
+        "same_pod_on_join": join.opened - join.broken,
+    }
+    return {"udp": Measured(value, {"opened": flows.opened.summary, "ended": ended.summary, "flows": ended.samples})}
+
+
+@contextmanager
+def left(bench: Bench, target: Target) -> Iterator[None]:
+    """One edge node has left by drain while the block runs, and has joined again after it."""
+    bench.drain(LEAVER.name)
+    try:
+        bench.wait_announced(target.vip, {STAYER.name})
+        yield
+    finally:
+        bench.undrain(LEAVER.name)
+    bench.wait_announced(target.vip, bench.edges)
+
+
+@contextmanager
+def routed_to(target: Target, edge: topology.Node) -> Iterator[None]:
+    """Both ToRs send the VIP to one edge node while the block runs, whatever is announced: a route of metric 0 beats BGP's."""
+    route = [f"{target.vip}/32", "via", str(edge.address), "metric", "0"]
+    try:
+        for tor in topology.TORS:
+            netns.run(tor.namespace, ["ip", "route", "add", *route])
+        yield
+    finally:
+        for tor in topology.TORS:
+            netns.run(tor.namespace, ["ip", "route", "del", *route], check=False)
+
+
+@contextmanager
+def sysctl_held(bench: Bench, name: str, value: str, *nodes: str) -> Iterator[None]:
+    """A sysctl changed by hand on some machines, agents paused so that they do not repair it; put back afterwards."""
+    with bench.paused_agents(*nodes):
+        before = {node: bench.machine(node).run(f"sysctl -n {name}").stdout.strip() for node in nodes}
+        try:
+            for node in nodes:
+                bench.machine(node).run(f"sysctl -qw {name}={value}")
+            yield
+        finally:
+            for node in nodes:
+                bench.machine(node).run(f"sysctl -qw {name}={before[node]}")
+
+
+def without_sloppy_tcp(bench: Bench, target: Target) -> dict[str, int]:
+    """Broken flows on the same leave and join when edge nodes do not pick up flows that they never saw open."""
+    with sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)):
+        with bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0) as flows, routed_to(target, STAYER):
+            leave = flows.check().broken
+            with bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0) as late:
+                flows.stop()
+                for tor in topology.TORS:
+                    netns.run(tor.namespace, ["ip", "route", "del", f"{target.vip}/32", "via", str(STAYER.address), "metric", "0"])
+                join = late.check().broken
+    return {"leave": leave, "join": join}
+
+
+def measure_flows(bench: Bench) -> Mapping[str, Measured]:
+    """400 flows that exchange a line each second while an edge node drains, is gone, and returns."""
+    target = bench.target(ECHO)
+    with bench.open_flows(target, FLOWS) as flows:
+        with left(bench, target):
+            leave = flows.check()
+        join = flows.check()
+        ended = flows.stop()
+    broken = without_sloppy_tcp(bench, target)
+    samples = {"opened": flows.opened.summary, "leave": leave.summary, "join": join.summary, "flows": ended.samples}
+    return {
+        f"flows.{event}": Measured(
+            value, samples, Control("with sloppy_tcp=0", broken[event], broken[event] > CONTROL_BREAKS)
+        )
+        for event, value in (("leave", leave.broken), ("join", ended.broken - leave.broken))
+    }
+
+
+def destinations(table: str) -> dict[str, list[tuple[str, int]]]:
+    """IPVS destinations (address, weight) by service, in the kernel's order, from what `ipvsadm -Sn` printed."""
+    services: dict[str, list[tuple[str, int]]] = {}
+    for line in table.splitlines():
+        if added := re.match(r"-A -([tu]) (\S+)", line):
+            services[f"{added[1]} {added[2]}"] = []
+        elif found := re.match(r"-a -([tu]) (\S+) -r (\S+?):\d+ .*-w (\d+)", line):
+            services[f"{found[1]} {found[2]}"].append((found[3], int(found[4])))
+    return services
+
+
+def ipvs_table(bench: Bench, edge: str) -> dict[str, list[tuple[str, int]]]:
+    """The IPVS table of an edge node."""
+    return destinations(bench.machine(edge).run("ipvsadm -Sn").stdout)
+
+
+def random_endpoints(chance: random.Random, pods: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Endpoints of a slice: each node's pods are ready, or terminating but serving, or absent; at least one is ready.
+
+    `pods` are pod addresses by node. More or fewer of them change the node's weight where weights count endpoints.
+    """
+    while True:
+        endpoints = []
+        for node, addresses in pods.items():
+            fate = chance.choice(("ready", "ready", "terminating", "absent"))
+            if fate == "absent":
+                continue
+            ready = fate == "ready"
+            endpoints += [
+                {
+                    "addresses": [address],
+                    "nodeName": node,
+                    "conditions": {"ready": ready, "serving": True, "terminating": not ready},
+                }
+                for address in chance.sample(addresses, chance.randint(1, len(addresses)))
+            ]
+        if any(endpoint["conditions"]["ready"] for endpoint in endpoints):
+            return endpoints
+
+
+def by_hand(endpoints: list[dict[str, Any]], port: int) -> str:
+    """The slice of the Service without selector, as a manifest."""
+    return json.dumps(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": f"{BY_HAND}-1",
+                "namespace": "default",
+                "labels": {"kubernetes.io/service-name": BY_HAND, "endpointslice.kubernetes.io/managed-by": "lab.samegate.dev"},
+            },
+            "addressType": "IPv4",
+            "ports": [{"name": "tcp", "protocol": "TCP", "port": port}],
+            "endpoints": endpoints,
+        }
+    )
+
+
+def echo_pods(bench: Bench) -> tuple[dict[str, list[str]], int]:
+    """The addresses of the echo app's pods by node, and the port they listen on."""
+    (piece, *_) = bench.objects("endpointslices", "-l", f"kubernetes.io/service-name={ECHO}")["items"]
+    pods: dict[str, list[str]] = {}
+    for endpoint in piece["endpoints"]:
+        pods.setdefault(endpoint["nodeName"], []).extend(endpoint["addresses"])
+    port = next(port["port"] for port in piece["ports"] if port.get("protocol", "TCP") == "TCP")
+    return {node: sorted(addresses) for node, addresses in sorted(pods.items())}, port
+
+
+def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
+    """An edge node that forgot everything joins one with a long history; flows opened after the last of 20 changes stay whole.
+
+    The changes are made to a Service whose EndpointSlice is written by hand, so that they are exact and touch no other Service.
+    """
+    chance = random.Random(CHANGES_SEED)
+    pods, port = echo_pods(bench)
+    history: list[dict[str, Any]] = []
+    with bench.applied("echo-by-hand.yaml"):
+        every = [{"addresses": [a], "nodeName": node, "conditions": {"ready": True}} for node, found in pods.items() for a in found]
+        try:
+            bench.apply(by_hand(every, port))
+            target = ready_target(bench, BY_HAND)
+            bench.drain(LEAVER.name)
+            bench.wait_announced(target.vip, {STAYER.name})
+            for number in range(1, CHANGES + 1):
+                before = ipvs_table(bench, STAYER.name)
+                endpoints = random_endpoints(chance, pods)
+                bench.apply(by_hand(endpoints, port))
+                seen = _changed(bench, before)
+                states = [f"{e['nodeName']} {'ready' if e['conditions']['ready'] else 'terminating'}" for e in endpoints]
+                history.append({"change": number, "endpoints": states, "table_changed": seen})
+            # The joining node starts from nothing, the staying one from all of that.
+            bench.machine(LEAVER.name).run("ipvsadm -C")
+            wait_until("the tables agree", lambda: ipvs_table(bench, LEAVER.name) == ipvs_table(bench, STAYER.name), 10)
+            tables = {edge.name: ipvs_table(bench, edge.name) for edge in topology.EDGES}
+            with bench.open_flows(target, FLOWS) as flows:
+                bench.undrain(LEAVER.name)
+                bench.wait_announced(target.vip, bench.edges)
+                flows.check()
+                ended = flows.stop()
+        finally:
+            bench.undrain(LEAVER.name)
+            cluster.kubectl("delete", "endpointslice", f"{BY_HAND}-1", "--ignore-not-found")
+    samples = {"seed": CHANGES_SEED, "history": history, "tables": tables, "ended": ended.summary, "flows": ended.samples}
+    return {"flows.join_after_change": Measured(ended.broken, samples)}
+
+
+def _changed(bench: Bench, before: dict[str, list[tuple[str, int]]]) -> bool:
+    """Whether the staying edge node's table became another one within the time that a change takes (some changes alter no weight)."""
+    try:
+        wait_until("the change is seen", lambda: ipvs_table(bench, STAYER.name) != before, 2, 0.05)
+    except NotReached:
+        return False
+    return True

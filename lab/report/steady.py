@@ -1,0 +1,183 @@
+"""What holds while nothing breaks: routes, addresses, shares, affinity, source ranges, ports."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lab import topology
+from lab.report.catalogue import CONNECTIONS
+from lab.report.measurement import Control, Measured
+from lab.report.bench import Bench, Target, addresses_of, is_test_only, wait_until
+from lab.traffic.connections import Sample
+
+ECHO = "echo"
+AFFINITY, CLUSTER, RANGES = "echo-affinity", "echo-cluster", "echo-ranges"
+AFFINITY_CLIENTS = 8
+INSIDE, OUTSIDE = topology.CLIENT_NETWORK[253], topology.CLIENT_NETWORK[5]
+"""A client inside and one outside of the range that echo-ranges allows."""
+KNOWN_PORTS = (
+    20, 21, 22, 23, 25, 53, 67, 68, 69, 80, 110, 111, 123, 137, 143, 161, 179, 389, 443, 445, 514, 546, 873, 1790, 2049, 2222, 2375, 2376,
+    2379, 2380, 3000, 3128, 3784, 3785, 4240, 4784, 4789, 5000, 5353, 5355, 5432, 6081, 6379, 6443, 6784, 8000, 8080, 8081, 8285, 8443, 8472,
+    9000, 9090, 9091, 9100, 9153, 9256, 9443, 9474, 9475, 9476, 10248, 10249, 10250, 10251, 10252, 10255, 10256, 10257, 10259, 30000, 32767,
+)  # fmt: skip
+
+
+def measure_routes(bench: Bench) -> Mapping[str, Measured]:
+    """The kernel's next hops on each router for each VIP of an app."""
+    seen = {
+        vip: {router: list(hops) for router, hops in bench.next_hops(vip).items()}
+        for service in bench.services()
+        if not is_test_only(service)
+        for vip in addresses_of(service)
+    }
+    return {"routes": Measured(seen)}
+
+
+def clients_seen(samples: Iterable[Sample]) -> dict[str, list[str]]:
+    """By the client's own address, the addresses that the app saw; `failed` stands for unanswered connections."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        seen[str(sample.source)].add(sample.client or "failed")
+    return {source: sorted(addresses) for source, addresses in seen.items()}
+
+
+def measure_client_ip_preserved(bench: Bench) -> Mapping[str, Measured]:
+    """Three clients, TCP and UDP. Control: externalTrafficPolicy Cluster, where kube-proxy rewrites the source."""
+    samples: dict[str, Any] = {}
+    preserved = True
+    for transport in ("tcp", "udp"):
+        sources = bench.sources(3)
+        seen = clients_seen(bench.connect(bench.target(ECHO, transport), 60, sources=sources))
+        preserved &= seen == {source: [source] for source in sources}
+        samples[transport] = seen
+    with bench.applied("echo-cluster.yaml"):
+        target = ready_target(bench, CLUSTER)
+        rewritten = clients_seen(bench.connect(target, 30, sources=bench.sources(1)))
+    samples["control"] = rewritten
+    shows = all(source not in seen for source, seen in rewritten.items())
+    control = Control("the same with externalTrafficPolicy: Cluster", not shows, shows)
+    return {"client_ip_preserved": Measured(preserved, samples, control)}
+
+
+def ready_target(bench: Bench, service: str) -> Target:
+    """A test-only Service once both edge nodes announce it and a connection succeeds."""
+    wait_until(f"{service} has an address", lambda: has_address(bench, service), 20)
+    target = bench.target(service)
+    bench.wait_announced(target.vip, bench.edges, 20)
+    return target
+
+
+def has_address(bench: Bench, service: str) -> bool:
+    """Whether the Service's status holds an address."""
+    return bool(addresses_of(bench.objects("service", service)))
+
+
+def ipvs_connections(bench: Bench, target: Target) -> dict[str, int]:
+    """Connections that IPVS counted for the target since its service exists, by edge node."""
+    flag = "-t" if target.transport == "tcp" else "-u"
+    counts = {}
+    for edge in topology.EDGES:
+        table = bench.machine(edge.name).run(f"ipvsadm -Ln --stats --exact {flag} {target.vip}:{target.port}").stdout
+        counts[edge.name] = parse_connections(table, f"{target.vip}:{target.port}")
+    return counts
+
+
+def parse_connections(table: str, service: str) -> int:
+    """The connection count of `service` (ADDRESS:PORT) in what `ipvsadm -Ln --stats --exact` printed; 0 if it is not there."""
+    for line in table.splitlines():
+        words = line.split()
+        if len(words) >= 3 and words[1] == service:
+            return int(words[2])
+    return 0
+
+
+def measure_spread(bench: Bench) -> Mapping[str, Measured]:
+    """1,000 new connections: the pods say which worker served, the kernels of the edge nodes which of them forwarded."""
+    target = bench.target(ECHO)
+    before = ipvs_connections(bench, target)
+    samples = bench.connect(target, CONNECTIONS)
+    after = ipvs_connections(bench, target)
+    value = {
+        "edges": {edge: after[edge] - before[edge] for edge in after},
+        "workers": dict(Counter(str(sample.node or "failed") for sample in samples)),
+    }
+    pods = dict(Counter(str(sample.pod or "failed") for sample in samples))
+    return {"spread": Measured(value, {"pods": pods, "ipvs_before": before, "ipvs_after": after})}
+
+
+def most_pods(samples: Iterable[Sample]) -> int:
+    """The largest number of pods that any one client met; a failed connection counts as a pod of its own."""
+    met: dict[str | None, set[str]] = defaultdict(set)
+    for sample in samples:
+        met[sample.source].add(sample.pod or f"failed at {sample.at}")
+    return max(len(pods) for pods in met.values())
+
+
+def measure_affinity(bench: Bench) -> Mapping[str, Measured]:
+    """Eight clients, thirty connections each, so that ports spread them over both edge nodes. Control: a Service without affinity."""
+    with bench.applied("echo-affinity.yaml"):
+        target = ready_target(bench, AFFINITY)
+        before = ipvs_connections(bench, target)
+        samples = bench.connect(target, 30 * AFFINITY_CLIENTS, sources=bench.sources(AFFINITY_CLIENTS))
+        after = ipvs_connections(bench, target)
+    over_edges = {edge: after[edge] - before[edge] for edge in after}
+    without = most_pods(bench.connect(bench.target(ECHO), 30, sources=bench.sources(1)))
+    pods = sorted({str(sample.pod) for sample in samples})
+    control = Control("the same without sessionAffinity, and every edge node took part", without, without > 1 and min(over_edges.values()) > 0)
+    return {"affinity": Measured(most_pods(samples), {"connections_per_edge": over_edges, "pods_met_by_all": pods}, control)}
+
+
+def measure_source_ranges(bench: Bench) -> Mapping[str, Measured]:
+    """One client outside the allowed range, one inside (that is the control)."""
+    inside, outside = bench.hold(str(INSIDE)), bench.hold(str(OUTSIDE))
+    with bench.applied("echo-ranges.yaml"):
+        target = ready_target(bench, RANGES)
+        wait_until("the inside client is served", lambda: bench.connect(target, 1, sources=(inside,))[0].ok, 10)
+        served = bench.connect(target, 10, sources=(inside,))
+        refused = bench.connect(target, 10, sources=(outside,))
+        announced = bench.announced_by(target.vip)
+    value = {
+        "refused": not any(sample.ok for sample in refused),
+        "announced": all(edges == bench.edges for edges in announced.values()),
+        "inside_served": all(sample.ok for sample in served),
+    }
+    errors = dict(Counter(str(sample.error) for sample in refused))
+    control = Control("a client inside the range is served", value["inside_served"], value["inside_served"])
+    return {"source_ranges": Measured(value, {"outside": errors, "announced": {tor: sorted(e) for tor, e in announced.items()}}, control)}
+
+
+def listening(bench: Bench, transport: str) -> set[int]:
+    """Ports that anything listens on, on any machine of the rack, in the machine's own network namespace."""
+    # The last column of /proc/net/tcp's local address is the port in hex; state 0A is LISTEN, and 07 an unconnected UDP socket.
+    state = {"tcp": "0A", "udp": "07"}[transport]
+    ports: set[int] = set()
+    for node in topology.NODES:
+        table = bench.machine(node.name).run(f"cat /proc/net/{transport} /proc/net/{transport}6 2>/dev/null; true").stdout
+        for line in table.splitlines():
+            words = line.split()
+            if len(words) > 3 and words[3] == state:
+                ports.add(int(words[1].rpartition(":")[2], 16))
+    return ports
+
+
+def measure_exposed_ports(bench: Bench) -> Mapping[str, Measured]:
+    """TCP handshakes and datagrams to every VIP, at every port that any machine listens on and those that are known to be dangerous."""
+    ports = {transport: sorted(set(KNOWN_PORTS) | listening(bench, transport)) for transport in ("tcp", "udp")}
+    (source,) = bench.sources(1)
+    exposed: list[str] = []
+    samples: dict[str, Any] = {"ports_tried": ports}
+    answered = 0
+    for service in bench.services():
+        announced = {(p.get("protocol", "TCP").lower(), p["port"]) for p in service["spec"]["ports"]}
+        for vip in addresses_of(service):
+            for transport in ("tcp", "udp"):
+                wanted = sorted(set(ports[transport]) | {port for kind, port in announced if kind == transport})
+                verdicts = bench.client.ports("tcp" if transport == "tcp" else "udp", vip, wanted, source)
+                samples[f"{vip}/{transport}"] = dict(Counter(verdicts.values()))
+                opened = {(transport, port) for port, verdict in verdicts.items() if verdict == "open"}
+                answered += len(opened & announced)
+                exposed += [f"{vip}:{port}/{transport}" for _, port in sorted(opened - announced)]
+    control = Control("announced ports found open by the same scan", answered, answered > 0)
+    return {"exposed_ports": Measured(exposed, samples, control)}

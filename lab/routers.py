@@ -1,0 +1,317 @@
+"""The routers: FRR's zebra, bfdd and bgpd in a namespace each. The configuration is a pure function of the topology."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lab import netns, processes, topology
+from lab.processes import Daemon, write_text
+from lab.topology import Router
+
+DIRECTORY = topology.STATE / "routers"
+PROGRAMS = Path("/usr/lib/frr")
+"""Where Debian's frr keeps its daemons."""
+
+BFD_INTERVAL_MS = 300
+BFD_MULTIPLIER = 3
+"""3 x 300 ms: 3 x 100 gave false downs on busy virtual machines, 3 x 300 none."""
+KEEPALIVE_SECONDS = 3
+HOLD_SECONDS = 9
+MAXIMUM_PATHS = 8
+MAXIMUM_PREFIXES = topology.VIP_POOL.num_addresses
+
+# root, because the state directory is root's; the group because FRR refuses users outside of its shell's.
+_USER = ("--user", "root", "--group", "frrvty")
+
+
+def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]:
+    """The router's configuration, one text per daemon: each refuses what is not its own.
+
+    `bgp_password` is the TCP-MD5 key (RFC 2385) of its sessions with the edge nodes.
+    """
+    bgp = _render_core() if router == topology.CORE_ROUTER else _render_tor(router, bgp_password)
+    texts = {"zebra": [], "bfdd": _BFD, "bgpd": [*_LISTS, *bgp]}
+    head = [f"hostname {router.name}", "log stdout warnings"]
+    return {program: "\n".join([*head, *lines]) + "\n" for program, lines in texts.items()}
+
+
+_BFD = [
+    "bfd",
+    " profile lab",
+    f"  detect-multiplier {BFD_MULTIPLIER}",
+    f"  receive-interval {BFD_INTERVAL_MS}",
+    f"  transmit-interval {BFD_INTERVAL_MS}",
+    " exit",
+    "exit",
+]
+_LISTS = [
+    f"ip prefix-list POOL seq 5 permit {topology.VIP_POOL} ge 32",
+    f"ip prefix-list CLIENTS seq 5 permit {topology.CLIENT_NETWORK}",
+    f"ip prefix-list RACK seq 5 permit {topology.RACK_NETWORK}",
+    "route-map POOL permit 10",
+    " match ip address prefix-list POOL",
+    "exit",
+    "route-map NOTHING deny 10",
+    "exit",
+]
+
+
+def _bgp(router: Router) -> list[str]:
+    return [
+        f"router bgp {router.asn}",
+        f" bgp router-id {router.router_id}",
+        " bgp log-neighbor-changes",
+        " no bgp default ipv4-unicast",
+        # Paths through different ToRs differ in their AS path, not in its length.
+        " bgp bestpath as-path multipath-relax",
+        f" timers bgp {KEEPALIVE_SECONDS} {HOLD_SECONDS}",
+    ]
+
+
+def _render_core() -> list[str]:
+    core = topology.CORE_ROUTER
+    tors = [
+        (str(link.right.address.ip), tor.asn)
+        for link, tor in zip(topology.LINKS[:2], topology.TORS, strict=True)
+        if link.right.address is not None
+    ]
+    lines = [
+        "route-map FROM-TOR permit 10",
+        " match ip address prefix-list POOL",
+        "exit",
+        "route-map FROM-TOR permit 20",
+        " match ip address prefix-list RACK",
+        "exit",
+        "route-map TO-TOR permit 10",
+        " match ip address prefix-list CLIENTS",
+        "exit",
+        *_bgp(core),
+    ]
+    for address, asn in tors:
+        lines += [f" neighbor {address} remote-as {asn}", f" neighbor {address} bfd profile lab"]
+    lines += [" address-family ipv4 unicast", f"  network {topology.CLIENT_NETWORK}"]
+    for address, _ in tors:
+        lines += [
+            f"  neighbor {address} activate",
+            f"  neighbor {address} route-map FROM-TOR in",
+            f"  neighbor {address} route-map TO-TOR out",
+        ]
+    lines += [f"  maximum-paths {MAXIMUM_PATHS}", " exit-address-family", "exit"]
+    return lines
+
+
+def _render_tor(router: Router, bgp_password: str | None) -> list[str]:
+    core = topology.CORE_ROUTER
+    uplink = next(link.left.address for link in topology.LINKS if link.right.namespace == router.namespace)
+    assert uplink is not None  # noqa: S101 - the topology's cables between routers have addresses at both ends
+    edges = [
+        " neighbor EDGES peer-group",
+        f" neighbor EDGES remote-as {topology.EDGE_ASN}",
+        " neighbor EDGES description edge nodes, whichever they are",
+        " neighbor EDGES bfd profile lab",
+        *([f" neighbor EDGES password {bgp_password}"] if bgp_password else []),
+        f" bgp listen range {topology.RACK_NETWORK} peer-group EDGES",
+    ]
+    return [
+        "route-map FROM-CORE permit 10",
+        " match ip address prefix-list CLIENTS",
+        "exit",
+        "route-map TO-CORE permit 10",
+        " match ip address prefix-list POOL",
+        "exit",
+        "route-map TO-CORE permit 20",
+        " match ip address prefix-list RACK",
+        "exit",
+        *_bgp(router),
+        f" neighbor {uplink.ip} remote-as {core.asn}",
+        f" neighbor {uplink.ip} bfd profile lab",
+        *edges,
+        " address-family ipv4 unicast",
+        f"  network {topology.RACK_NETWORK}",
+        f"  neighbor {uplink.ip} activate",
+        f"  neighbor {uplink.ip} route-map FROM-CORE in",
+        f"  neighbor {uplink.ip} route-map TO-CORE out",
+        "  neighbor EDGES activate",
+        # Least trust: host routes of the pool and no more than there are; the edge nodes learn nothing.
+        "  neighbor EDGES route-map POOL in",
+        "  neighbor EDGES route-map NOTHING out",
+        f"  neighbor EDGES maximum-prefix {MAXIMUM_PREFIXES} restart 1",
+        f"  maximum-paths {MAXIMUM_PATHS}",
+        " exit-address-family",
+        "exit",
+    ]
+
+
+def _directory(router: Router) -> Path:
+    return DIRECTORY / router.name
+
+
+def _configuration(router: Router, program: str) -> Path:
+    return _directory(router) / f"{program}.conf"
+
+
+# FRR leaves a directory per process there; a private one goes with the process. The pid stays the daemon's.
+_PRIVATE = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /var/tmp && exec "$@"', "--")
+
+
+def daemons(router: Router) -> tuple[Daemon, ...]:
+    """zebra, bfdd, bgpd, in the order they start."""
+    directory = _directory(router)
+
+    def one(program: str, *own: str) -> Daemon:
+        configuration = _configuration(router, program)
+        argv = (
+            *_PRIVATE,
+            str(PROGRAMS / program),
+            *_USER,
+            *("--config_file", str(configuration)),
+            *("--vty_socket", str(directory), "--vty_port", "0"),
+            *("--socket", str(directory / "zserv.api")),
+            *("--pid_file", str(directory / f"{program}.pid")),
+            *own,
+        )
+        return Daemon(f"{router.name}-{program}", router.namespace, argv, reads=(configuration,))
+
+    return (
+        one("zebra", "--nl-bufsize", "4194304"),
+        one("bfdd", "--bfdctl", str(directory / "bfdd.sock")),
+        one("bgpd"),
+    )
+
+
+def _outdated(router: Router, bgp_password: str | None) -> dict[Path, str]:
+    wanted = {
+        _configuration(router, program): text
+        for program, text in render(router, bgp_password=bgp_password).items()
+    }
+    return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
+
+
+def trouble(*, bgp_password: str | None = None) -> str | None:
+    """The first router daemon that is not running as configured, or None."""
+    for router in topology.ROUTERS:
+        if _outdated(router, bgp_password):
+            return f"{router.name} is not configured"
+        for daemon in daemons(router):
+            if reason := processes.trouble(daemon):
+                return f"{daemon.name}: {reason}"
+    return None
+
+
+def start(*, bgp_password: str | None = None) -> None:
+    """Configure and start all routers. A router of which any daemon is wrong is started whole: bgpd and bfdd
+    register with zebra at start.
+
+    Raises CommandError when FRR's own parser rejects a configuration.
+    """
+    for router in topology.ROUTERS:
+        for path, text in _outdated(router, bgp_password).items():
+            write_text(path, text, mode=0o600)
+        if all(processes.trouble(daemon) is None for daemon in daemons(router)):
+            continue
+        for program in render(router):
+            check_configuration(program, _configuration(router, program))
+        _stop(router)
+        for daemon in daemons(router):
+            processes.start(daemon)
+
+
+def check_configuration(program: str, path: Path) -> None:
+    """Let the daemon's own parser read the file.
+
+    Raises ValueError with the lines it rejects.
+    """
+    argv = [*_PRIVATE, str(PROGRAMS / program), *_USER, "--dryrun", "--config_file", str(path), "--log", "stdout"]
+    completed = netns.run(None, argv, check=False)
+    said = completed.stdout + completed.stderr
+    rejected = [line for line in said.splitlines() if "on config line" in line]
+    if completed.returncode != 0 or rejected:
+        raise ValueError(f"{program} rejects {path}: {'; '.join(rejected) or said.strip()}")
+
+
+def _stop(router: Router) -> None:
+    for daemon in reversed(daemons(router)):
+        processes.stop(daemon.name, grace_seconds=3)
+
+
+def remove() -> None:
+    """Stop all routers and forget their configuration."""
+    for router in topology.ROUTERS:
+        _stop(router)
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
+
+
+def vtysh(router: str, *commands: str) -> str:
+    """What the router's shell answers to the commands (`tor1`, "show bgp summary").
+
+    Raises CommandError when it refuses one.
+    """
+    found = topology.router(router)
+    argv = ["vtysh", "--vty_socket", str(_directory(found))]
+    for command in commands:
+        argv += ["-c", command]
+    return netns.run(found.namespace, argv).stdout
+
+
+def routes(router: str, prefix: str) -> tuple[str, ...]:
+    """The next hops of a prefix in the router's kernel, sorted; empty when it has no such route."""
+    namespace = topology.router(router).namespace
+    shown = netns.run(namespace, ["ip", "-json", "route", "show", "exact", prefix]).stdout
+    return tuple(sorted(next_hops(json.loads(shown) if shown.strip() else [])))
+
+
+def next_hops(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """The gateways in what `ip -json route show` printed, of single and multipath routes."""
+    gateways = []
+    for entry in entries:
+        for hop in entry.get("nexthops", [entry]):
+            if "gateway" in hop:
+                gateways.append(str(hop["gateway"]))
+    return gateways
+
+
+def pool_routes(router: str) -> dict[str, tuple[str, ...]]:
+    """Every host route of the VIP pool in the router's kernel, with its next hops."""
+    namespace = topology.router(router).namespace
+    shown = netns.run(namespace, ["ip", "-json", "route", "show", "root", str(topology.VIP_POOL)]).stdout
+    entries = json.loads(shown) if shown.strip() else []
+    return {entry["dst"]: tuple(sorted(next_hops([entry]))) for entry in entries}
+
+
+def bgp_peers(router: str) -> dict[str, dict[str, Any]]:
+    """The router's BGP peers by address, as `show bgp summary json` gives them (key `state`)."""
+    answer = json.loads(vtysh(router, "show bgp ipv4 unicast summary json"))
+    peers: dict[str, dict[str, Any]] = answer.get("peers", answer.get("ipv4Unicast", {}).get("peers", {}))
+    return peers
+
+
+def bfd_peers(router: str) -> list[dict[str, Any]]:
+    """The router's BFD peers as `show bfd peers json` gives them."""
+    answer: list[dict[str, Any]] = json.loads(vtysh(router, "show bfd peers json"))
+    return answer
+
+
+def bfd_down_count() -> int:
+    """How often a BFD session of any router went down since the routers started.
+
+    FRR counts this per session; a session that was removed takes its count along.
+    """
+    total = 0
+    for router in topology.ROUTERS:
+        counters = json.loads(vtysh(router.name, "show bfd peers counters json"))
+        total += sum(int(peer.get("session-down", 0)) for peer in counters)
+    return total
+
+
+def is_up() -> bool:
+    """Whether the ToRs' sessions with the core are established."""
+    try:
+        peers = bgp_peers(topology.CORE_ROUTER.name)
+    except (netns.CommandError, ValueError):
+        return False
+    return len(peers) == len(topology.TORS) and all(peer.get("state") == "Established" for peer in peers.values())
+
