@@ -19,8 +19,18 @@ class EdgeDataPlane(Protocol):
 
         Raises:
             ConfigError: the kernel lacks something; the message says which module and how to load it.
-            Retry: an operation failed; earlier ones are done, later ones are not. Read again and diff again.
+            Retry: an operation failed. Earlier ones are done, and later ones may be: IPVS carries out a whole batch. Read again and
+                diff again.
         """
+
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should know but need not stop for."""
+
+    def clean(self) -> None:
+        """Take away exactly our own state and put former sysctl values back. Raises as :meth:`apply`."""
+
+    def close(self) -> None:
+        """Close what was opened for reading and writing. The kernel's state stays."""
 
 
 class WorkerDataPlane(Protocol):
@@ -31,3 +41,12 @@ class WorkerDataPlane(Protocol):
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """As :meth:`EdgeDataPlane.apply`."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """As :meth:`EdgeDataPlane.warnings`."""
+
+    def clean(self) -> None:
+        """As :meth:`EdgeDataPlane.clean`."""
+
+    def close(self) -> None:
+        """As :meth:`EdgeDataPlane.close`."""

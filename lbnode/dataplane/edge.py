@@ -1,0 +1,163 @@
+"""The edge node's data plane in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
+from lbnode.dataplane.links import Links, failure
+from lbnode.dataplane.sysctl import Record, Sysctls
+from lbnode.errors import Bug, Retry
+from lbnode.model import (
+    PROBE_DEVICE,
+    TUNNEL_OVERHEAD_BYTES,
+    AddAddress,
+    AddProbeDevice,
+    AddProbeRoute,
+    EdgeState,
+    IPAddress,
+    IPNetwork,
+    IpvsTimeouts,
+    Operation,
+    RemoveAddress,
+    RemoveFilter,
+    RemoveProbeDevice,
+    RemoveProbeRoute,
+    RemoveService,
+    ReplaceFilter,
+    SetSysctl,
+    SetTimeouts,
+)
+
+_TIMEOUTS = "ipvs-timeouts"
+
+
+class KernelEdge:
+    """:class:`lbnode.dataplane.base.EdgeDataPlane` over netlink, iptables and ``/proc/sys``.
+
+    ``pools`` bound what is seen and touched. ``sysctls`` names those that :meth:`read` reports. ``sysctl_base`` is where
+    ``/proc/sys/net`` is mounted. ``record_directory`` keeps former values for :meth:`clean`; without it they are not restored.
+    Not for use by several threads at once.
+    """
+
+    def __init__(
+        self,
+        pools: Iterable[IPNetwork],
+        node_address: IPAddress,
+        *,
+        sysctls: Iterable[str] = (),
+        fabric_mtu_bytes: int = 1500,
+        sysctl_base: Path = Path("/proc/sys/net"),
+        record_directory: Path | None = None,
+    ) -> None:
+        self._pools = tuple(pools)
+        self._node_address = node_address
+        self._names = tuple(sysctls)
+        self._mtu_bytes = fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[4]
+        self._sysctls = Sysctls(sysctl_base)
+        self._record = Record(record_directory, "edge")
+        self._ipvs = Ipvs(self._pools)
+        self._links = Links()
+        self._filter = PacketFilter(self._pools)
+
+    def close(self) -> None:
+        """Close the sockets. The kernel's state stays."""
+        self._ipvs.close()
+        self._links.close()
+
+    def read(self) -> EdgeState:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.read`."""
+        # IPVS first: asking for it loads its module, without which its sysctls do not exist.
+        services = self._ipvs.services()
+        try:
+            return EdgeState(
+                sysctls=self._sysctls.read(self._names),
+                timeouts=self._ipvs.timeouts(),
+                filter_digest=self._filter.digest(),
+                vips=self._links.addresses(self._pools),
+                services=services,
+                probe_device=self._links.probe_device_ready(self._mtu_bytes),
+                probe_routes=self._links.probe_routes(),
+            )
+        except OSError as error:
+            raise failure("to be read", error) from None
+
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should know but need not stop for."""
+        return ()
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.apply`. Runs of IPVS operations go to the kernel in batches."""
+        batch: list[IpvsOperation] = []
+        for operation in operations:
+            if isinstance(operation, IpvsOperation) and not isinstance(operation, SetTimeouts):
+                batch.append(operation)
+                continue
+            self._flush(batch)
+            try:
+                self._apply(operation)
+            except OSError as error:
+                raise failure(operation, error) from None
+        self._flush(batch)
+
+    def _flush(self, batch: list[IpvsOperation]) -> None:
+        if batch:
+            self._ipvs.apply(batch)
+            batch.clear()
+
+    def _apply(self, operation: Operation) -> None:
+        match operation:
+            case SetSysctl(name, value):
+                for former in self._sysctls.read([name]).values():
+                    self._record.keep(name, former)
+                self._sysctls.write(name, value)
+            case SetTimeouts(timeouts):
+                former_timeouts = self._ipvs.timeouts()
+                self._record.keep(_TIMEOUTS, f"{former_timeouts.tcp_seconds} {former_timeouts.tcp_fin_seconds} {former_timeouts.udp_seconds}")
+                self._ipvs.apply([SetTimeouts(timeouts)])
+            case ReplaceFilter(table):
+                self._filter.replace(table)
+            case RemoveFilter():
+                self._filter.remove()
+            case AddAddress(address):
+                self._links.add_address(address)
+            case RemoveAddress(address):
+                self._links.remove_address(address)
+            case AddProbeDevice():
+                self._links.ensure_probe_device(self._mtu_bytes)
+            case RemoveProbeDevice():
+                if (device := self._links.device(PROBE_DEVICE)) is not None:
+                    self._links.remove_device(device)
+            case AddProbeRoute(route):
+                self._links.add_probe_route(route, self._node_address)
+            case RemoveProbeRoute(route):
+                self._links.remove_probe_route(route)
+            case _:
+                raise Bug(f"{operation} is not for an edge node")
+
+    def clean(self) -> None:
+        """Take away all state of ours and put back the sysctls and timeouts that were there before.
+
+        VIPs go first, so that nothing answers on them with the filter gone. Raises as :meth:`apply`.
+        """
+        try:
+            for address in self._links.addresses(self._pools):
+                self._links.remove_address(address)
+            self._ipvs.apply([RemoveService(s.key) for s in self._ipvs.services()])
+            if (device := self._links.device(PROBE_DEVICE)) is not None:
+                self._links.remove_device(device)
+            self._filter.remove()
+            for name, value in self._record.values.items():
+                if name == _TIMEOUTS:
+                    tcp, fin, udp = map(int, value.split())
+                    self._ipvs.apply([SetTimeouts(IpvsTimeouts(tcp, fin, udp))])
+                elif self._sysctls.read([name]):
+                    self._sysctls.write(name, value)
+        except OSError as error:
+            raise failure("to be cleaned", error) from None
+        self._record.forget()
+        left = self._links.addresses(self._pools)
+        if left:
+            raise Retry(f"addresses came back while cleaning: {sorted(map(str, left))}")

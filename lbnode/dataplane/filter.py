@@ -1,0 +1,275 @@
+"""The packet filter as text, and what carries it out.
+
+All of it lives in the ``raw`` and ``mangle`` tables, which kube-proxy does not use: nothing of ours comes after a rule that it may
+accept with, and the two never rewrite the same table. Our chains are replaced in one transaction per table; each jump to them carries
+a comment with the digest of the table asked for and a hash of the rules as the kernel prints them, so that a rule that somebody
+deletes or adds is noticed on the next read.
+
+The same text serves both backends of the ``iptables`` package: nf_tables where the kernel has it, else the legacy tables, which
+need CAP_NET_RAW besides CAP_NET_ADMIN. See docs/adr/0004.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from lbnode.errors import Bug, ConfigError, Retry
+from lbnode.model import PROBE_DEVICE, TUNNEL_DEVICE_PREFIX, EdgeFilter, FilterTable, IPNetwork, WorkerFilter
+
+TABLES = ("raw", "mangle")
+_CHAIN_PREFIX = "SAMEGATE-"
+_COMMENT = re.compile(r'--comment "?samegate ([0-9a-f]+):([0-9a-f]+)"?')
+_PROBE_CHAIN = "SAMEGATE-TRIAL"
+#: Addresses whose rules share a chain, as host bits: 16 addresses keep both the dispatching chain and each group short.
+_GROUP_HOST_BITS = 4
+_TIMEOUT_SECONDS = 20
+_LOCK_WAIT_SECONDS = 5
+#: Exit code of the legacy tools when another program held the lock or changed the table meanwhile.
+_RESOURCE_PROBLEM = 4
+
+Rules = dict[str, list[str]]
+"""Chain to its rules, each without ``-A CHAIN``."""
+Runner = Callable[[Sequence[str], str], "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableText:
+    """Our share of one table of one family: chains with rules, and the built-in chains that jump to ``SAMEGATE-`` plus their name."""
+
+    chains: Mapping[str, tuple[str, ...]]
+    hooks: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        content = repr((sorted((c, tuple(r)) for c, r in self.chains.items()), sorted(self.hooks)))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def families(pools: Iterable[IPNetwork]) -> tuple[int, ...]:
+    """The IP versions that the pools have."""
+    return tuple(sorted({p.version for p in pools}))
+
+
+def render(table: FilterTable) -> dict[tuple[int, str], TableText]:
+    """Our chains by IP version and table, in the very words of ``iptables-save``."""
+    rendered: dict[tuple[int, str], TableText] = {}
+    for version in families(table.pools):
+        pools = [p for p in table.pools if p.version == version]
+        both = _edge(table, version, pools) if isinstance(table, EdgeFilter) else _worker(table, version, pools)
+        for name, chains in zip(TABLES, both, strict=True):
+            hooks = tuple(c.removeprefix(_CHAIN_PREFIX) for c in chains if c.removeprefix(_CHAIN_PREFIX).isupper())
+            rendered[version, name] = TableText({c: tuple(r) for c, r in chains.items()}, hooks)
+    return rendered
+
+
+def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[Rules, Rules]:
+    untracked = [f"{way} {pool} -j CT --notrack" for pool in pools for way in ("-d", "-s")]
+    raw = {
+        # The probe device takes IPIP from anybody; it is there for sending only.
+        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICE} -j DROP", *untracked],
+        f"{_CHAIN_PREFIX}OUTPUT": untracked,
+    }
+    # Dropped, not rejected: a reset for a port that this node does not serve yet would end a flow that it is about to inherit.
+    let_in: list[str] = [f"-d {pool} -p {'icmp' if version == 4 else 'ipv6-icmp'} -j ACCEPT" for pool in pools]
+    mangle: Rules = {
+        f"{_CHAIN_PREFIX}INPUT": let_in,
+        # A VIP that is not here would go back to the router that sent it here.
+        f"{_CHAIN_PREFIX}FORWARD": [f"-d {pool} -j DROP" for pool in pools],
+    }
+    for key in sorted(table.served, key=lambda k: k.order):
+        if key.address.version != version:
+            continue
+        bits = key.address.max_prefixlen
+        group = ip_network((key.address, bits - _GROUP_HOST_BITS), strict=False)
+        chain = _CHAIN_PREFIX + hashlib.sha256(str(group).encode()).hexdigest()[:12]
+        if chain not in mangle:
+            mangle[chain] = []
+            let_in.append(f"-d {group} -j {chain}")
+        protocol = key.protocol.value.lower()
+        mangle[chain].append(f"-d {key.address}/{bits} -p {protocol} -m {protocol} --dport {key.port} -j ACCEPT")
+    let_in += [f"-d {pool} -j DROP" for pool in pools]
+    return raw, mangle
+
+
+def _worker(table: WorkerFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[Rules, Rules]:
+    tunnels = f"-i {TUNNEL_DEVICE_PREFIX}+"
+    probes = [a for a in table.probe_addresses if a.version == version]
+    inner = f"{_CHAIN_PREFIX}{hashlib.sha256(b'inner').hexdigest()[:12]}"
+    raw = {
+        f"{_CHAIN_PREFIX}PREROUTING": [f"{tunnels} -j {inner}"],
+        # Whoever forges an edge node's address reaches what the edge nodes may reach, and nothing else.
+        inner: [*(f"-d {p} -j RETURN" for p in pools), *(f"-d {a}/{a.max_prefixlen} -j RETURN" for a in probes), "-j DROP"],
+    }
+    segment = dict(table.max_segment_bytes)[version]
+    mangle = {
+        # kube-proxy has translated the destination of everything that it knows.
+        f"{_CHAIN_PREFIX}FORWARD": [f"-d {p} {tunnels} -j DROP" for p in pools],
+        # By original destination: the source becomes the VIP only after this.
+        f"{_CHAIN_PREFIX}POSTROUTING": [
+            f"-p tcp -m conntrack --ctorigdst {p} --ctdir REPLY -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {segment}" for p in pools
+        ],
+    }
+    return raw, mangle
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTable:
+    """Our share of a table as the kernel has it, and the jumps to it, each as printed."""
+
+    text: TableText
+    jumps: tuple[str, ...]
+    #: Digest and hash that the jumps carry; ``None`` if they carry none or different ones.
+    marks: tuple[str, str] | None
+
+
+def parse(saved: str) -> SavedTable:
+    """Pick our chains and the jumps to them out of the text of ``iptables-save``."""
+    chains: Rules = {}
+    jumps: list[str] = []
+    hooks: list[str] = []
+    marks: set[tuple[str, str]] = set()
+    for line in saved.splitlines():
+        if line.startswith(f":{_CHAIN_PREFIX}"):
+            chains.setdefault(line[1:].split()[0], [])
+        if not line.startswith("-A "):
+            continue
+        _, chain, rule = line.split(" ", 2)
+        if chain.startswith(_CHAIN_PREFIX):
+            chains.setdefault(chain, []).append(rule)
+        elif f"-j {_CHAIN_PREFIX}" in rule:
+            jumps.append(line)
+            target = rule.rsplit(" ", 1)[1].removeprefix(_CHAIN_PREFIX)
+            # A jump with conditions, or from elsewhere, is not the one that was put there.
+            found = _COMMENT.search(rule)
+            plain = found is not None and _COMMENT.sub("", rule).split() == ["-m", "comment", "-j", _CHAIN_PREFIX + target]
+            hooks.append(chain if plain and target == chain else line)
+            marks.add((found[1], found[2]) if found else ("", ""))
+    (only,) = marks if len(marks) == 1 else (None,)
+    return SavedTable(TableText({c: tuple(r) for c, r in chains.items()}, tuple(hooks)), tuple(jumps), only)
+
+
+def transaction(table: str, wanted: TableText | None, there: SavedTable, digest: str) -> str:
+    """Input for ``iptables-restore --noflush`` that turns what is ``there`` into ``wanted`` (``None``: nothing)."""
+    chains = dict(wanted.chains) if wanted is not None else {}
+    stale = sorted(set(there.text.chains) - set(chains))
+    # Naming a chain empties it.
+    lines = [f"*{table}", *(f":{c} - [0:0]" for c in (*chains, *stale))]
+    lines += [f"-D {jump.removeprefix('-A ')}" for jump in there.jumps]
+    for chain, rules in chains.items():
+        lines += [f"-A {chain} {rule}" for rule in rules]
+    if wanted is not None:
+        comment = f"samegate {digest}:{wanted.hash}"
+        lines += [f'-I {hook} 1 -m comment --comment "{comment}" -j {_CHAIN_PREFIX}{hook}' for hook in wanted.hooks]
+    lines += [f"-X {c}" for c in stale]
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+
+
+class PacketFilter:
+    """Our packet filter in the kernel, for the families of ``pools``."""
+
+    def __init__(self, pools: Iterable[IPNetwork], run: Runner = _run) -> None:
+        self._families = families(pools)
+        self._run = run
+        self._backend: str | None = None
+
+    def digest(self) -> str | None:
+        """The digest of the table in force; ``None`` if there is none, or if it is not what was put there.
+
+        Raises:
+            Retry: the tool cannot tell now.
+            ConfigError: the kernel or the privileges do not allow a packet filter.
+        """
+        digests: set[str | None] = set()
+        for version in self._families:
+            for table in TABLES:
+                saved = self._saved(version, table)
+                digests.add(saved.marks[0] if saved.marks is not None and saved.marks[1] == saved.text.hash else None)
+        return digests.pop() if len(digests) == 1 else None
+
+    def replace(self, table: FilterTable) -> None:
+        """Put ``table`` in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
+        for (version, name), wanted in render(table).items():
+            self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
+        if self.digest() != table.digest:
+            raise Bug("the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render")
+
+    def remove(self) -> None:
+        """Take away our chains and the jumps to them. Raises as :meth:`digest`."""
+        for version in self._families:
+            for name in TABLES:
+                saved = self._saved(version, name)
+                if saved.text.chains or saved.jumps:
+                    self._restore(version, transaction(name, None, saved, ""))
+
+    def _saved(self, version: int, table: str) -> SavedTable:
+        command = self._command(version, "save")
+        done = self._call([command, "-t", table])
+        if done.returncode != 0:
+            raise Retry(f"{command} -t {table}: {_last_line(done)}")
+        return parse(done.stdout)
+
+    def _restore(self, version: int, text: str) -> None:
+        command = self._command(version, "restore")
+        done = self._call([command, "--noflush", "--wait", str(_LOCK_WAIT_SECONDS)], text)
+        if done.returncode == _RESOURCE_PROBLEM:
+            raise Retry(f"{command}: {_last_line(done)}")
+        if done.returncode != 0:
+            raise ConfigError(
+                command,
+                f"the kernel refuses the packet filter: {_last_line(done)}",
+                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp` on the node, and name them in /etc/modules-load.d/samegate.conf",
+            )
+
+    def _command(self, version: int, verb: str) -> str:
+        if self._backend is None:
+            self._backend = self._choose()
+        return f"{_tool(version)}-{self._backend}-{verb}"
+
+    def _choose(self) -> str:
+        """``nft`` or ``legacy``: the one that holds our chains already, else the first that works when tried."""
+        tool = _tool(self._families[0] if self._families else 4)
+        backends = [b for b in ("nft", "legacy") if shutil.which(f"{tool}-{b}-restore")]
+        for backend in backends:
+            saved = self._call([f"{tool}-{backend}-save", "-t", TABLES[0]])
+            if saved.returncode == 0 and parse(saved.stdout).text.chains:
+                return backend
+        said = []
+        for backend in backends:
+            trial = "\n".join([f"*{TABLES[0]}", f":{_PROBE_CHAIN} - [0:0]", f"-A {_PROBE_CHAIN} -j CT --notrack", f"-F {_PROBE_CHAIN}", f"-X {_PROBE_CHAIN}", "COMMIT", ""])
+            done = self._call([f"{tool}-{backend}-restore", "--noflush", "--wait", str(_LOCK_WAIT_SECONDS)], trial)
+            if done.returncode == 0:
+                return backend
+            said.append(f"{backend}: {_last_line(done)}")
+        raise ConfigError(
+            "the packet filter",
+            "neither backend of iptables works here (" + "; ".join(said or ["the tools are not installed"]) + ")",
+            "For nft the kernel needs nf_tables and nft_compat; for legacy ip_tables, iptable_raw and iptable_mangle (`modprobe` them on the node) "
+            "and the container the capability NET_RAW and a writable /run/xtables.lock",
+        )
+
+    def _call(self, command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+        try:
+            return self._run(command, text)
+        except FileNotFoundError:
+            raise ConfigError(command[0], "the tool is not installed", "Install the package iptables in the image") from None
+        except subprocess.TimeoutExpired:
+            raise Retry(f"{command[0]} did not end within {_TIMEOUT_SECONDS} s") from None
+
+
+def _tool(version: int) -> str:
+    return "iptables" if version == 4 else "ip6tables"
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"exit code {done.returncode}"

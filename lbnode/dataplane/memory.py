@@ -1,0 +1,204 @@
+"""Data planes in memory with the kernel's semantics: twins of the real ones, for tests and for trying things out.
+
+They pass the same conformance suite (``tests/conformance``). What they imitate: a new destination goes to the head of the list; the
+kernel shows only the present weight, and the last one that was not 0 is known while the destination stays; twice the same service or
+destination, or none where one is named, is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from lbnode.errors import Bug, Retry
+from lbnode.model import (
+    AddAddress,
+    AddDestination,
+    AddProbeDevice,
+    AddProbeRoute,
+    AddService,
+    Destination,
+    EdgeState,
+    EnsureTunnel,
+    IPAddress,
+    IPNetwork,
+    IpvsTimeouts,
+    Operation,
+    ProbeRoute,
+    RemoveAddress,
+    RemoveDestination,
+    RemoveFilter,
+    RemoveProbeDevice,
+    RemoveProbeRoute,
+    RemoveService,
+    RemoveTunnel,
+    ReplaceFilter,
+    SetSysctl,
+    SetTimeouts,
+    SetWeight,
+    Tunnel,
+    UpdateService,
+    VirtualKey,
+    VirtualService,
+    WorkerState,
+)
+
+
+class _Node:
+    """What both roles have: sysctls, a packet filter, addresses on the loopback device. ``writes`` counts operations."""
+
+    def __init__(self, networks: Iterable[IPNetwork], sysctls: dict[str, str] | None) -> None:
+        self._networks = tuple(networks)
+        self.sysctls = dict(sysctls or {})
+        self.addresses: set[IPAddress] = set()
+        self.filter_digest: str | None = None
+        self.writes = 0
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        for operation in operations:
+            if not (self._shared(operation) or self._own(operation)):
+                raise Bug(f"{operation} is not for this role")
+            self.writes += 1
+
+    def _own(self, operation: Operation) -> bool:
+        raise NotImplementedError
+
+    def _ours(self) -> frozenset[IPAddress]:
+        return frozenset(a for a in self.addresses if any(a in n for n in self._networks))
+
+    def _shared(self, operation: Operation) -> bool:
+        match operation:
+            case SetSysctl(name, value):
+                self.sysctls[name] = value
+            case ReplaceFilter(table):
+                self.filter_digest = table.digest
+            case RemoveFilter():
+                self.filter_digest = None
+            case AddAddress(address):
+                self.addresses.add(address)
+            case RemoveAddress(address):
+                self.addresses.discard(address)
+            case _:
+                return False
+        return True
+
+
+class MemoryEdge(_Node):
+    """Twin of :class:`lbnode.dataplane.edge.KernelEdge`."""
+
+    def __init__(self, pools: Iterable[IPNetwork], sysctls: dict[str, str] | None = None) -> None:
+        super().__init__(pools, sysctls)
+        #: As after loading ``ip_vs``: its own default for UDP is 300 s.
+        self.timeouts = IpvsTimeouts(900, 120, 300)
+        self.services: dict[VirtualKey, VirtualService] = {}
+        self.probe_device = False
+        self.probe_routes: set[ProbeRoute] = set()
+
+    def read(self) -> EdgeState:
+        ours = [s for s in self.services.values() if any(s.key.address in n for n in self._networks)]
+        return EdgeState(
+            sysctls=dict(self.sysctls),
+            timeouts=self.timeouts,
+            filter_digest=self.filter_digest,
+            vips=self._ours(),
+            services=tuple(sorted(ours, key=lambda s: s.key.order)),
+            probe_device=self.probe_device,
+            probe_routes=frozenset(self.probe_routes),
+        )
+
+    def clean(self) -> None:
+        self.addresses -= self._ours()
+        self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
+        self.probe_device = False
+        self.probe_routes.clear()
+        self.filter_digest = None
+
+    def _own(self, operation: Operation) -> bool:
+        match operation:
+            case SetTimeouts(timeouts):
+                self.timeouts = timeouts
+            case AddService(service):
+                if service.key in self.services:
+                    raise Retry(f"IPVS refused {operation}: File exists")
+                self.services[service.key] = replace(service, destinations=())
+            case UpdateService(service):
+                self.services[service.key] = replace(service, destinations=self._service(operation, service.key).destinations)
+            case RemoveService(key):
+                self._service(operation, key)
+                del self.services[key]
+            case AddDestination() | SetWeight() | RemoveDestination():
+                self._destination(operation)
+            case AddProbeDevice():
+                self.probe_device = True
+            case RemoveProbeDevice():
+                self.probe_device = False
+                self.probe_routes.clear()
+            case AddProbeRoute(route):
+                if not self.probe_device:
+                    raise Retry("the probe device is missing")
+                self.probe_routes = {r for r in self.probe_routes if r.probe_address != route.probe_address} | {route}
+            case RemoveProbeRoute(route):
+                self.probe_routes = {r for r in self.probe_routes if r.probe_address != route.probe_address}
+            case _:
+                return False
+        return True
+
+    def _service(self, operation: Operation, key: VirtualKey) -> VirtualService:
+        if key not in self.services:
+            raise Retry(f"IPVS refused {operation}: No such process")
+        return self.services[key]
+
+    def _destination(self, operation: AddDestination | SetWeight | RemoveDestination) -> None:
+        service = self._service(operation, operation.key)
+        there = {d.address: d for d in service.destinations}
+        old = there.get(operation.address)
+        if isinstance(operation, AddDestination):
+            if old is not None:
+                raise Retry(f"IPVS refused {operation}: File exists")
+            new = Destination(operation.address, operation.weight or 1, drained=operation.weight == 0)
+            destinations = (new, *service.destinations)
+        elif old is None:
+            raise Retry(f"IPVS refused {operation}: No such file or directory")
+        elif isinstance(operation, SetWeight):
+            changed = replace(old, weight=operation.weight or old.weight, drained=operation.weight == 0)
+            destinations = tuple(changed if d is old else d for d in service.destinations)
+        else:
+            destinations = tuple(d for d in service.destinations if d is not old)
+        self.services[operation.key] = replace(service, destinations=destinations)
+
+
+class MemoryWorker(_Node):
+    """Twin of :class:`lbnode.dataplane.worker.KernelWorker`."""
+
+    def __init__(self, probe_networks: Iterable[IPNetwork], sysctls: dict[str, str] | None = None) -> None:
+        super().__init__(probe_networks, sysctls)
+        self.tunnels: dict[str, Tunnel] = {}
+
+    def read(self) -> WorkerState:
+        return WorkerState(
+            sysctls=dict(self.sysctls),
+            filter_digest=self.filter_digest,
+            tunnels=frozenset(self.tunnels.values()),
+            probe_addresses=self._ours(),
+        )
+
+    def clean(self) -> None:
+        self.addresses -= self._ours()
+        self.tunnels.clear()
+        self.filter_digest = None
+
+    def _own(self, operation: Operation) -> bool:
+        match operation:
+            case EnsureTunnel(tunnel):
+                self.tunnels[tunnel.device] = replace(tunnel, ready=True)
+            case RemoveTunnel(device):
+                self.tunnels.pop(device, None)
+            case _:
+                return False
+        return True
