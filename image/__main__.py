@@ -19,9 +19,18 @@ def _label(text: str) -> tuple[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m image", description="The one image for all roles.")
-    command = parser.add_subparsers(dest="command", required=True).add_parser("build", help="build the image as an OCI archive")
+    command = parser.add_subparsers(dest="command", required=True).add_parser(
+        "build", help="build the image as an OCI archive"
+    )
     command.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="the archive (default: %(default)s)")
-    command.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="a label; it gives the same code another digest")
+    command.add_argument(
+        "--label",
+        type=_label,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a label; it gives the same code another digest",
+    )
     command.add_argument("--json", action="store_true", help="print digest, size and path as JSON")
     options = parser.parse_args(arguments)
 

@@ -37,7 +37,9 @@ class Built:
     layers: tuple[Layer, ...]
 
 
-def build(output: Path = DEFAULT_OUTPUT, labels: Mapping[str, str] | None = None, say: Callable[[str], None] = print) -> Built:
+def build(
+    output: Path = DEFAULT_OUTPUT, labels: Mapping[str, str] | None = None, say: Callable[[str], None] = print
+) -> Built:
     """Build the image for all roles and write it as an OCI archive.
 
     Raises:
@@ -45,7 +47,9 @@ def build(output: Path = DEFAULT_OUTPUT, labels: Mapping[str, str] | None = None
     """
     if sys.version_info[:2] != recipe.PYTHON:
         wanted = ".".join(map(str, recipe.PYTHON))
-        raise BuildError(f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot compile for the image's {wanted}: run this with python{wanted}")
+        raise BuildError(
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot compile for the image's {wanted}: run this with python{wanted}"
+        )
     base_key = _base_key()
     wheels_key = fingerprint(base_key, LOCK.read_bytes())
     layers = (
@@ -56,19 +60,30 @@ def build(output: Path = DEFAULT_OUTPUT, labels: Mapping[str, str] | None = None
     digest = write_archive(output, layers, recipe.CONFIG, labels or {}, name="samegate:latest")
     size_bytes = sum(layer.size_bytes for layer in layers)
     if size_bytes >= recipe.LIMIT_BYTES:
-        raise BuildError(f"the image has {size_bytes} bytes compressed, the limit is {recipe.LIMIT_BYTES}: drop a package from image/recipe.py")
+        raise BuildError(
+            f"the image has {size_bytes} bytes compressed, the limit is {recipe.LIMIT_BYTES}: drop a package from image/recipe.py"
+        )
     return Built(output, digest, size_bytes, layers)
 
 
 def _base_key() -> str:
-    parts = (recipe.SUITE, recipe.DEBIAN_PACKAGES, recipe.PROGRAMS and sorted(recipe.PROGRAMS), recipe.LINKS, recipe.DROPPED, recipe.FILES)
+    parts = (
+        recipe.SUITE,
+        recipe.DEBIAN_PACKAGES,
+        recipe.PROGRAMS and sorted(recipe.PROGRAMS),
+        recipe.LINKS,
+        recipe.DROPPED,
+        recipe.FILES,
+    )
     supervisor = (ROOT / "image" / "bird-supervisor.sh").read_bytes()
     return fingerprint(repr(parts), supervisor, Path(__file__).read_bytes(), str(recipe.SOURCE_DATE_EPOCH))
 
 
 def _agent_key() -> str:
     sources = _agent_sources()
-    return fingerprint(recipe.SITE_PACKAGES, *(part for path in sources for part in (str(path.relative_to(ROOT)), path.read_bytes())))
+    return fingerprint(
+        recipe.SITE_PACKAGES, *(part for path in sources for part in (str(path.relative_to(ROOT)), path.read_bytes()))
+    )
 
 
 def _agent_sources() -> list[Path]:
@@ -134,7 +149,18 @@ def _wheels(tree: Path) -> None:
     site.mkdir(parents=True)
     common = ["--target", str(site), "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
     if importlib.util.find_spec("pip") is not None:
-        _run(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore", *common)
+        _run(
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--disable-pip-version-check",
+            "--root-user-action",
+            "ignore",
+            *common,
+        )
     else:
         cached_uv = cache_directory().parent / "bin" / "current" / "uv"
         uv = shutil.which("uv") or str(cached_uv)
@@ -183,7 +209,15 @@ def _remove(path: Path) -> None:
 def _run(*command: str, way_out: str = "see the message above") -> None:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(recipe.SOURCE_DATE_EPOCH)}
     try:
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     except FileNotFoundError:
         raise BuildError(f"{command[0]} is not there: {way_out}") from None
     if done.returncode != 0:

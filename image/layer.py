@@ -83,7 +83,10 @@ def fingerprint(*parts: bytes | str) -> str:
 
 def cache_directory() -> Path:
     """Where layers outlive a `git clean`: the tool cache."""
-    base = os.environ.get("SAMEGATE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samegate"
+    base = (
+        os.environ.get("SAMEGATE_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samegate"
+    )
     directory = Path(base) / "image"
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -20,7 +20,9 @@ MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
-def write_archive(output: Path, layers: Sequence[Layer], config: Mapping[str, object], labels: Mapping[str, str], *, name: str) -> str:
+def write_archive(
+    output: Path, layers: Sequence[Layer], config: Mapping[str, object], labels: Mapping[str, str], *, name: str
+) -> str:
     """Write the archive and return the manifest's digest: what a registry and containerd call the image."""
     created = datetime.fromtimestamp(SOURCE_DATE_EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     container: dict[str, object] = dict(config)
@@ -41,7 +43,9 @@ def write_archive(output: Path, layers: Sequence[Layer], config: Mapping[str, ob
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
             "config": _descriptor(MEDIA_CONFIG, image_config),
-            "layers": [{"mediaType": MEDIA_LAYER, "digest": layer.digest, "size": layer.size_bytes} for layer in layers],
+            "layers": [
+                {"mediaType": MEDIA_LAYER, "digest": layer.digest, "size": layer.size_bytes} for layer in layers
+            ],
         }
     )
     descriptor = _descriptor(MEDIA_MANIFEST, manifest) | {"annotations": {"org.opencontainers.image.ref.name": name}}
@@ -75,13 +79,15 @@ def extract_layers(archive_path: Path, destination: Path) -> None:
     with tarfile.open(archive_path) as archive:
         for layer in manifest["layers"]:
             with tarfile.open(fileobj=io.BytesIO(_read(archive, _blob_path(layer["digest"])))) as tree:
-                tree.extractall(destination, filter="fully_trusted") if hasattr(tarfile, "data_filter") else tree.extractall(destination)  # noqa: S202 - our own layers
+                tree.extractall(destination)  # noqa: S202 - layers that we packed
 
 
 def _read(archive: tarfile.TarFile, name: str) -> bytes:
     member = archive.extractfile(name)
     if member is None:
-        raise ValueError(f"{name} of the archive is not a file: this is no OCI archive. Build it again: python -m image build")
+        raise ValueError(
+            f"{name} of the archive is not a file: this is no OCI archive. Build it again: python -m image build"
+        )
     return member.read()
 
 

@@ -25,13 +25,27 @@ DEBIAN_PACKAGES = {
 }
 
 PROGRAMS = frozenset(
-    {"python3.11", "busybox", "ip", "bird", "birdc", "birdcl", "nft", "ipset", "xtables-legacy-multi", "xtables-nft-multi"}
+    {
+        "python3.11",
+        "busybox",
+        "ip",
+        "bird",
+        "birdc",
+        "birdcl",
+        "nft",
+        "ipset",
+        "xtables-legacy-multi",
+        "xtables-nft-multi",
+    }
 )
 """The only programs left in bin and sbin, beside links to them. A list of what stays cannot forget a compiler or a set-user-id file."""
 
 LINKS = {
     "usr/bin/python3": "python3.11",
-    **{f"usr/bin/{applet}": "busybox" for applet in ("sh", "sleep", "cat", "ls", "ps", "kill", "grep", "env", "id", "wget", "tail")},
+    **{
+        f"usr/bin/{applet}": "busybox"
+        for applet in ("sh", "sleep", "cat", "ls", "ps", "kill", "grep", "env", "id", "wget", "tail")
+    },
     **{f"usr/sbin/{v}tables{s}": "xtables-legacy-multi" for v in ("ip", "ip6") for s in ("", "-save", "-restore")},
 }
 

@@ -1,0 +1,101 @@
+"""Who may do what: service accounts and the smallest roles that the agents' calls need. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.naming import CONTROLLER, EDGE, NAMESPACE, WORKER, labels
+
+LEASE = CONTROLLER
+_READ = ["get", "list", "watch"]
+
+
+def service_account(name: str, role: str) -> dict[str, Any]:
+    # No token by default: each pod that needs one says so itself.
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(name, role),
+        "automountServiceAccountToken": False,
+    }
+
+
+def node_agents() -> list[dict[str, Any]]:
+    """Edge and worker read the world, and whether their own DaemonSet is being deleted; they write nothing."""
+    name = "samegate-node"
+    cluster_role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": name, "labels": labels("node")},
+        "rules": [
+            {"apiGroups": [""], "resources": ["services", "nodes"], "verbs": _READ},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
+        ],
+    }
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels("node")},
+        "rules": [
+            {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": [EDGE, WORKER], "verbs": ["get"]}
+        ],
+    }
+    subjects = [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE} for account in (EDGE, WORKER)]
+    return [cluster_role, role, *_bindings(name, "node", subjects)]
+
+
+def controller() -> list[dict[str, Any]]:
+    """The controller writes Service status, the clean-up finalizer, events and its own Lease."""
+    cluster_role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": CONTROLLER, "labels": labels("controller")},
+        "rules": [
+            {"apiGroups": [""], "resources": ["services", "nodes"], "verbs": _READ},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
+            {"apiGroups": [""], "resources": ["services"], "verbs": ["patch"]},
+            {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+        ],
+    }
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": CONTROLLER, "namespace": NAMESPACE, "labels": labels("controller")},
+        "rules": [
+            # `create` knows no resource names: the name of a new object is in its body, which authorization does not see.
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+            {
+                "apiGroups": ["coordination.k8s.io"],
+                "resources": ["leases"],
+                "resourceNames": [LEASE],
+                "verbs": ["get", "update", "patch"],
+            },
+        ],
+    }
+    subjects = [{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": NAMESPACE}]
+    return [cluster_role, role, *_bindings(CONTROLLER, "controller", subjects)]
+
+
+def _bindings(name: str, role: str, subjects: list[dict[str, str]]) -> list[dict[str, Any]]:
+    api = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name, "labels": labels(role)},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+            "subjects": subjects,
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels(role)},
+            "roleRef": {"apiGroup": api, "kind": "Role", "name": name},
+            "subjects": subjects,
+        },
+    ]
+
+
+def _metadata(name: str, role: str) -> dict[str, Any]:
+    return {"name": name, "namespace": NAMESPACE, "labels": labels(role)}

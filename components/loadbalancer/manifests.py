@@ -1,0 +1,285 @@
+"""The load balancer's Kubernetes objects as plain dicts, in the stages that they are created in. Pure.
+
+Deletion runs through the stages backwards: edge nodes withdraw and go first, then the workers' tunnels, then the rights and settings
+that both still need while they go, then the namespace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from components.loadbalancer import access
+from components.naming import BGP_KEYS, CONTROLLER, EDGE, NAMESPACE, SETTINGS, WORKER, labels, selector
+from lbnode.settings import AgentSettings
+
+RUN_DIRECTORY = "/run/samegate"
+NON_ROOT_UID = 65532
+"""`samegate` of the image's /etc/passwd."""
+REMOVAL_SECONDS = 25
+"""What an agent may take beyond its drain to take its kernel state away on a slow node."""
+MINIMUM_READY_SECONDS = 3
+"""How long an edge node must have announced before the next one is replaced; routers install a route in less than a second."""
+
+Object = dict[str, Any]
+
+
+def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...]:
+    """All objects but the BGP Secret (whose values are not plain), each stage depending on the one before it."""
+    return (
+        (namespace(),),
+        (
+            access.service_account(EDGE, "edge"),
+            access.service_account(WORKER, "worker"),
+            access.service_account(CONTROLLER, "controller"),
+            *access.node_agents(),
+            *access.controller(),
+            settings_map(settings),
+        ),
+        (controller(settings, image), disruption_budget(), worker(settings, image)),
+        (edge(settings, image),),
+    )
+
+
+def namespace() -> Object:
+    # hostNetwork and hostPath need `privileged`: the one exemption, for this namespace and no other.
+    levels = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {**levels, "app.kubernetes.io/part-of": "samegate"}},
+    }
+
+
+def settings_map(settings: AgentSettings) -> Object:
+    """One name for ever: the agents follow the mounted file, and keep the last good settings when a new text is malformed."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(SETTINGS, "settings"),
+        "data": {"settings.json": settings.to_json()},
+    }
+
+
+def bgp_keys(values: Any) -> Object:
+    """The Secret of BGP keys; ``values`` maps names to keys and is a Pulumi secret."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _metadata(BGP_KEYS, "edge"),
+        "type": "Opaque",
+        "stringData": values,
+    }
+
+
+def edge(settings: AgentSettings, image: str) -> Object:
+    """Agent and BIRD on every edge node, replaced one node at a time: the next only when the one before announces again."""
+    bird = {
+        "name": "bird",
+        "image": image,
+        "command": ["/usr/local/bin/bird-supervisor", RUN_DIRECTORY],
+        # A sidecar (an init container that always restarts): it starts before the agent, outlives its restarts, and ends after it has withdrawn.
+        "restartPolicy": "Always",
+        "securityContext": _privileges(["NET_ADMIN"]),
+        "resources": _resources(cpu="20m", memory="16Mi", limit="128Mi"),
+        "volumeMounts": [_mount("run", RUN_DIRECTORY), _mount("bgp-keys", "/etc/samegate/bgp-keys", read_only=True)],
+    }
+    agent = _agent("edge", EDGE, settings, image)
+    agent["volumeMounts"] += [
+        _mount("run", RUN_DIRECTORY),
+        _mount("bgp-keys", "/etc/samegate/bgp-keys", read_only=True),
+    ]
+    pod = _node_pod(EDGE, settings.edge_node_selector, agent, drain_seconds=settings.drain.withdraw_seconds)
+    pod["initContainers"] = [bird]
+    pod["tolerations"] = [{"key": "samegate.dev/edge", "operator": "Exists"}, *pod["tolerations"]]
+    pod["volumes"] += [
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+        # Optional: without keys there is no such Secret. 0400 suffices, both containers are uid 0 without the right to pass over modes.
+        {"name": "bgp-keys", "secret": {"secretName": BGP_KEYS, "optional": True, "defaultMode": 0o400}},
+    ]
+    return _daemon_set("edge", EDGE, pod)
+
+
+def worker(settings: AgentSettings, image: str) -> Object:
+    """Agent on every worker node. Its restart touches no traffic: the kernel state stays."""
+    agent = _agent("worker", WORKER, settings, image)
+    return _daemon_set("worker", WORKER, _node_pod(WORKER, settings.worker_node_selector, agent, drain_seconds=0))
+
+
+def controller(settings: AgentSettings, image: str) -> Object:
+    """Two replicas, one of which holds the Lease; neither root nor any capability."""
+    container = {
+        "name": "agent",
+        "image": image,
+        "args": ["run", "controller"],
+        "env": _environment(),
+        "ports": [{"name": "http", "containerPort": settings.ports.controller, "protocol": "TCP"}],
+        "readinessProbe": _probe("/readyz", settings.ports.controller, period=5, failures=3),
+        "livenessProbe": _probe("/healthz", settings.ports.controller, period=15, failures=6),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": NON_ROOT_UID,
+            "runAsGroup": NON_ROOT_UID,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "resources": _resources(cpu="20m", memory="64Mi", limit="256Mi"),
+        "volumeMounts": [_mount("settings", "/etc/samegate", read_only=True)],
+    }
+    pod = {
+        "serviceAccountName": CONTROLLER,
+        "automountServiceAccountToken": True,
+        "priorityClassName": "system-cluster-critical",
+        "nodeSelector": dict(settings.worker_node_selector),
+        "terminationGracePeriodSeconds": 10,
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                # Not DoNotSchedule: a cluster with one worker would never finish its rollout.
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector("controller")},
+            }
+        ],
+        "containers": [container],
+        "volumes": [_settings_volume()],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(CONTROLLER, "controller"),
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": selector("controller")},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 1}},
+            "template": {"metadata": {"labels": labels("controller")}, "spec": pod},
+        },
+    }
+
+
+def disruption_budget() -> Object:
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(CONTROLLER, "controller"),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector("controller")}},
+    }
+
+
+def _daemon_set(role: str, name: str, pod: Object) -> Object:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        # Foreground: the object stays, marked as deleted, until its last pod has gone. So the agents learn of their removal,
+        # and rights and settings outlive them.
+        "metadata": {**_metadata(name, role), "annotations": {"pulumi.com/deletionPropagationPolicy": "foreground"}},
+        "spec": {
+            "selector": {"matchLabels": selector(role)},
+            "minReadySeconds": MINIMUM_READY_SECONDS,
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}},
+            "template": {"metadata": {"labels": labels(role)}, "spec": pod},
+        },
+    }
+
+
+def _node_pod(account: str, node_selector: Mapping[str, str], agent: Object, *, drain_seconds: float) -> Object:
+    return {
+        "serviceAccountName": account,
+        "automountServiceAccountToken": True,
+        "priorityClassName": "system-node-critical",
+        "nodeSelector": dict(node_selector),
+        "hostNetwork": True,
+        # Nothing here looks names up; the cluster's DNS may itself depend on us.
+        "dnsPolicy": "Default",
+        "tolerations": [
+            {"key": "node.kubernetes.io/not-ready", "operator": "Exists"},
+            {"key": "node.kubernetes.io/unreachable", "operator": "Exists"},
+        ],
+        "terminationGracePeriodSeconds": math.ceil(drain_seconds) + REMOVAL_SECONDS,
+        "containers": [agent],
+        "volumes": [
+            _settings_volume(),
+            # The one way to the sysctls: /proc/sys of a container is read-only, and privileged would be the alternative.
+            {"name": "sysctls", "hostPath": {"path": "/proc/sys/net", "type": "Directory"}},
+            # What the sysctls were before us, for the day we go; it outlives pods.
+            {"name": "state", "hostPath": {"path": "/var/lib/samegate", "type": "DirectoryOrCreate"}},
+            # Shared with kube-proxy: iptables replaces whole tables, and two writers without one lock lose each other's rules.
+            {"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}},
+        ],
+    }
+
+
+def _agent(role: str, daemon_set: str, settings: AgentSettings, image: str) -> Object:
+    port = {"edge": settings.ports.edge, "worker": settings.ports.worker}[role]
+    # iptables-legacy opens a raw socket where nftables needs netlink only.
+    capabilities = ["NET_ADMIN", *(["NET_RAW"] if settings.packet_filter == "iptables-legacy" else [])]
+    return {
+        "name": "agent",
+        "image": image,
+        "args": ["run", role],
+        "env": [*_environment(), {"name": "DAEMONSET_NAME", "value": daemon_set}],
+        "ports": [{"name": "http", "containerPort": port, "hostPort": port, "protocol": "TCP"}],
+        # Ready: announces, or has nothing to announce. The rolling update waits for it.
+        "readinessProbe": _probe("/readyz", port, period=2, failures=2),
+        "livenessProbe": _probe("/healthz", port, period=15, failures=6),
+        "securityContext": _privileges(capabilities),
+        "resources": _resources(cpu="50m", memory="64Mi", limit="320Mi"),
+        "volumeMounts": [
+            _mount("settings", "/etc/samegate", read_only=True),
+            _mount("sysctls", "/host/proc/sys/net"),
+            _mount("state", "/var/lib/samegate"),
+            _mount("xtables-lock", "/run/xtables.lock"),
+        ],
+    }
+
+
+def _privileges(capabilities: list[str]) -> Object:
+    """Kubernetes gives a non-root process no ambient capabilities, so uid 0 with all of them dropped but these is the least that works."""
+    return {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": capabilities},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _environment() -> list[Object]:
+    fields = {
+        "NODE_NAME": "spec.nodeName",
+        "NODE_ADDRESS": "status.hostIP",
+        "POD_NAME": "metadata.name",
+        "POD_NAMESPACE": "metadata.namespace",
+        "POD_IP": "status.podIP",
+    }
+    return [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+
+
+def _probe(path: str, port: int, *, period: int, failures: int) -> Object:
+    # Five seconds: a node under load answers late, and a restart would only add to its load.
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _resources(*, cpu: str, memory: str, limit: str) -> Object:
+    # No limit on the processor: throttled in the wrong second, an agent misses a failure.
+    return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": limit}}
+
+
+def _settings_volume() -> Object:
+    return {"name": "settings", "configMap": {"name": SETTINGS}}
+
+
+def _mount(name: str, path: str, *, read_only: bool = False) -> Object:
+    return {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
+
+
+def _metadata(name: str, role: str) -> Object:
+    return {"name": name, "namespace": NAMESPACE, "labels": labels(role)}

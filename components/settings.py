@@ -1,0 +1,178 @@
+"""A stack's configuration: typed, validated once, before any resource is registered.
+
+Outside it is the `config` of `stacks/Pulumi.<stack>.yaml`: one key per field of :class:`StackSettings`, each with the prefix
+`samegate:`. The agent's own share is :class:`lbnode.settings.AgentSettings`, the class that the agent reads it with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from lbnode.errors import ConfigError
+from lbnode.settings import AgentSettings, config_error
+
+PREFIX = "samegate"
+SECRET_KEYS = ("bgpKeys", "kubeconfig")
+"""Configuration that only ever exists as a Pulumi secret; never part of :class:`StackSettings`."""
+
+_DIGEST = re.compile(r"^[^@\s]+@sha256:[0-9a-f]{64}$")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+def _by_digest(image: str) -> str:
+    if not _DIGEST.match(image):
+        raise ValueError(
+            "an image is named by digest, because a tag can change under a running stack. "
+            "Push it and write NAME@sha256:DIGEST (`python -m image build` prints the digest)"
+        )
+    return image
+
+
+class OnPrem(_Settings):
+    """An existing cluster, its nodes labelled by their role, with routers of your own.
+
+    ``kubeconfig_file`` is relative to the project; without it the secret `samegate:kubeconfig` holds the text. ``edge_nodes`` names the
+    labelled edge nodes; it is what peers' ``nodes`` may refer to and what the stack exports.
+    """
+
+    kind: Literal["onprem"] = "onprem"
+    kubeconfig_file: str | None = Field(default=None, min_length=1)
+    context: str | None = Field(default=None, min_length=1)
+    edge_nodes: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("edge_nodes")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"edge node {name!r} is named twice: names are unique in a cluster. Remove one")
+        return names
+
+
+class App(_Settings):
+    """A folder of plain manifests. ``images`` replaces image names in them, as `images` of kustomize does; by digest.
+
+    The name `samegate` is replaced by the stack's image unless it is given here.
+    """
+
+    path: str = Field(min_length=1)
+    images: dict[str, str] = {}
+
+    @field_validator("images")
+    @classmethod
+    def _digests(cls, images: dict[str, str]) -> dict[str, str]:
+        for image in images.values():
+            _by_digest(image)
+        return images
+
+
+class StackSettings(_Settings):
+    """Everything a stack says, but for its secrets."""
+
+    platform: OnPrem
+    image: str
+    agent: AgentSettings
+    apps: tuple[App, ...] = ()
+
+    @field_validator("image")
+    @classmethod
+    def _image(cls, image: str) -> str:
+        return _by_digest(image)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StackSettings:
+        known = set(self.platform.edge_nodes)
+        for peer in self.agent.bgp.peers:
+            for node in peer.nodes:
+                if node not in known:
+                    raise ValueError(
+                        f"peer {peer.name} names the edge node {node!r}, which platform.edgeNodes does not have ({', '.join(sorted(known))}). "
+                        "Correct the one or the other"
+                    )
+        paths = [app.path for app in self.apps]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"app {path!r} is listed twice: its objects would be created twice. Remove one")
+        return self
+
+    @property
+    def bgp_key_names(self) -> tuple[str, ...]:
+        """The keys that the BGP Secret must have, sorted."""
+        return tuple(sorted({peer.password_key for peer in self.agent.bgp.peers if peer.password_key is not None}))
+
+
+def parse(raw: Mapping[str, Any], *, bgp_keys: Iterable[str] = ()) -> StackSettings:
+    """Settings from plain JSON values, keyed as in the stack file without the prefix. ``bgp_keys`` are the names of the BGP keys there are.
+
+    Raises:
+        ConfigError: a value breaks a rule; the message names value, rule and way out.
+    """
+    for name in SECRET_KEYS:
+        if name in raw:
+            raise ConfigError(
+                f"{PREFIX}:{name}",
+                "a secret never stands among the settings",
+                f"Use: pulumi config set --secret {PREFIX}:{name}",
+            )
+    try:
+        settings = StackSettings.model_validate(dict(raw))
+    except ValidationError as error:
+        raise config_error(error, PREFIX) from None
+    given = set(bgp_keys)
+    for name in settings.bgp_key_names:
+        if name not in given:
+            raise ConfigError(
+                f"passwordKey {name!r}",
+                "a peer names a BGP key that is not set",
+                f"Set it: pulumi config set --secret --path '{PREFIX}:bgpKeys.{name}'",
+            )
+    for name in sorted(given - set(settings.bgp_key_names)):
+        raise ConfigError(
+            f"{PREFIX}:bgpKeys.{name}",
+            "no peer names this BGP key in its passwordKey, so its session would have none",
+            f"Name it, or remove it: pulumi config rm --path '{PREFIX}:bgpKeys.{name}'",
+        )
+    return settings
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a stack file, for editors (`# yaml-language-server: $schema=schema.json`)."""
+    schema = StackSettings.model_json_schema(by_alias=True)
+    definitions = schema.pop("$defs")
+    secret = {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]},
+        ]
+    }
+    keys = {f"{PREFIX}:{name}": value for name, value in schema["properties"].items()}
+    keys[f"{PREFIX}:bgpKeys"] = {
+        "type": "object",
+        "additionalProperties": secret,
+        "description": "TCP MD5 keys by the name that passwordKey uses.",
+    }
+    keys[f"{PREFIX}:kubeconfig"] = {
+        **secret,
+        "description": "The text of a kubeconfig, where platform.kubeconfigFile is not set.",
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A samegate stack",
+        "type": "object",
+        "properties": {
+            "config": {"type": "object", "properties": keys, "required": [f"{PREFIX}:platform", f"{PREFIX}:agent"]},
+            "encryptionsalt": {"type": "string"},
+            "secretsprovider": {"type": "string"},
+            "encryptedkey": {"type": "string"},
+        },
+        "required": ["config"],
+        "$defs": definitions,
+    }
