@@ -138,6 +138,10 @@ def _fetch_toolchain(pins: Pins, bootstrap: Path, target: Path, detail: Detail) 
             ):
                 path.chmod(0o755)
         tree.chmod(0o755)
+        for path in list(
+            tree.rglob("_go.mod")
+        ):  # a module cannot hold another's go.mod; Go's own switching renames them
+            path.rename(path.with_name("go.mod"))
         tree.rename(target)
     return target / "bin" / "go"
 

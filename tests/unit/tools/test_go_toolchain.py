@@ -25,7 +25,7 @@ def a_go(folder: Path, body: str) -> Path:
 def downloading(tmp_path: Path, checksum: str) -> Path:
     """A Go that hands out a toolchain module, as `go mod download` leaves it: read-only, nothing executable."""
     module = tmp_path / "module"
-    for name in ("bin/go", "pkg/tool/linux_amd64/compile", "src/fmt/fmt.go"):
+    for name in ("bin/go", "pkg/tool/linux_amd64/compile", "src/fmt/fmt.go", "src/_go.mod"):
         (module / name).parent.mkdir(parents=True, exist_ok=True)
         (module / name).write_text("#!/bin/sh\n")
         (module / name).chmod(0o444)
@@ -61,6 +61,7 @@ def test_an_old_go_fetches_the_pinned_one_and_makes_it_executable(
     assert got.stat().st_mode & 0o111
     assert (tree / "pkg/tool/linux_amd64/compile").stat().st_mode & 0o111
     assert not (tree / "src/fmt/fmt.go").stat().st_mode & 0o111
+    assert (tree / "src/go.mod").exists()
 
 
 def test_a_fetched_toolchain_with_another_sum_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
