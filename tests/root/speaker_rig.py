@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ class Rig:
         )
         for name, address in ((self.speaker_namespace, "198.18.0.11/24"), (self.router_namespace, "198.18.0.2/24")):
             _run("ip", "-n", name, "address", "add", address, "dev", "v0")
+            # Link-local addresses appear some time after the link and would look like learnt routes.
+            _run("ip", "-n", name, "link", "set", "v0", "addrgenmode", "none")
             for device in ("lo", "v0"):
                 _run("ip", "-n", name, "link", "set", device, "up")
 
@@ -206,6 +208,3 @@ def _run(*command: str) -> str:
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
     return done.stdout
-
-
-__all__: Sequence[str] = ("Rig", "missing", "rig", "wait_until")

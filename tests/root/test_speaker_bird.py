@@ -127,7 +127,6 @@ def test_nothing_is_learnt_from_a_router_that_sends_a_default_route_a_full_table
     (address,) = made.vtysh_json("show bgp neighbors json")
     # The router must really have sent them, or the test shows nothing.
     wait_until(lambda: sent_prefixes(made, address) >= 5001, 10, "the router sends its table")
-    made.birdc("show", "status")
     state = asyncio.run(speaker.read())
     assert state.sessions["tor-1"].established
     assert state.announced == vips(1, 2)
@@ -204,12 +203,12 @@ def test_a_router_that_caps_prefixes_ends_the_session_and_the_speaker_says_why(m
     speaker = bird(made)
     set_once_running(speaker, 1, 2)
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
-    asyncio.run(speaker.set(vips(1, 2, 3)))
+    # FRR counts before it takes a route in, so one above the maximum may pass.
+    asyncio.run(speaker.set(vips(1, 2, 3, 4, 5)))
     wait_until(
         lambda: "prefix" in asyncio.run(speaker.read()).sessions["tor-1"].last_error.lower(), 5, "the error shows"
     )
     asyncio.run(speaker.set(vips(1, 2)))
-    made.vtysh("clear bgp *")
     wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs return")
 
 
@@ -251,7 +250,6 @@ def test_bfd_takes_the_route_of_a_frozen_node_within_one_and_a_half_seconds(made
     speaker = bird(made)
     set_once_running(speaker, 1)
     established_with_bfd(made, speaker)
-    (made.directory / "frozen").touch()
     made.signal_bird(signal.SIGSTOP)
     seconds = wait_until(lambda: made.router_fib() == frozenset(), 1.5, "the route goes")
     made.signal_bird(signal.SIGCONT)
