@@ -63,13 +63,13 @@ def allocate(services: Iterable[ServiceObject], settings: AgentSettings) -> Allo
     for service in ours:
         if service.deleting or service.name not in given:
             continue
-        for version, address in wanted[service.name].items():
-            held = given[service.name].get(version)
+        for family, address in wanted[service.name].items():
+            held = given[service.name].get(family)
             owner = owners.get(address)
             if owner is None:
                 # The address that it leaves becomes free for nobody in this round, so that a swap cannot depend on the order.
                 owners[address] = service.name
-                given[service.name][version] = address
+                given[service.name][family] = address
             elif owner != service.name:
                 message = f"address {address} belongs to {owner}. Ask for a free one, or remove {ADDRESS_ANNOTATION} to get one"
                 rejections.append(Rejection(service.name, "AddressTaken", message))
@@ -80,22 +80,20 @@ def allocate(services: Iterable[ServiceObject], settings: AgentSettings) -> Allo
     for service in sorted(ours, key=lambda s: s.name):
         if service.deleting or service.name not in given:
             continue
-        for version in service.families:
-            if version in given[service.name]:
+        for family in service.families:
+            if family in given[service.name]:
                 continue
             try:
-                address = pools[version].find(service.name, owners)
+                address = pools[family].find(service.name, owners)
             except _Refused as refusal:
-                if not (version != service.families[0] and service.family_policy == "PreferDualStack"):
+                if not (family != service.families[0] and service.family_policy == "PreferDualStack"):
                     rejections.append(Rejection(service.name, refusal.reason, str(refusal)))
                 continue
             owners[address] = service.name
-            given[service.name][version] = address
+            given[service.name][family] = address
 
     addresses = {
-        s.name: tuple(given[s.name][v] for v in s.families if v in given[s.name])
-        for s in ours
-        if given.get(s.name)
+        s.name: tuple(given[s.name][v] for v in s.families if v in given[s.name]) for s in ours if given.get(s.name)
     }
     return Allocation(addresses, tuple(sorted(rejections, key=lambda r: (r.service, r.reason, r.message))))
 
@@ -110,13 +108,18 @@ def _requested(service: ServiceObject, pools: Mapping[int, _Pool]) -> dict[int, 
         try:
             address = ip_address(part)
         except ValueError:
-            raise _Refused("InvalidAddress", f"{source} = {part!r} is not an IP address. Write one like 203.0.113.10") from None
+            raise _Refused(
+                "InvalidAddress", f"{source} = {part!r} is not an IP address. Write one like 203.0.113.10"
+            ) from None
         if address.version not in service.families:
             families = " and ".join(f"IPv{v}" for v in service.families)
             message = f"{source} = {address} is IPv{address.version}, but the Service has {families} (spec.ipFamilies). Use an address of that family"
             raise _Refused("WrongAddressFamily", message)
         if address.version in found:
-            raise _Refused("WrongAddressFamily", f"{source} = {text!r} names two IPv{address.version} addresses. A Service has one of each family")
+            raise _Refused(
+                "WrongAddressFamily",
+                f"{source} = {text!r} names two IPv{address.version} addresses. A Service has one of each family",
+            )
         if address not in pools[address.version]:
             message = f"{source} = {address} is in no pool ({pools[address.version]}). Ask for one that is, or remove it to get one"
             raise _Refused("AddressOutsidePool", message)
@@ -150,14 +153,20 @@ class _Pool:
 
     def find(self, name: ServiceName, owners: Mapping[IPAddress, ServiceName]) -> IPAddress:
         if not self._size:
-            raise _Refused("NoPoolForFamily", "no pool has addresses of this family. Add one to the settings, or change spec.ipFamilies")
+            raise _Refused(
+                "NoPoolForFamily",
+                "no pool has addresses of this family. Add one to the settings, or change spec.ipFamilies",
+            )
         start = int.from_bytes(hashlib.sha256(str(name).encode()).digest()) % self._size
         # Among one more than there are owners one is free, if the pool is that large.
         for offset in range(min(self._size, len(owners) + 1)):
             address = self._at((start + offset) % self._size)
             if address not in owners:
                 return address
-        raise _Refused("PoolExhausted", f"all {self._size} addresses of {self} are taken. Add a network to a pool, or delete Services")
+        raise _Refused(
+            "PoolExhausted",
+            f"all {self._size} addresses of {self} are taken. Add a network to a pool, or delete Services",
+        )
 
     def _at(self, index: int) -> IPAddress:
         for first, size in self._usable:

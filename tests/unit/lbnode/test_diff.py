@@ -1,0 +1,397 @@
+"""The diff against a small simulator of the kernel, written from ip_vs_ctl.c: additions go to the list's head."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbnode import diff, maglev
+from lbnode.diff import diff_edge, diff_worker
+from lbnode.model import (
+    AddAddress,
+    AddDestination,
+    AddProbeDevice,
+    AddProbeRoute,
+    AddService,
+    Destination,
+    EdgeFilter,
+    EdgeState,
+    EnsureTunnel,
+    IpvsTimeouts,
+    Operation,
+    ProbeRoute,
+    Protocol,
+    RemoveAddress,
+    RemoveDestination,
+    RemoveFilter,
+    RemoveProbeDevice,
+    RemoveProbeRoute,
+    RemoveService,
+    RemoveTunnel,
+    ReplaceFilter,
+    SetSysctl,
+    SetTimeouts,
+    SetWeight,
+    Tunnel,
+    UpdateService,
+    VirtualKey,
+    VirtualService,
+    WorkerFilter,
+    WorkerState,
+)
+
+VIP = IPv4Address("203.0.113.10")
+KEY = VirtualKey(VIP, Protocol.TCP, 80)
+KEYS = [KEY, VirtualKey(VIP, Protocol.UDP, 53), VirtualKey(IPv4Address("203.0.113.11"), Protocol.TCP, 80)]
+NODES = [IPv4Address("198.18.0.20") + n for n in range(8)]
+SYSCTLS = {"net.ipv4.vs.expire_nodest_conn": "1", "net.ipv4.vs.sloppy_tcp": "1"}
+
+
+@dataclass
+class KernelDestination:
+    address: object
+    weight: int
+    last_weight: int
+
+
+@dataclass
+class Kernel:
+    """The edge node's kernel as far as operations reach it. It refuses what the real one refuses."""
+
+    sysctls: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SYSCTLS, "0"))
+    timeouts: IpvsTimeouts = field(default_factory=lambda: IpvsTimeouts(900, 120, 300))
+    filter_digest: str | None = None
+    vips: set[object] = field(default_factory=set)
+    services: dict[VirtualKey, tuple[VirtualService, list[KernelDestination]]] = field(default_factory=dict)
+    probe_device: bool = False
+    probe_routes: set[ProbeRoute] = field(default_factory=set)
+
+    def apply(self, operation: Operation) -> None:
+        match operation:
+            case SetSysctl(name, value):
+                self.sysctls[name] = value
+            case SetTimeouts(timeouts):
+                self.timeouts = timeouts
+            case ReplaceFilter(table):
+                self.filter_digest = table.digest
+            case RemoveFilter():
+                assert self.filter_digest is not None
+                self.filter_digest = None
+            case AddAddress(address):
+                assert address not in self.vips
+                self.vips.add(address)
+            case RemoveAddress(address):
+                self.vips.remove(address)
+            case AddService(service):
+                assert service.key not in self.services
+                assert service.destinations == ()
+                self.services[service.key] = (service, [])
+            case UpdateService(service):
+                self.services[service.key] = (service, self.services[service.key][1])
+            case RemoveService(key):
+                del self.services[key]
+            case AddDestination(key, address, weight):
+                destinations = self.services[key][1]
+                assert all(d.address != address for d in destinations), "EEXIST"
+                # __ip_vs_update_dest: list_add_rcu() to the head; last_weight is set when adding.
+                destinations.insert(0, KernelDestination(address, weight, weight))
+            case SetWeight(key, address, weight):
+                [found] = [d for d in self.services[key][1] if d.address == address]
+                found.weight = weight
+                if weight:
+                    found.last_weight = weight
+            case RemoveDestination(key, address):
+                destinations = self.services[key][1]
+                [found] = [d for d in destinations if d.address == address]
+                destinations.remove(found)
+            case AddProbeDevice():
+                assert not self.probe_device
+                self.probe_device = True
+            case RemoveProbeDevice():
+                self.probe_device = False
+                self.probe_routes.clear()
+            case AddProbeRoute(route):
+                assert self.probe_device
+                assert all(r.probe_address != route.probe_address for r in self.probe_routes), "EEXIST"
+                self.probe_routes.add(route)
+            case RemoveProbeRoute(route):
+                self.probe_routes.remove(route)
+            case _:
+                pytest.fail(f"no operation of an edge node: {operation}")
+
+    def read(self) -> EdgeState:
+        services = []
+        for key in sorted(self.services, key=lambda k: k.order):
+            service, destinations = self.services[key]
+            # The last weight is nowhere to be read.
+            seen = tuple(Destination(d.address, d.weight or 1, d.weight == 0) for d in destinations)
+            services.append(replace(service, destinations=seen))
+        return EdgeState(
+            dict(self.sysctls),
+            self.timeouts,
+            self.filter_digest,
+            frozenset(self.vips),
+            tuple(services),
+            self.probe_device,
+            frozenset(self.probe_routes),
+        )
+
+
+destination_sets = st.lists(
+    st.tuples(st.sampled_from(NODES), st.integers(1, 3), st.booleans()), max_size=8, unique_by=lambda d: d[0]
+).map(lambda ds: tuple(sorted((Destination(a, 1 if z else w, z) for a, w, z in ds), key=lambda d: int(d.address))))
+
+
+@st.composite
+def edge_states(draw: st.DrawFn) -> tuple[EdgeState, EdgeFilter]:
+    services = tuple(
+        VirtualService(key, draw(destination_sets), draw(st.booleans()), key.protocol is Protocol.UDP and draw(st.booleans()))
+        for key in sorted(draw(st.sets(st.sampled_from(KEYS))), key=lambda k: k.order)
+    )
+    table = EdgeFilter((), frozenset(s.key for s in services))
+    routes = draw(st.sets(st.tuples(st.sampled_from(NODES[:3]), st.sampled_from(NODES)), max_size=3))
+    state = EdgeState(
+        sysctls=SYSCTLS,
+        filter_digest=table.digest,
+        vips=frozenset(s.key.address for s in services),
+        services=services,
+        probe_device=True,
+        probe_routes=frozenset({p: ProbeRoute(p, w) for p, w in routes}.values()),
+    )
+    return state, table
+
+
+@given(st.lists(edge_states(), min_size=1, max_size=5))
+def test_carried_out_operations_reach_the_desired_state_and_leave_nothing_to_do(
+    history: list[tuple[EdgeState, EdgeFilter]],
+) -> None:
+    kernel = Kernel()
+    for desired, table in history:
+        for operation in diff_edge(desired, table, kernel.read()):
+            kernel.apply(operation)
+        assert kernel.read() == desired
+        assert diff_edge(desired, table, kernel.read()) == ()
+
+
+@given(st.lists(edge_states(), min_size=1, max_size=4), edge_states(), st.data())
+def test_a_diff_broken_off_anywhere_is_finished_by_the_next_one(
+    history: list[tuple[EdgeState, EdgeFilter]], last: tuple[EdgeState, EdgeFilter], data: st.DataObject
+) -> None:
+    kernel = Kernel()
+    for desired, table in history:
+        operations = diff_edge(desired, table, kernel.read())
+        for operation in operations[: data.draw(st.integers(0, len(operations)))]:
+            kernel.apply(operation)
+    for operation in diff_edge(*last, kernel.read()):
+        kernel.apply(operation)
+    assert kernel.read() == last[0]
+
+
+@given(st.lists(edge_states(), max_size=4), st.lists(edge_states(), max_size=4), edge_states())
+def test_the_hash_table_is_the_same_whatever_came_before(
+    one: list[tuple[EdgeState, EdgeFilter]], other: list[tuple[EdgeState, EdgeFilter]], last: tuple[EdgeState, EdgeFilter]
+) -> None:
+    """Order *and* last weights agree, which together are all that ip_vs_mh reads."""
+    ends = []
+    for history in (one, other):
+        kernel = Kernel()
+        for desired, table in [*history, last]:
+            for operation in diff_edge(desired, table, kernel.read()):
+                kernel.apply(operation)
+        ends.append({k: [(d.address, d.weight, d.last_weight) for d in ds] for k, (_, ds) in kernel.services.items()})
+    assert ends[0] == ends[1]
+
+
+@given(destination_sets.filter(bool), destination_sets.filter(bool))
+def test_a_destination_list_is_never_empty_on_its_way(before: tuple[Destination, ...], after: tuple[Destination, ...]) -> None:
+    kernel = Kernel()
+    for operation in diff_edge(*_one_service(before), kernel.read()):
+        kernel.apply(operation)
+    survivors = {d.address for d in before} & {d.address for d in after}
+    for operation in diff_edge(*_one_service(after), kernel.read()):
+        kernel.apply(operation)
+        there = {d.address for d in kernel.services[KEY][1]}
+        assert there
+        assert len(survivors - there) <= 1
+
+
+@given(destination_sets, destination_sets)
+def test_connections_survive_moves(before: tuple[Destination, ...], after: tuple[Destination, ...]) -> None:
+    """A destination that stays may be away for an instant, but only while the kernel keeps connections of absent destinations."""
+    kernel = Kernel()
+    for operation in diff_edge(*_one_service(before), kernel.read()):
+        kernel.apply(operation)
+    stays = {d.address for d in after}
+    for operation in diff_edge(*_one_service(after), kernel.read()):
+        if isinstance(operation, RemoveDestination) and operation.address in stays:
+            assert kernel.sysctls[diff.EXPIRE_NODEST_CONN] == "0"
+        kernel.apply(operation)
+    assert kernel.sysctls[diff.EXPIRE_NODEST_CONN] == "1"
+
+
+def test_without_reordering_the_tables_of_two_histories_differ() -> None:
+    """The negative control of the canonical order: appending as the kernel does moves flows of healthy destinations."""
+    addresses = NODES[:6]
+    canonical = [Destination(a) for a in addresses]
+    late = [Destination(addresses[3]), *(Destination(a) for a in addresses if a != addresses[3])]
+    owners = [[d.address for d in ds] for ds in (canonical, late)]
+    one, other = (maglev.table(ds, 80) for ds in (canonical, late))
+    moved = sum(owners[0][a] != owners[1][b] for a, b in zip(one, other, strict=True))
+    assert 0 < moved < 0.05 * len(one)
+
+
+def test_a_destination_that_only_drains_is_reweighed_in_place() -> None:
+    kernel = _kernel_with((Destination(NODES[0]), Destination(NODES[1])))
+    desired = _one_service((Destination(NODES[0]), Destination(NODES[1], 1, True)))
+    assert diff_edge(*desired, kernel.read()) == (SetWeight(KEY, NODES[1], 0),)
+
+
+def test_a_drained_destination_that_comes_back_gets_its_weight() -> None:
+    kernel = _kernel_with((Destination(NODES[0]), Destination(NODES[1], 1, True)))
+    desired = _one_service((Destination(NODES[0]), Destination(NODES[1])))
+    assert diff_edge(*desired, kernel.read()) == (SetWeight(KEY, NODES[1], 1),)
+
+
+def test_a_new_drained_destination_is_added_with_its_weight_first() -> None:
+    kernel = _kernel_with((Destination(NODES[1]),))
+    desired = _one_service((Destination(NODES[0], 1, True), Destination(NODES[1])))
+    assert diff_edge(*desired, kernel.read()) == (AddDestination(KEY, NODES[0], 1), SetWeight(KEY, NODES[0], 0))
+
+
+def test_a_removed_destination_leaves_the_others_alone() -> None:
+    kernel = _kernel_with(tuple(Destination(a) for a in NODES[:5]))
+    desired = _one_service(tuple(Destination(a) for a in NODES[:5] if a != NODES[2]))
+    assert diff_edge(*desired, kernel.read()) == (RemoveDestination(KEY, NODES[2]),)
+
+
+def test_a_new_first_destination_moves_nobody_and_touches_no_sysctl() -> None:
+    kernel = _kernel_with(tuple(Destination(a) for a in NODES[1:5]))
+    desired = _one_service(tuple(Destination(a) for a in NODES[:5]))
+    assert diff_edge(*desired, kernel.read()) == (AddDestination(KEY, NODES[0], 1),)
+
+
+def test_a_late_destination_moves_only_those_before_it() -> None:
+    kernel = _kernel_with((Destination(NODES[0]), Destination(NODES[2])))
+    desired = _one_service((Destination(NODES[0]), Destination(NODES[1]), Destination(NODES[2])))
+    assert diff_edge(*desired, kernel.read()) == (
+        SetSysctl(diff.EXPIRE_NODEST_CONN, "0"),
+        AddDestination(KEY, NODES[1], 1),
+        RemoveDestination(KEY, NODES[0]),
+        AddDestination(KEY, NODES[0], 1),
+        SetSysctl(diff.EXPIRE_NODEST_CONN, "1"),
+    )
+
+
+@given(edge_states(), edge_states())
+def test_a_vip_is_never_here_without_its_service_or_its_filter(
+    before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
+) -> None:
+    kernel = Kernel()
+    for operation in diff_edge(*before, kernel.read()):
+        kernel.apply(operation)
+    for operation in diff_edge(*after, kernel.read()):
+        kernel.apply(operation)
+        if isinstance(operation, AddAddress):
+            assert kernel.filter_digest == after[0].filter_digest
+            wanted = {s.key for s in after[0].services if s.key.address == operation.address}
+            assert wanted <= kernel.services.keys()
+        if isinstance(operation, RemoveService) and operation.key.address in kernel.vips:
+            assert kernel.filter_digest == after[0].filter_digest, "the node's own port would show"
+
+
+@given(edge_states())
+def test_clearing_takes_everything_away_and_the_filter_last(before: tuple[EdgeState, EdgeFilter]) -> None:
+    kernel = Kernel()
+    for operation in diff_edge(*before, kernel.read()):
+        kernel.apply(operation)
+    operations = diff_edge(replace(EdgeState(), timeouts=kernel.timeouts), None, kernel.read())
+    for operation in operations:
+        kernel.apply(operation)
+    left = kernel.read()
+    assert (left.vips, left.services, left.filter_digest, left.probe_device) == (frozenset(), (), None, False)
+    assert operations[-1] == RemoveFilter()
+
+
+def test_a_changed_flag_keeps_the_destinations() -> None:
+    kernel = _kernel_with((Destination(NODES[0]),))
+    state, table = _one_service((Destination(NODES[0]),))
+    desired = replace(state, services=(replace(state.services[0], hash_source_port=False),))
+    bare = replace(desired.services[0], destinations=())
+    assert diff_edge(desired, table, kernel.read()) == (UpdateService(bare),)
+
+
+def test_the_filter_comes_first_when_there_is_none() -> None:
+    state, table = _one_service((Destination(NODES[0]),))
+    observed = replace(state, filter_digest=None, services=(), sysctls=SYSCTLS)
+    assert diff_edge(state, table, observed)[0] == ReplaceFilter(table)
+
+
+WORKER_FILTER = WorkerFilter((), (IPv4Address("192.0.2.21"),), ((4, 1440),))
+TUNNELS = frozenset(Tunnel(IPv4Address(f"198.18.0.{n}"), NODES[1]) for n in (11, 12))
+WORKER = WorkerState(filter_digest=WORKER_FILTER.digest, tunnels=TUNNELS, probe_addresses=frozenset(WORKER_FILTER.probe_addresses))
+
+
+def test_a_fresh_worker_answers_probes_only_when_all_else_is_there() -> None:
+    operations = diff_worker(WORKER, WORKER_FILTER, WorkerState())
+    assert [type(o) for o in operations] == [ReplaceFilter, EnsureTunnel, EnsureTunnel, AddAddress]
+
+
+def test_a_worker_without_its_filter_stops_answering_probes_before_it_is_mended() -> None:
+    operations = diff_worker(WORKER, WORKER_FILTER, replace(WORKER, filter_digest=None))
+    probe = WORKER_FILTER.probe_addresses[0]
+    assert operations == (RemoveAddress(probe), ReplaceFilter(WORKER_FILTER), AddAddress(probe))
+
+
+def test_a_lost_tunnel_is_mended_while_other_edge_nodes_go_on_probing() -> None:
+    lost = min(TUNNELS, key=lambda t: t.device)
+    operations = diff_worker(WORKER, WORKER_FILTER, replace(WORKER, tunnels=TUNNELS - {lost}))
+    assert operations == (EnsureTunnel(lost),)
+
+
+def test_a_tunnel_that_is_wrong_is_mended_and_not_removed() -> None:
+    broken = frozenset(replace(t, ready=False) for t in TUNNELS)
+    operations = diff_worker(WORKER, WORKER_FILTER, replace(WORKER, tunnels=broken))
+    assert {type(o) for o in operations} == {EnsureTunnel}
+
+
+def test_the_tunnel_of_a_gone_edge_node_is_removed() -> None:
+    stranger = Tunnel(IPv4Address("198.18.0.99"), NODES[1])
+    operations = diff_worker(WORKER, WORKER_FILTER, replace(WORKER, tunnels=TUNNELS | {stranger}))
+    assert operations == (RemoveTunnel(stranger.device),)
+
+
+def test_a_worker_as_desired_has_nothing_to_do() -> None:
+    assert diff_worker(WORKER, WORKER_FILTER, WORKER) == ()
+
+
+def test_a_cleared_worker_loses_the_probe_address_first_and_the_filter_last() -> None:
+    operations = diff_worker(WorkerState(), None, WORKER)
+    assert [type(o) for o in operations] == [RemoveAddress, RemoveTunnel, RemoveTunnel, RemoveFilter]
+
+
+def test_a_thousand_random_changes_end_in_the_order_of_addresses() -> None:
+    rng = random.Random(7)
+    kernel = Kernel()
+    for _ in range(300):
+        chosen = sorted(rng.sample(NODES, rng.randint(1, len(NODES))))
+        for operation in diff_edge(*_one_service(tuple(map(Destination, chosen))), kernel.read()):
+            kernel.apply(operation)
+        assert [d.address for d in kernel.services[KEY][1]] == chosen
+
+
+def _one_service(destinations: tuple[Destination, ...]) -> tuple[EdgeState, EdgeFilter]:
+    table = EdgeFilter((), frozenset({KEY}))
+    services = (VirtualService(KEY, destinations),)
+    return EdgeState(SYSCTLS, filter_digest=table.digest, vips=frozenset({VIP}), services=services), table
+
+
+def _kernel_with(destinations: tuple[Destination, ...]) -> Kernel:
+    kernel = Kernel()
+    for operation in diff_edge(*_one_service(destinations), kernel.read()):
+        kernel.apply(operation)
+    return kernel
