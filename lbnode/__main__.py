@@ -25,10 +25,16 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--settings", type=Path, default=SETTINGS_PATH, metavar="FILE")
 
     check = commands.add_parser("check", help="check settings and Services in a file, offline")
-    plan = commands.add_parser("plan", help="show what would be programmed and announced for a file, and why not, offline")
+    plan = commands.add_parser(
+        "plan", help="show what would be programmed and announced for a file, and why not, offline"
+    )
     for command in (check, plan):
-        command.add_argument("file", type=Path, help="Services, EndpointSlices and Nodes as YAML or JSON; - for standard input")
-        command.add_argument("--settings", type=Path, default=None, metavar="FILE", help="the agent's settings (JSON or YAML)")
+        command.add_argument(
+            "file", type=Path, help="Services, EndpointSlices and Nodes as YAML or JSON; - for standard input"
+        )
+        command.add_argument(
+            "--settings", type=Path, default=None, metavar="FILE", help="the agent's settings (JSON or YAML)"
+        )
         command.add_argument("--json", action="store_true", help="for machines")
     plan.add_argument("--node", default=None, help="the edge node to plan for (default: every edge node in the file)")
 

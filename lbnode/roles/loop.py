@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -30,14 +31,16 @@ log = structlog.get_logger()
 class Loop:
     """Runs passes one after the other, never two at once."""
 
-    def __init__(self, pass_once: Callable[[], Awaitable[None]], resync_seconds: float) -> None:
-        self._pass_once = pass_once
+    def __init__(self, resync_seconds: float) -> None:
         self._resync_seconds = resync_seconds
         self._woken = asyncio.Event()
         self.stopping = asyncio.Event()
         #: Text of the last error, empty after a pass without one.
         self.last_error = ""
-        self.passes = 0
+        self.last_pass_seconds = time.monotonic()
+        #: Set before :meth:`stop` when the process must end for another reason than SIGTERM.
+        self.restarting = False
+        self.failure: BaseException | None = None
 
     def wake(self) -> None:
         """Ask for a pass soon."""
@@ -48,13 +51,18 @@ class Loop:
         self.stopping.set()
         self._woken.set()
 
-    async def run(self) -> None:
+    def restart(self) -> None:
+        """End as :meth:`stop`, for a new process to start without any farewell."""
+        self.restarting = True
+        self.stop()
+
+    async def run(self, pass_once: Callable[[], Awaitable[None]]) -> None:
         """Run passes until stopped."""
         loop = asyncio.get_running_loop()
         while not self.stopping.is_set():
             self._woken.clear()
             started = loop.time()
-            delay = await self._guarded_pass()
+            delay = await self._guarded_pass(pass_once)
             pause = max(delay, (loop.time() - started) * (1 / BUSY_SHARE - 1) if delay >= self._resync_seconds else 0.0)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -62,9 +70,9 @@ class Loop:
             if not self.stopping.is_set():
                 await asyncio.sleep(DEBOUNCE_SECONDS)
 
-    async def _guarded_pass(self) -> float:
+    async def _guarded_pass(self, pass_once: Callable[[], Awaitable[None]]) -> float:
         try:
-            await self._pass_once()
+            await pass_once()
         except ConfigError as error:
             self._tell("pass.config_error", str(error))
             return self._resync_seconds
@@ -79,7 +87,7 @@ class Loop:
             self.last_error = ""
             return self._resync_seconds
         finally:
-            self.passes += 1
+            self.last_pass_seconds = time.monotonic()
 
     def _tell(self, event: str, text: str) -> None:
         # The same error each second would drown the log: it is told when it appears and when it changes.
@@ -98,27 +106,23 @@ class SettingsFile:
         self.error = ""
 
     def poll(self) -> bool:
-        """Look once; ``True`` when ``current`` changed."""
+        """Look once; ``True`` when ``current`` or ``error`` changed."""
+        before = (self.current, self.error)
         try:
             text = self._path.read_text()
-        except OSError as error:
+            if text == self._text:
+                return False
+            self._text = text
+            self.current, self.error = parse_json(text, str(self._path)), ""
+        except (OSError, ConfigError) as error:
             self.error = str(error)
+        if (self.current, self.error) == before:
             return False
-        if text == self._text:
-            return False
-        self._text = text
-        try:
-            fresh = parse_json(text, str(self._path))
-        except ConfigError as error:
-            self.error = str(error)
+        if self.error:
             log.error("settings.refused", error=self.error)
-            return False
-        self.error = ""
-        changed = fresh != self.current
-        self.current = fresh
-        if changed:
+        else:
             log.info("settings.changed")
-        return changed
+        return True
 
     async def follow(self, changed: Callable[[], None]) -> None:
         """Poll until cancelled. Kubelet swaps a symlink, which no file watch on the file itself sees."""

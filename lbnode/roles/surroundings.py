@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx2
 import structlog
 
 #: kube-proxy tells its mode on its metrics address (cmd/kube-proxy, ``--metrics-bind-address``, default 127.0.0.1:10249).
-PROXY_MODE_URL = "http://127.0.0.1:10249/proxyMode"
+PROXY_MODE_PORT = 10249
+LONGEST_ANSWER_BYTES = 4096
 LOOK_SECONDS = 10.0
 TIMEOUT_SECONDS = 1.0
 #: kube-proxy's ipvs mode binds every Service address to this device (pkg/proxy/ipvs).
@@ -44,7 +44,7 @@ def worker_refusal(proxy_mode: str | None, devices: frozenset[str]) -> Refusal |
     if proxy_mode is None and found:
         return (
             "EbpfServiceProxy",
-            f"the Service proxy on this worker is eBPF (device {found[0]}, and no kube-proxy answers on {PROXY_MODE_URL}): it does not deliver "
+            f"the Service proxy on this worker is eBPF (device {found[0]}, and no kube-proxy answers on port {PROXY_MODE_PORT}): it does not deliver "
             "tunnelled packets. Run kube-proxy beside it (kubeProxyReplacement=false)",
         )
     return None
@@ -101,21 +101,29 @@ class Surroundings:
             self._changed()
 
 
-async def proxy_mode(url: str = PROXY_MODE_URL) -> str | None:
+async def proxy_mode(host: str = "127.0.0.1", port: int = PROXY_MODE_PORT) -> str | None:
     """kube-proxy's mode, or ``None`` when none answers."""
-    try:
-        async with httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = await client.get(url)
-    except (httpx2.HTTPError, OSError):
-        return None
-    return answer.text.strip() if answer.status_code == 200 else None
+    status, body = await _get(host, port, "/proxyMode")
+    return body.strip() if status == 200 else None
 
 
 async def kube_proxy_has_endpoints(port: int) -> bool:
     """kube-proxy's health check node port: 200 while the Service has a ready endpoint on this node (KEP-1669), else 503 or no answer."""
+    return (await _get("127.0.0.1", port, "/"))[0] == 200
+
+
+async def _get(host: str, port: int, path: str) -> tuple[int, str]:
+    # Asked twice a second for each Service on slow machines: an HTTP client library costs more than the request.
     try:
-        async with httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = await client.get(f"http://127.0.0.1:{port}/")
-    except (httpx2.HTTPError, OSError):
-        return False
-    return answer.status_code == 200
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode("ascii"))
+                answer = (await reader.read(LONGEST_ANSWER_BYTES)).decode("latin-1")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return 0, ""
+    head, _, body = answer.partition("\r\n\r\n")
+    words = head.split(" ", 2)
+    return (int(words[1]) if len(words) > 1 and words[1].isdigit() else 0), body

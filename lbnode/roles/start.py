@@ -1,0 +1,320 @@
+"""Put a role together from its parts and run it until SIGTERM. Wiring only: what is decided is decided elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from lbnode import kube
+from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.worker import KernelWorker
+from lbnode.errors import ConfigError, Retry
+from lbnode.model import IPAddress
+from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, Pages, PageServer, WorkerMetrics, configure_logging
+from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
+from lbnode.roles.controller import Controller
+from lbnode.roles.edge import Edge
+from lbnode.roles.leadership import Leadership
+from lbnode.roles.loop import Loop, SettingsFile, on_termination
+from lbnode.roles.neighbours import Neighbours
+from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
+from lbnode.roles.worker import Worker
+from lbnode.settings import AgentSettings
+from lbnode.speaker.bird import Bird
+from lbnode.translate import EDGE_SYSCTLS
+
+#: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
+MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
+OWN_SYSCTLS = Path("/proc/sys/net")
+#: Survives pods: what the sysctls were before us.
+RECORD_DIRECTORY = Path("/var/lib/samegate")
+NAMESPACE = "samegate-system"
+LEASE_NAME = "samegate-controller"
+#: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
+RESYNC_SECONDS = 1.0
+CONTROLLER_RESYNC_SECONDS = 5.0
+#: An agent whose loop has not come by for so long is restarted by its liveness probe.
+STUCK_SECONDS = 60.0
+
+log = structlog.get_logger()
+Task = Coroutine[Any, Any, None]
+
+
+def run(role: Literal["edge", "worker", "controller"], settings_path: Path) -> int:
+    """Run a role until SIGTERM; returns the exit code.
+
+    Raises:
+        ConfigError: the settings file is missing or wrong at start. Later a wrong one leaves the last good one in force.
+    """
+    try:
+        settings = SettingsFile(settings_path)
+    except OSError as error:
+        raise ConfigError(
+            str(settings_path), f"cannot be read: {error.strerror}", "Mount the ConfigMap, or name a file by --settings"
+        ) from None
+    configure_logging(settings.current.log_level, role=role, node=os.environ.get("NODE_NAME", os.uname().nodename))
+    main = {"edge": _edge, "worker": _worker, "controller": _controller}[role]
+    asyncio.run(main(settings))
+    return 0
+
+
+def clean(role: Literal["edge", "worker"], settings_path: Path) -> int:
+    """Remove samegate's own kernel state from this node."""
+    settings = SettingsFile(settings_path).current
+    (_edge_kernel if role == "edge" else _worker_kernel)(settings).clean()
+    print(f"samegate's {role} state is gone from this node")
+    return 0
+
+
+async def _edge(settings: SettingsFile) -> None:
+    node_name = _required("NODE_NAME")
+    ensure_ping_allowed(_sysctl_base())
+    api = kube.client()
+    metrics = EdgeMetrics()
+    loop = Loop(RESYNC_SECONDS)
+    watcher = kube.Watcher(api, loop.wake)
+    surroundings = Surroundings(edge_refusal, loop.wake)
+    kernel = _edge_kernel(settings.current)
+
+    def make_speaker(now: AgentSettings, addresses: tuple[IPAddress, ...]) -> Bird:
+        return Bird(now.bgp, now.pool_networks, node_name, addresses)
+
+    edge = Edge(
+        node_name,
+        lambda: settings.current,
+        lambda: watcher.copy,
+        kernel,
+        make_speaker,
+        metrics,
+        time.monotonic,
+        lambda: surroundings.refusal,
+    )
+    edge.workers = Neighbours(edge.worker_pages, fetch_status, loop.wake)
+    edge.peers = Neighbours(edge.peer_pages, fetch_status, loop.wake)
+
+    async def probe() -> None:
+        now = settings.current
+        prober = Prober(now.network.fabric_mtu_bytes, now.health.timeout_ms)
+        async for results in prober.rounds(edge.probe_targets, now.health.interval_ms):
+            if edge.probed(results):
+                loop.wake()
+
+    pages = _pages(metrics, edge.not_ready, loop, edge.status)
+    # Pools and MTU shape the sockets and the filter from the start: a change of them is a new agent, which the kubelet makes.
+    shaping = _shape(settings.current)
+    tasks = [
+        watcher.run(),
+        surroundings.run(),
+        edge.workers.run(),
+        edge.peers.run(),
+        probe(),
+        settings.follow(lambda: _changed(settings, shaping, metrics, loop)),
+    ]
+    await _until_terminated(loop, edge.pass_once, tasks, pages, settings.current.ports.edge)
+    await edge.withdraw_and_wait()
+    await _clean_if_removed(api, kernel.clean)
+
+
+async def _worker(settings: SettingsFile) -> None:
+    node_name = _required("NODE_NAME")
+    api = kube.client()
+    metrics = WorkerMetrics()
+    loop = Loop(RESYNC_SECONDS)
+    watcher = kube.Watcher(api, loop.wake)
+    surroundings = Surroundings(worker_refusal, loop.wake)
+    kernel = _worker_kernel(settings.current)
+    worker = Worker(
+        node_name,
+        lambda: settings.current,
+        lambda: watcher.copy,
+        kernel,
+        metrics,
+        kube_proxy_has_endpoints,
+        lambda: surroundings.refusal,
+    )
+    pages = _pages(metrics, worker.not_ready, loop, worker.status)
+    shaping = _shape(settings.current)
+    tasks = [
+        watcher.run(),
+        surroundings.run(),
+        worker.ask_kube_proxy(),
+        settings.follow(lambda: _changed(settings, shaping, metrics, loop)),
+    ]
+    await _until_terminated(loop, worker.pass_once, tasks, pages, settings.current.ports.worker)
+
+    async def clean_after_the_edges() -> None:
+        # The edge nodes withdraw first and forward for a while; tunnels that go before that would cut live connections.
+        await asyncio.sleep(settings.current.drain.withdraw_seconds + RESYNC_SECONDS)
+
+    await _clean_if_removed(api, kernel.clean, clean_after_the_edges)
+
+
+async def _controller(settings: SettingsFile) -> None:
+    identity = os.environ.get("POD_NAME", os.uname().nodename)
+    api = kube.client()
+    metrics = ControllerMetrics()
+    loop = Loop(CONTROLLER_RESYNC_SECONDS)
+    namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
+    writer = kube.Writer(api, namespace, identity)
+    watcher = kube.Watcher(api, loop.wake)
+    leadership = Leadership(writer, LEASE_NAME, identity, time.monotonic, loop.wake)
+    controller = Controller(
+        lambda: settings.current,
+        lambda: watcher.copy,
+        writer,
+        metrics,
+        lambda: leadership.leads,
+        time.monotonic,
+    )
+    controller.edges = Neighbours(controller.edge_pages, fetch_status, loop.wake)
+
+    def not_ready() -> list[str]:
+        return [] if watcher.copy.synced else ["the Kubernetes API has not answered yet"]
+
+    pages = _pages(metrics, not_ready, loop, controller.status)
+    tasks = [
+        watcher.run(),
+        leadership.run(),
+        controller.edges.run(),
+        settings.follow(lambda: _changed(settings, None, metrics, loop)),
+    ]
+    await _until_terminated(
+        loop, controller.pass_once, tasks, pages, settings.current.ports.controller, os.environ.get("POD_IP")
+    )
+    await leadership.release()
+
+
+def _edge_kernel(settings: AgentSettings) -> KernelEdge:
+    return KernelEdge(
+        settings.pool_networks,
+        ip_address(_required("NODE_ADDRESS")),
+        sysctls=EDGE_SYSCTLS,
+        fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
+        sysctl_base=_sysctl_base(),
+        record_directory=RECORD_DIRECTORY,
+    )
+
+
+def _worker_kernel(settings: AgentSettings) -> KernelWorker:
+    return KernelWorker(
+        settings.pool_networks,
+        settings.network.probe_cidrs,
+        sysctl_base=_sysctl_base(),
+        record_directory=RECORD_DIRECTORY,
+    )
+
+
+def _sysctl_base() -> Path:
+    return MOUNTED_SYSCTLS if MOUNTED_SYSCTLS.is_dir() else OWN_SYSCTLS
+
+
+def _required(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise ConfigError(
+            name, "is not in the environment", "Set it from the downward API: spec.nodeName and status.hostIP"
+        )
+    return value
+
+
+def _shape(settings: AgentSettings) -> tuple[object, ...]:
+    return (settings.pool_networks, settings.network, settings.health, settings.ports)
+
+
+def _changed(settings: SettingsFile, shaping: tuple[object, ...] | None, metrics: Metrics, loop: Loop) -> None:
+    metrics.settings_refused(bool(settings.error))
+    if shaping is not None and _shape(settings.current) != shaping:
+        log.info(
+            "settings.restart",
+            text="pools, networks, probing or ports changed: the agent starts anew; kernel and BIRD go on meanwhile",
+        )
+        loop.restart()
+    loop.wake()
+
+
+def _pages(
+    metrics: Metrics, not_ready: Callable[[], list[str]], loop: Loop, status: Callable[[], dict[str, Any]]
+) -> Pages:
+    def unhealthy() -> list[str]:
+        silent = time.monotonic() - loop.last_pass_seconds
+        return [f"no pass for {silent:.0f} s"] if silent > STUCK_SECONDS else []
+
+    def with_error() -> dict[str, Any]:
+        return {**status(), "last_error": loop.last_error}
+
+    return Pages(metrics=metrics.page, ready=not_ready, healthy=unhealthy, status=with_error)
+
+
+async def _until_terminated(
+    loop: Loop,
+    pass_once: Callable[[], Awaitable[None]],
+    tasks: list[Task],
+    pages: Pages,
+    port: int,
+    address: str | None = None,
+) -> None:
+    """Run the loop and its tasks until SIGTERM. The pages stay until then; what comes after is the role's own end."""
+    on_termination(loop.stop)
+    server = PageServer(pages)
+    running = [asyncio.create_task(t) for t in tasks]
+    for task in running:
+        # A task that ends by an error would leave the role deaf: end the process, and the kubelet starts a new one.
+        task.add_done_callback(lambda t: None if t.cancelled() or t.exception() is None else _fail(loop, t))
+    try:
+        serving = asyncio.create_task(_serve(server, ip_address(address or _required("NODE_ADDRESS")), port))
+        await loop.run(pass_once)
+        serving.cancel()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    if loop.failure is not None:
+        raise loop.failure
+    if loop.restarting:
+        await server.close()
+        raise SystemExit(0)
+
+
+def _fail(loop: Loop, task: asyncio.Task[None]) -> None:
+    loop.failure = task.exception()
+    log.error("task.died", error=repr(loop.failure))
+    loop.stop()
+
+
+async def _serve(server: PageServer, address: IPAddress, port: int) -> None:
+    while True:
+        try:
+            await server.start(address, port)
+        except Retry as error:
+            # The predecessor's pod may still hold the port.
+            log.warning("pages.retry", error=str(error))
+            await asyncio.sleep(1.0)
+        else:
+            return
+
+
+async def _clean_if_removed(
+    api: Any, remove: Callable[[], None], before: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Take our kernel state away, only when this agent's DaemonSet is going. A silent API server means no."""
+    name = os.environ.get("DAEMONSET_NAME", "")
+    namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
+    if not name or await kube.daemonset_is_going(api, name, namespace) is not True:
+        return
+    if before is not None:
+        await before()
+    for attempt in range(3):
+        with contextlib.suppress(Retry):
+            await asyncio.get_running_loop().run_in_executor(None, remove)
+            log.info("kernel.cleaned", attempt=attempt)
+            return
+        await asyncio.sleep(0.5)
+    log.error("kernel.not_cleaned", text="run `python -m lbnode clean` on this node")
