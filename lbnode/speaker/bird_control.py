@@ -7,6 +7,7 @@ Codes from 8000 are run-time errors, from 9000 syntax errors. Everything that re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,6 +154,9 @@ async def ask(socket_path: Path, commands: Sequence[str], timeout_seconds: float
                 return tuple(replies)
             finally:
                 writer.close()
+                # What was answered stands, however the connection ends.
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
     except TimeoutError:
         raise Retry(f"BIRD did not answer within {timeout_seconds:g} s on {socket_path}") from None
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
