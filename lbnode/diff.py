@@ -93,9 +93,7 @@ def diff_worker(desired: WorkerState, filter_table: FilterTable | None, observed
     # A missing tunnel does not count here: it silences the probes of its own edge node and of no other.
     unsafe = bool(sysctls or filter_operations)
     keep = frozenset() if unsafe else desired.probe_addresses
-    operations: list[Operation] = [
-        RemoveAddress(a) for a in sorted(observed.probe_addresses - keep, key=address_order)
-    ]
+    operations: list[Operation] = [RemoveAddress(a) for a in sorted(observed.probe_addresses - keep, key=address_order)]
     operations += sysctls
     # The filter before tunnels, which would otherwise deliver anything that anybody wraps; after them when all is taken away.
     if desired.filter_digest is not None:
@@ -131,6 +129,10 @@ def _services(
     moves = False
     for service in desired:
         old = before.get(service.key)
+        if old is not None and not old.intact:
+            # Somebody changed more of it than flags and weights; nothing that it holds can be kept.
+            operations.append(RemoveService(service.key))
+            old = None
         if old is None:
             operations.append(AddService(replace(service, destinations=())))
             operations += _destinations(service, ())[0]
