@@ -32,9 +32,7 @@ def kubectl(*arguments: str, input: str | None = None, timeout_seconds: float = 
     """
     argv = [str(tools.locate("kubectl")), f"--kubeconfig={kubeconfig}", *arguments]
     environment = {**os.environ, "KUBECACHEDIR": str(topology.STATE / "kubectl-cache")}
-    completed = netns.run(
-        topology.CONTROL, argv, input=input, timeout_seconds=timeout_seconds, environment=environment
-    )
+    completed = netns.run(topology.CONTROL, argv, input=input, timeout_seconds=timeout_seconds, environment=environment)
     return completed.stdout
 
 

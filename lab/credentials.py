@@ -157,7 +157,9 @@ def _make_ssh_keys() -> None:
     for name in ("id_ed25519", "ssh_host_ed25519_key"):
         if not (SSH / name).is_file():
             (SSH / f"{name}.pub").unlink(missing_ok=True)
-            netns.run(None, ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "samegate-lab", "-f", str(SSH / name)])
+            netns.run(
+                None, ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "samegate-lab", "-f", str(SSH / name)]
+            )
     kind, key, *_ = (SSH / "ssh_host_ed25519_key.pub").read_text().split()
     hosts = "".join(f"{node.address} {kind} {key}\n" for node in topology.NODES)
     write_text(SSH / "known_hosts", hosts)

@@ -224,4 +224,3 @@ def remove() -> None:
         Machine(node.name).kill()
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     shutil.rmtree(SOCKETS, ignore_errors=True)
-

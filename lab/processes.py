@@ -7,6 +7,7 @@ line or configuration is no longer the wanted one counts as not running, and is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -196,10 +197,8 @@ def kill_session(leader: int, *, timeout_seconds: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while members := _session(leader):
         _signal(members, signal.SIGKILL)
-        try:
+        with contextlib.suppress(OSError):
             os.waitpid(leader, os.WNOHANG)
-        except OSError:
-            pass
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {members} of session {leader} do not end on SIGKILL")
         time.sleep(0.01)

@@ -93,7 +93,7 @@ def steps(*, bgp_password: str | None = None) -> list[Step]:
         Step("machines reachable", _unreachable, _nothing, wait_seconds=120),
         Step("nodes ready", _nodes_trouble, _nothing, wait_seconds=180),
         Step("cluster DNS", _not(cluster.dns_ready, "CoreDNS has no ready pod"), _nothing, wait_seconds=180),
-        Step("routers' sessions", _not(routers.is_up, "a ToR has no session with the core"), _nothing, wait_seconds=60),
+        Step("routers' sessions", routers.sessions_trouble, _nothing, wait_seconds=60),
     ]
 
 
@@ -148,11 +148,22 @@ def down() -> list[str]:
         processes.stop(name, grace_seconds=0)
     network.remove()
     credentials.remove()
-    for name in ("run", "logs", "images", "kubectl-cache"):
-        shutil.rmtree(topology.STATE / name, ignore_errors=True)
-    if topology.STATE.is_dir() and not any(topology.STATE.iterdir()):
+    kept = _kept()
+    for path in topology.STATE.iterdir() if topology.STATE.is_dir() else ():
+        if path not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for stack_file in (topology.STATE / "pulumi-state").rglob("lab.json*"):
+        stack_file.unlink()
+    if topology.STATE.is_dir() and not kept:
         topology.STATE.rmdir()
     return leftovers()
+
+
+def _kept() -> list[Path]:
+    """What `down` may not remove: the engine's state, and its passphrase, when stacks other than the lab's are in it."""
+    state = topology.STATE / "pulumi-state"
+    others = [path for path in state.glob(".pulumi/stacks/**/*.json") if path.stem != "lab"]
+    return [state, topology.STATE / "pulumi-passphrase"] if others else []
 
 
 def leftovers() -> list[str]:
@@ -170,5 +181,6 @@ def leftovers() -> list[str]:
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     found += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith((state, "/run/netns/sg-"))]
     if topology.STATE.is_dir():
-        found += [f"file {path}" for path in sorted(topology.STATE.iterdir())]
+        kept = _kept()
+        found += [f"file {path}" for path in sorted(topology.STATE.iterdir()) if path not in kept]
     return found

@@ -128,8 +128,9 @@ def build(*, log: Path) -> None:
         image = work / "disk"
         netns.run(None, ["truncate", "--size", SIZE, str(image)])
         options = ["-E", "lazy_itable_init=1,lazy_journal_init=1", "-J", "size=32"]
-        netns.run(None, ["mke2fs", "-q", "-t", "ext4", *options, "-d", str(work / "root"), str(image)],
-                  timeout_seconds=300)
+        netns.run(
+            None, ["mke2fs", "-q", "-t", "ext4", *options, "-d", str(work / "root"), str(image)], timeout_seconds=300
+        )
         image.chmod(0o444)
         image.replace(target)
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,7 @@ def daemons(router: Router) -> tuple[Daemon, ...]:
 
 def _outdated(router: Router, bgp_password: str | None) -> dict[Path, str]:
     wanted = {
-        _configuration(router, program): text
-        for program, text in render(router, bgp_password=bgp_password).items()
+        _configuration(router, program): text for program, text in render(router, bgp_password=bgp_password).items()
     }
     return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
 
@@ -216,8 +216,7 @@ def start(*, bgp_password: str | None = None) -> None:
         for program in render(router):
             check_configuration(program, _configuration(router, program))
         _stop(router)
-        for daemon in daemons(router):
-            processes.start(daemon)
+        _start(router)
 
 
 def check_configuration(program: str, path: Path) -> None:
@@ -231,6 +230,32 @@ def check_configuration(program: str, path: Path) -> None:
     rejected = [line for line in said.splitlines() if "on config line" in line]
     if completed.returncode != 0 or rejected:
         raise ValueError(f"{program} rejects {path}: {'; '.join(rejected) or said.strip()}")
+
+
+def _start(router: Router) -> None:
+    zebra, bfdd, bgpd = daemons(router)
+    socket = _directory(router) / "zserv.api"
+    socket.unlink(missing_ok=True)
+    processes.start(zebra)
+    _wait(f"{router.name}: zebra opens its socket", socket.exists)
+    processes.start(bfdd)
+    # bgpd asks bfdd for sessions through zebra, once: what it asks before bfdd is there is lost.
+    _wait(f"{router.name}: bfdd registers with zebra", lambda: "bfd" in _zebra_clients(router))
+    processes.start(bgpd)
+
+
+def _zebra_clients(router: Router) -> list[str]:
+    argv = ["vtysh", "--vty_socket", str(_directory(router)), "-d", "zebra", "-c", "show zebra client summary"]
+    shown = netns.run(router.namespace, argv, check=False)
+    return [line.split()[0] for line in shown.stdout.splitlines() if line.strip()]
+
+
+def _wait(what: str, holds: Callable[[], bool], *, timeout_seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout_seconds:.0f} s; its log is in {processes.LOGS}")
+        time.sleep(0.02)
 
 
 def _stop(router: Router) -> None:
@@ -266,12 +291,8 @@ def routes(router: str, prefix: str) -> tuple[str, ...]:
 
 def next_hops(entries: Iterable[dict[str, Any]]) -> list[str]:
     """The gateways in what `ip -json route show` printed, of single and multipath routes."""
-    gateways = []
-    for entry in entries:
-        for hop in entry.get("nexthops", [entry]):
-            if "gateway" in hop:
-                gateways.append(str(hop["gateway"]))
-    return gateways
+    hops = [hop for entry in entries for hop in entry.get("nexthops", [entry])]
+    return [str(hop["gateway"]) for hop in hops if "gateway" in hop]
 
 
 def pool_routes(router: str) -> dict[str, tuple[str, ...]]:
@@ -307,11 +328,19 @@ def bfd_down_count() -> int:
     return total
 
 
-def is_up() -> bool:
-    """Whether the ToRs' sessions with the core are established."""
-    try:
-        peers = bgp_peers(topology.CORE_ROUTER.name)
-    except (netns.CommandError, ValueError):
-        return False
-    return len(peers) == len(topology.TORS) and all(peer.get("state") == "Established" for peer in peers.values())
-
+def sessions_trouble() -> str | None:
+    """The first session between core and ToR that is not established, on either side, or has no BFD; or None."""
+    for router in topology.ROUTERS:
+        links = [link for link in topology.LINKS[:2] if router.namespace in (link.left.namespace, link.right.namespace)]
+        try:
+            bgp = bgp_peers(router.name)
+            bfd = {peer.get("peer"): peer.get("status") for peer in bfd_peers(router.name)}
+        except (netns.CommandError, ValueError) as error:
+            return f"{router.name} does not answer: {error}"
+        for link in links:
+            far = link.right if link.left.namespace == router.namespace else link.left
+            address = str(far.address.ip) if far.address else ""
+            states = bgp.get(address, {}).get("state"), bfd.get(address)
+            if states != ("Established", "up"):
+                return f"{router.name} to {address}: BGP {states[0]}, BFD {states[1]}"
+    return None
