@@ -1,0 +1,357 @@
+"""What would be programmed and announced for the objects in a file, and why not: the agent's own decisions, offline.
+
+Probes and the kernel cannot be asked offline, so a plan shows what comes about once the kernel holds what is desired and every worker
+answers. Addresses that no status has yet are allocated as the controller would.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lbnode.allocate import allocate
+from lbnode.announce import EdgeFacts, announce
+from lbnode.errors import ConfigError
+from lbnode.maglev import table
+from lbnode.model import (
+    IPAddress,
+    Rejection,
+    ServiceName,
+    Verdict,
+    VirtualService,
+    WorkerHealth,
+    address_order,
+)
+from lbnode.objects import NodeObject, ServiceObject, Snapshot, is_ours, read_snapshot
+from lbnode.settings import AgentSettings, parse, parse_json
+from lbnode.translate import EdgePlan, translate_edge
+
+#: Stand-in when no settings are given: documentation networks only (RFC 5737, RFC 2544, RFC 5398).
+EXAMPLE_SETTINGS = {
+    "pools": [{"name": "example", "cidrs": ["203.0.113.0/24"]}],
+    "bgp": {"localAsn": 64512, "peers": [{"name": "router", "address": "198.18.0.1", "asn": 64513}]},
+    "network": {"nodeCidrs": ["198.18.0.0/24"]},
+}
+SETTINGS_KEY = "settings.json"
+_KINDS = ("Service", "EndpointSlice", "Node")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReport:
+    """One Service: why it is not ours, or its addresses, its ports with destinations, and a verdict per edge node and VIP."""
+
+    name: ServiceName
+    ignored: str = ""
+    addresses: tuple[IPAddress, ...] = ()
+    allocated: bool = False
+    programmed: tuple[VirtualService, ...] = ()
+    verdicts: tuple[tuple[str, IPAddress, Verdict], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A plan. ``rejections`` make it a failure, ``warnings`` and ``notes`` do not."""
+
+    services: tuple[ServiceReport, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    node_names: Mapping[IPAddress, str] | None = None
+
+
+def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = None) -> Report:
+    """The report for Kubernetes objects as JSON dicts, on one edge node or on all that the objects name."""
+    snapshot = read_snapshot(objects)
+    notes: list[str] = []
+    snapshot = _with_nodes(snapshot, settings, notes)
+    snapshot, allocated, refused = _with_addresses(snapshot, settings)
+    if allocated:
+        notes.append("addresses marked 'allocated' are in no status yet; the controller would choose them")
+
+    edges = [n for n, o in sorted(snapshot.nodes.items()) if o.matches(settings.edge_node_selector)]
+    if node is not None:
+        if node not in snapshot.nodes:
+            known = ", ".join(edges) or "none"
+            raise ConfigError(f"--node {node}", "there is no such Node in the file", f"Edge nodes there: {known}")
+        edges = [node]
+    plans = {name: translate_edge(snapshot, settings, name) for name in edges}
+    verdicts = {name: _verdicts(p, settings) for name, p in plans.items()}
+    first = next(iter(plans.values()), None)
+
+    services = []
+    for name, service in sorted(snapshot.services.items()):
+        if not is_ours(service, settings):
+            services.append(ServiceReport(name, ignored=_why_ignored(service, settings)))
+            continue
+        vips = {a for a, f in first.vips.items() if f.service == name} if first else set()
+        services.append(
+            ServiceReport(
+                name=name,
+                addresses=service.addresses,
+                allocated=name in allocated,
+                programmed=tuple(s for s in first.state.services if s.key.address in vips) if first else (),
+                verdicts=tuple(
+                    (edge, a, verdicts[edge][a]) for a in sorted(vips, key=address_order) for edge in edges
+                ),
+            )
+        )
+    rejections = [*refused, *(first.rejections if first else snapshot.rejections)]
+    return Report(
+        services=tuple(services),
+        rejections=tuple(dict.fromkeys(rejections)),
+        warnings=tuple(dict.fromkeys(w for p in plans.values() for w in p.warnings)),
+        notes=tuple(notes),
+        node_names={a: n.name for n in snapshot.nodes.values() for a in n.addresses},
+    )
+
+
+def check(objects: Iterable[object], settings: AgentSettings) -> Report:
+    """Only what is wrong: the rejections and warnings of a plan."""
+    return replace(plan(objects, settings), services=())
+
+
+def check_file(path: Path, settings_path: Path | None = None, as_json: bool = False) -> tuple[str, int]:
+    """Text for the terminal and the exit code: 0 when nothing is refused, 1 otherwise.
+
+    Raises:
+        ConfigError: the file or the settings cannot be read.
+    """
+    objects, settings, notes = _load(path, settings_path)
+    report = check(objects, settings)
+    report = replace(report, notes=(*notes, *report.notes))
+    code = 1 if report.rejections else 0
+    if as_json:
+        return _json(report), code
+    counts = ", ".join(f"{sum(_kind(o) == kind for o in objects)} {kind}s" for kind in _KINDS)
+    verdict = f"{len(report.rejections)} refused" if code else "nothing refused"
+    return "\n".join([*_findings(report), f"{path}: {counts}: {verdict}"]), code
+
+
+def plan_file(
+    path: Path, settings_path: Path | None = None, node: str | None = None, as_json: bool = False
+) -> tuple[str, int]:
+    """Text for the terminal and the exit code: 0 when nothing is refused, 1 otherwise.
+
+    Raises:
+        ConfigError: the file or the settings cannot be read, or the file has no such node.
+    """
+    objects, settings, notes = _load(path, settings_path)
+    report = plan(objects, settings, node)
+    report = replace(report, notes=(*notes, *report.notes))
+    code = 1 if report.rejections else 0
+    if as_json:
+        return _json(report), code
+    lines = [line for service in report.services for line in _service_lines(service, report)]
+    return "\n".join([*lines, *_findings(report)]) or "no Services", code
+
+
+# What the file does not say
+
+
+def _with_nodes(snapshot: Snapshot, settings: AgentSettings, notes: list[str]) -> Snapshot:
+    """The snapshot with stand-in Nodes where the file has none of a role: workers by the endpoints' node names, one edge node."""
+    nodes = dict(snapshot.nodes)
+    hosts = (h for h in settings.network.node_cidrs[0] if int(h) & 0xFF not in (0, 255))
+    taken = {a for n in nodes.values() for a in n.addresses}
+    free = (h for h in hosts if h not in taken)
+    if not any(n.matches(settings.worker_node_selector) for n in nodes.values()):
+        names = sorted(
+            {e.node_name for s in snapshot.slices for e in s.endpoints if e.node_name and e.node_name not in nodes}
+        )
+        for name in names:
+            nodes[name] = NodeObject(name, labels=settings.worker_node_selector, addresses=(next(free),))
+        if names:
+            notes.append(f"no worker Nodes in the file: assumed {', '.join(names)}, with made-up addresses")
+    if not any(n.matches(settings.edge_node_selector) for n in nodes.values()):
+        nodes["edge"] = NodeObject("edge", labels=settings.edge_node_selector, addresses=(next(free),))
+        notes.append("no edge Nodes in the file: assumed one called edge")
+    return replace(snapshot, nodes=nodes)
+
+
+def _with_addresses(
+    snapshot: Snapshot, settings: AgentSettings
+) -> tuple[Snapshot, frozenset[ServiceName], tuple[Rejection, ...]]:
+    """The snapshot as the controller would leave it: every Service of ours has the addresses that it is given."""
+    allocation = allocate(snapshot.services.values(), settings)
+    services: dict[ServiceName, ServiceObject] = {}
+    allocated = set()
+    for name, service in snapshot.services.items():
+        services[name] = service
+        if is_ours(service, settings):
+            addresses = allocation.addresses.get(name, ())
+            if set(addresses) - set(service.addresses):
+                allocated.add(name)
+            services[name] = replace(service, addresses=addresses)
+    return replace(snapshot, services=services), frozenset(allocated), allocation.rejections
+
+
+def _verdicts(edge: EdgePlan, settings: AgentSettings) -> dict[IPAddress, Verdict]:
+    health = WorkerHealth(healthy=frozenset(w.address for w in edge.workers))
+    facts = EdgeFacts(
+        vips=edge.vips,
+        workers=edge.workers,
+        desired=edge.state,
+        observed=edge.state,
+        health=health,
+        draining=edge.draining,
+        blocked=edge.blocked,
+    )
+    return announce(facts, settings.health)
+
+
+def _why_ignored(service: ServiceObject, settings: AgentSettings) -> str:
+    if service.type != "LoadBalancer":
+        return f"type is {service.type}"
+    if service.load_balancer_class is None:
+        return "it has no loadBalancerClass, and serveWithoutClass is off"
+    return f"loadBalancerClass is {service.load_balancer_class}, ours is {settings.service_class}"
+
+
+# Files
+
+
+def _load(path: Path, settings_path: Path | None) -> tuple[list[object], AgentSettings, tuple[str, ...]]:
+    objects = _documents(path)
+    if settings_path is not None:
+        [raw] = _yaml(settings_path) or [None]
+        return objects, parse(raw, str(settings_path)), ()
+    for item in objects:
+        data = item.get("data") if isinstance(item, Mapping) and item.get("kind") == "ConfigMap" else None
+        if isinstance(data, Mapping) and isinstance(data.get(SETTINGS_KEY), str):
+            return objects, parse_json(data[SETTINGS_KEY], f"{path}: {SETTINGS_KEY}"), ()
+    note = "no --settings and no ConfigMap with settings.json in the file: planned with the example pool 203.0.113.0/24"
+    return objects, parse(EXAMPLE_SETTINGS), (note,)
+
+
+def _documents(path: Path) -> list[object]:
+    """All objects of a file: YAML documents, a JSON object or list, or Kubernetes Lists of them."""
+    flat: list[object] = []
+    waiting = list(reversed(_yaml(path)))
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting += reversed(item)
+        elif isinstance(item, Mapping) and str(item.get("kind", "")).endswith("List") and isinstance(item.get("items"), list):
+            waiting += reversed(item["items"])
+        elif item is not None:
+            flat.append(item)
+    return flat
+
+
+def _yaml(path: Path) -> list[Any]:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        return list(yaml.load_all(text, Loader=_Loader))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {error}", "Name a readable file, or - for standard input") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        shown = " ".join(str(error).split())
+        raise ConfigError(str(path), f"neither YAML nor JSON: {shown}", "Mend the file") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes reads it: a time stays the text that it is."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+# Output
+
+
+def _kind(item: object) -> str:
+    return str(item.get("kind")) if isinstance(item, Mapping) else ""
+
+
+def _service_lines(service: ServiceReport, report: Report) -> list[str]:
+    if service.ignored:
+        return [f"{service.name}: left alone: {service.ignored}", ""]
+    shown = ", ".join(map(str, service.addresses)) or "no address"
+    lines = [f"{service.name}: {shown}{' (allocated)' if service.allocated else ''}"]
+    for virtual in service.programmed:
+        flags = [] if virtual.hash_source_port else ["by client address"]
+        flags += ["one packet"] if virtual.one_packet else []
+        lines.append(f"  {virtual.key}{f' ({chr(44).join(flags)})' if flags else ''}")
+        lines += [f"    -> {line}" for line in _destination_lines(virtual, report)] or ["    -> nobody"]
+    for edge, address, verdict in service.verdicts:
+        does = "announces" if verdict.announce else "does not announce"
+        lines.append(f"  {edge} {does} {address}: {verdict.reason}, {verdict.detail}")
+    return [*lines, ""]
+
+
+def _destination_lines(virtual: VirtualService, report: Report) -> list[str]:
+    names = report.node_names or {}
+    lines = []
+    for destination, share in zip(virtual.destinations, _shares(virtual), strict=True):
+        what = "drained" if destination.drained else f"weight {destination.weight}"
+        lines.append(f"{names.get(destination.address, '?')} {destination.address}, {what}, {share:.1%} of the table")
+    return lines
+
+
+def _shares(virtual: VirtualService) -> list[float]:
+    slots = table(virtual.destinations, virtual.key.port)
+    return [slots.count(i) / len(slots) if slots else 0.0 for i in range(len(virtual.destinations))]
+
+
+def _findings(report: Report) -> list[str]:
+    return [
+        *(f"refused: {_about(r)}: {r.reason}: {r.message}" for r in report.rejections),
+        *(f"warning: {w}" for w in report.warnings),
+        *(f"note: {n}" for n in report.notes),
+    ]
+
+
+def _about(rejection: Rejection) -> str:
+    return str(rejection.service) if rejection.service.namespace else f"Node {rejection.service.name}"
+
+
+def _json(report: Report) -> str:
+    names = report.node_names or {}
+    services = [
+        {
+            "service": str(s.name),
+            "ignored": s.ignored or None,
+            "addresses": [str(a) for a in s.addresses],
+            "allocated": s.allocated,
+            "programmed": [
+                {
+                    "vip": str(v.key.address),
+                    "protocol": v.key.protocol.value,
+                    "port": v.key.port,
+                    "hashSourcePort": v.hash_source_port,
+                    "onePacket": v.one_packet,
+                    "destinations": [
+                        {
+                            "node": names.get(d.address),
+                            "address": str(d.address),
+                            "weight": d.weight,
+                            "drained": d.drained,
+                            "share": round(share, 4),
+                        }
+                        for d, share in zip(v.destinations, _shares(v), strict=True)
+                    ],
+                }
+                for v in s.programmed
+            ],
+            "verdicts": [
+                {"edge": e, "vip": str(a), "announce": v.announce, "reason": v.reason, "detail": v.detail}
+                for e, a, v in s.verdicts
+            ],
+        }
+        for s in report.services
+    ]
+    findings: dict[str, Sequence[object]] = {
+        "rejections": [{"object": _about(r), "reason": r.reason, "message": r.message} for r in report.rejections],
+        "warnings": report.warnings,
+        "notes": report.notes,
+    }
+    return json.dumps({"services": services, **findings}, indent=2)
