@@ -35,7 +35,7 @@ chmod 755 /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
 /run/modprobe {wanted}
 ip link set lo up
-cd {cwd}
+cd {cwd}; ulimit -n 65536
 {environment} {command} >{exchange}/output 2>&1
 echo $? >{exchange}/exit-code
 sync

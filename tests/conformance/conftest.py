@@ -1,0 +1,130 @@
+"""Tests marked ``root`` in this folder run in a User-Mode Linux machine: one boot for all of them, and each is reported by itself.
+
+Outside the machine such a test is only a stand-in that shows what its namesake inside came to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbnode.dataplane.base import EdgeDataPlane, WorkerDataPlane
+from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
+from lbnode.dataplane.worker import KernelWorker
+from tests.conformance import uml
+from tests.conformance.node import NODE, POOLS, PROBE_NETWORKS, SYSCTLS, new_namespace, sh
+
+INSIDE = "SAMEGATE_IN_MACHINE"
+_HERE = Path(__file__).resolve().parent
+_ROOT = _HERE.parents[1]
+_MODULES = ("ip_vs", "ip_vs_mh", "ip_vs_rr", "ipip", "veth", "iptable_nat", "xt_CT", "xt_TCPMSS", "xt_conntrack", "ip6table_raw", "ip6table_mangle")
+_REPORTS = pytest.StashKey[dict[str, dict[str, str]]]()
+_BOOT_SECONDS = 900.0
+
+
+@pytest.fixture(params=["memory", pytest.param("kernel", marks=pytest.mark.root)])
+def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPlane]:
+    """An edge node's data plane with nothing in it: in memory, and in a network namespace of its own."""
+    if request.param == "memory":
+        yield MemoryEdge(POOLS, dict.fromkeys(SYSCTLS, "0"))
+        return
+    with new_namespace():
+        plane = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path / "record")
+        yield plane
+        plane.close()
+
+
+@pytest.fixture
+def kernel_edge(tmp_path: Path) -> Iterator[KernelEdge]:
+    with new_namespace():
+        plane = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path / "record")
+        yield plane
+        plane.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("kernel", marks=pytest.mark.root)])
+def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WorkerDataPlane]:
+    """A worker's data plane with nothing in it: in memory, and in a network namespace of its own."""
+    if request.param == "memory":
+        yield MemoryWorker(PROBE_NETWORKS, {"net.ipv4.ip_forward": "0"})
+        return
+    with new_namespace():
+        sh("sysctl -qw net.ipv4.ip_forward=0")
+        plane = KernelWorker(POOLS, PROBE_NETWORKS, sysctls=("net.ipv4.ip_forward",), record_directory=tmp_path / "record")
+        yield plane
+        plane.close()
+
+
+@pytest.fixture
+def kernel_worker(tmp_path: Path) -> Iterator[KernelWorker]:
+    with new_namespace():
+        plane = KernelWorker(POOLS, PROBE_NETWORKS, record_directory=tmp_path / "record")
+        yield plane
+        plane.close()
+
+
+class StandIn(pytest.Item):
+    """Reports what the test of the same name came to inside the machine."""
+
+    def runtest(self) -> None:
+        report = self.config.stash[_REPORTS].get(self.nodeid)
+        if report is None:
+            pytest.fail(f"the machine ended before this test did\n{self.config.stash[_REPORTS]['']['text']}", pytrace=False)
+        if report["outcome"] == "skipped":
+            pytest.skip(report["text"])
+        if report["outcome"] == "failed":
+            pytest.fail(report["text"], pytrace=False)
+
+    def setup(self) -> None:
+        if _REPORTS not in self.config.stash:
+            for tool in (uml.KERNEL, "cc"):
+                if shutil.which(tool) is None:
+                    pytest.skip(f"{tool} is not installed (Debian packages user-mode-linux, gcc)")
+            wanted = [i.nodeid for i in self.session.items if isinstance(i, StandIn)]
+            self.config.stash[_REPORTS] = _run_inside(wanted)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.name
+
+
+def _run_inside(nodeids: list[str]) -> dict[str, dict[str, str]]:
+    scratch = _ROOT / ".lab" / "conformance"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x" if os.environ.get("SAMEGATE_FIRST") else "-q", "-m", "root", *nodeids]
+    result = uml.run(command, scratch, modules=_MODULES, environment={INSIDE: "1"}, cwd=_ROOT, timeout_seconds=_BOOT_SECONDS)
+    reports: dict[str, dict[str, str]] = {"": {"outcome": "failed", "text": f"{result.console[-3000:]}\n{result.output[-6000:]}"}}
+    lines = scratch / "reports.jsonl"
+    for line in lines.read_text().splitlines() if lines.exists() else ():
+        report = json.loads(line)
+        if reports.get(report["nodeid"], {}).get("outcome") in (None, "passed"):
+            reports[report["nodeid"]] = report
+    return reports
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if INSIDE in os.environ:
+        return
+    for position, item in enumerate(items):
+        if _HERE in item.path.parents and item.get_closest_marker("root") is not None and item.parent is not None:
+            stand_in: Any = StandIn.from_parent(item.parent, name=item.name)
+            stand_in.own_markers = list(item.own_markers)
+            stand_in.keywords.update(item.keywords)
+            items[position] = stand_in
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if INSIDE not in os.environ or (report.when != "call" and report.outcome == "passed"):
+        return
+    text = str(report.longrepr[2]) if report.outcome == "skipped" and isinstance(report.longrepr, tuple) else report.longreprtext
+    with (uml.EXCHANGE / "reports.jsonl").open("a") as file:
+        file.write(json.dumps({"nodeid": report.nodeid, "outcome": report.outcome, "text": text}) + "\n")
