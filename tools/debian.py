@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ STATUS_FILE = Path("/var/lib/dpkg/status")
 #: invoke-rc.d and deb-systemd-invoke ask this program before they start a service; 101 means "forbidden"
 #: (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
+UNIT_FOLDERS = (Path("/lib/systemd/system"), Path("/etc/systemd/system"))
 POLICY_MARK = "# samegate: no service starts while its packages are installed"
 APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "APT_LISTCHANGES_FRONTEND": "none"}
 
@@ -64,6 +66,8 @@ def no_service_starts(policy_file: Path = POLICY_FILE) -> Iterator[None]:
 
 def run_apt(command: list[str]) -> None:
     """Run one command of the installation; PackageError with its last words."""
+    if shutil.which(command[0]) is None:
+        raise PackageError(f"{command[0]} is not on PATH: samegate's lab needs Debian 12 (or a derivative)")
     done = subprocess.run(
         command,
         env={**os.environ, **APT_ENVIRONMENT},
@@ -86,6 +90,8 @@ def ensure(
     policy_file: Path = POLICY_FILE,
     run: Run = run_apt,
     is_root: bool | None = None,
+    has_systemd: bool | None = None,
+    unit_folders: Iterable[Path] = UNIT_FOLDERS,
 ) -> tuple[str, ...]:
     """Install what is missing of `packages` (name -> why), said first; returns what was installed.
 
@@ -100,18 +106,16 @@ def ensure(
         progress.say(f"  {name}: {packages[name]}")
     if not (os.geteuid() == 0 if is_root is None else is_root):
         raise PackageError(f"installing needs root: run `apt-get install {' '.join(lacking)}` as root, then run again")
-    units_before = {unit for unit in idle_units if _unit_exists(unit)}
-    with progress.step(f"{len(lacking)} Debian packages") as step, no_service_starts(policy_file):
+    if has_systemd is None:
+        has_systemd = shutil.which("systemctl") is not None  # without it, nothing starts at boot either
+    strangers = tuple(unit for unit in idle_units if not any((folder / unit).exists() for folder in unit_folders))
+    with progress.step(f"Debian packages ({len(lacking)})") as step, no_service_starts(policy_file):
         step.detail("apt-get update")
         run(["apt-get", "update", "-q"])
         step.detail(f"apt-get install {' '.join(lacking)}")
         run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *lacking])
-        for unit in idle_units:
-            if unit not in units_before and _unit_exists(unit):
-                run(["systemctl", "disable", "--quiet", unit])
+        came = [unit for unit in strangers if any((folder / unit).exists() for folder in unit_folders)]
+        if came and has_systemd:
+            run(["systemctl", "disable", "--quiet", *came])
         step.result = "installed, their services left off"
     return lacking
-
-
-def _unit_exists(unit: str) -> bool:
-    return any((Path(folder) / unit).exists() for folder in ("/lib/systemd/system", "/etc/systemd/system"))

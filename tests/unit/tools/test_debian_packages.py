@@ -100,3 +100,29 @@ def test_the_policy_survives_a_run_that_was_killed(tmp_path: Path) -> None:
     with debian.no_service_starts(policy):
         pass
     assert policy.read_text() == "the machine's own"
+
+
+@pytest.mark.parametrize(("has_systemd", "disabled"), [(True, [["frr.service"]]), (False, [])])
+def test_services_that_come_along_stay_off_and_those_that_ran_before_are_left_alone(
+    tmp_path: Path, has_systemd: bool, disabled: list[list[str]]
+) -> None:
+    units, commands = tmp_path / "units", []
+    units.mkdir()
+    (units / "bird.service").touch()
+
+    def install(command: list[str]) -> None:
+        commands.append(command)
+        (units / "frr.service").touch()
+
+    debian.ensure(
+        {"frr": ""},
+        ("bird.service", "frr.service", "absent.service"),
+        Progress(io.StringIO()),
+        status_file=a_status(tmp_path),
+        policy_file=tmp_path / "policy-rc.d",
+        run=install,
+        is_root=True,
+        has_systemd=has_systemd,
+        unit_folders=[units],
+    )
+    assert [command[3:] for command in commands if command[:2] == ["systemctl", "disable"]] == disabled
