@@ -40,12 +40,13 @@ PROGRAMS = frozenset(
 )
 """The only programs left in bin and sbin, beside links to them. A list of what stays cannot forget a compiler or a set-user-id file."""
 
+APPLETS = (
+    "sh", "sleep", "cat", "ls", "ps", "kill", "pidof", "grep", "sed", "head", "tail", "env", "id", "mv", "cp", "rm", "mkdir", "timeout", "wget", "nc",
+)  # fmt: skip
+
 LINKS = {
     "usr/bin/python3": "python3.11",
-    **{
-        f"usr/bin/{applet}": "busybox"
-        for applet in ("sh", "sleep", "cat", "ls", "ps", "kill", "grep", "env", "id", "wget", "tail")
-    },
+    **{f"usr/bin/{applet}": "busybox" for applet in APPLETS},
     **{f"usr/sbin/{v}tables{s}": "xtables-legacy-multi" for v in ("ip", "ip6") for s in ("", "-save", "-restore")},
 }
 
