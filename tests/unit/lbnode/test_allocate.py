@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kube_objects import service, settings
+from tests.unit.lbnode.kube_objects import service, settings
 
 from lbnode.allocate import Allocation, allocate
 from lbnode.model import ServiceName

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
+from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
 
 from lbnode.model import (
     Destination,

@@ -1,0 +1,219 @@
+"""The edge role as a whole, over twins: what is announced when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from lbnode.errors import Retry
+from lbnode.model import EdgeState, Operation
+from tests.unit.lbnode.roles.world import VIP, WORKERS, World, endpoints, node, service
+
+
+def announced_after(world: World, seconds: float) -> bool:
+    asyncio.run(world.run(seconds))
+    return VIP in world.speaker.history[-1] if world.speaker.history else False
+
+
+def test_a_vip_is_announced_once_workers_answer_and_not_before() -> None:
+    world = World()
+    asyncio.run(world.edge.pass_once())
+    assert world.speaker.history == []
+    assert VIP in world.kernel.addresses, "programmed before it is announced"
+    assert announced_after(world, 2)
+
+
+def test_a_pass_over_an_unchanged_world_writes_nothing() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes, changes = world.kernel.writes, len(world.speaker.history)
+    asyncio.run(world.run(20))
+    assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
+
+
+def test_an_agent_that_starts_again_writes_nothing_and_keeps_the_announcement() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes, changes = world.kernel.writes, len(world.speaker.history)
+    world.start()
+    asyncio.run(world.run(5))
+    assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
+
+
+def test_an_agent_that_starts_without_the_api_keeps_everything() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.start()
+    world.copy.listed.clear()
+    with pytest.raises(Retry):
+        asyncio.run(world.edge.pass_once())
+    assert VIP in world.kernel.addresses
+    assert VIP in world.speaker.history[-1]
+
+
+def test_state_that_somebody_clears_by_hand_is_mended_in_one_pass_without_a_withdrawal() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    changes = len(world.speaker.history)
+    world.kernel.services.clear()
+    asyncio.run(world.edge.pass_once())
+    assert len(world.kernel.services) == 1
+    assert len(world.speaker.history) == changes
+
+
+def test_a_kernel_that_refuses_to_be_mended_withdraws_in_that_pass() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.kernel.services.clear()
+
+    def refuse(operations: Sequence[Operation]) -> None:
+        raise Retry("no memory")
+
+    world.kernel.apply = refuse  # type: ignore[method-assign]
+    with pytest.raises(Retry):
+        asyncio.run(world.edge.pass_once())
+    assert world.speaker.history[-1] == frozenset()
+
+
+def test_one_unreadable_answer_of_the_kernel_is_no_reason_to_withdraw_but_two_in_a_row_are() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    changes = len(world.speaker.history)
+    failures = [True]
+    genuine = world.kernel.read
+
+    def read() -> EdgeState:
+        if failures and failures.pop():
+            raise Retry("netlink: no buffer space")
+        return genuine()
+
+    world.kernel.read = read  # type: ignore[method-assign]
+    asyncio.run(world.edge.pass_once())
+    assert len(world.speaker.history) == changes
+    failures += [True, True]
+    with pytest.raises(Retry):
+        asyncio.run(world.edge.pass_once())
+    assert world.speaker.history[-1] == frozenset()
+
+
+def test_a_worker_that_dies_is_drained_within_two_seconds_and_the_vip_stays() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    changes = len(world.speaker.history)
+    world.reachable.discard(WORKERS["worker1"])
+    asyncio.run(world.run(2))
+    drained = {d.address: d.drained for d in next(iter(world.kernel.services.values())).destinations}
+    assert drained == {WORKERS["worker1"]: True, WORKERS["worker2"]: False}
+    assert len(world.speaker.history) == changes
+
+
+def test_when_all_probes_fail_and_no_peer_does_better_the_vip_stays() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.reachable.clear()
+    assert announced_after(world, 10)
+    assert world.edge.view.verdicts[VIP].reason == "AllProbesFail"
+
+
+def test_no_ready_endpoint_withdraws_and_a_ready_one_brings_it_back() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.put(endpoints(worker1="unready", worker2="unready"))
+    asyncio.run(world.edge.pass_once())
+    assert world.speaker.history[-1] == frozenset()
+    assert world.edge.view.verdicts[VIP].reason == "NoReadyEndpoints"
+    world.put(endpoints(worker2="ready"))
+    assert announced_after(world, 1)
+
+
+def test_endpoints_of_a_node_that_became_unknown_are_held_while_its_tunnel_answers() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes, changes = world.kernel.writes, len(world.speaker.history)
+    for name, address in WORKERS.items():
+        world.put(node(name, address, "worker", ready="Unknown"))
+    world.put(endpoints(worker1="unready", worker2="unready"))
+    asyncio.run(world.run(10))
+    assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
+
+
+def test_draining_by_annotation_withdraws_and_keeps_forwarding() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes = world.kernel.writes
+    world.put(node("edge1", world.edge.snapshot().nodes["edge1"].addresses[0], "edge", drain=True))
+    asyncio.run(world.run(10))
+    assert world.speaker.history[-1] == frozenset()
+    assert world.kernel.writes == writes
+    assert world.edge.not_ready() == []
+
+
+def test_sigterm_withdraws_first_then_waits_and_leaves_the_kernel_alone() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes = world.kernel.writes
+    slept: list[tuple[float, bool]] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append((seconds, VIP in world.speaker.history[-1]))
+
+    asyncio.run(world.edge.withdraw_and_wait(sleep))
+    assert slept == [(5.0, False)]
+    assert world.kernel.writes == writes
+
+
+def test_a_service_that_goes_is_withdrawn_first_and_served_until_the_routers_have_moved_on() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.remove("Service", "web")
+    asyncio.run(world.edge.pass_once())
+    assert world.speaker.history[-1] == frozenset()
+    assert VIP in world.kernel.addresses
+    assert len(world.kernel.services) == 1
+    asyncio.run(world.run(7))
+    assert world.kernel.addresses == set()
+    assert world.kernel.services == {}
+
+
+def test_a_service_of_a_foreign_class_is_not_programmed() -> None:
+    world = World()
+    foreign = service()
+    foreign["spec"]["loadBalancerClass"] = "example.org/other"
+    world.put(foreign)
+    asyncio.run(world.run(3))
+    assert world.kernel.addresses == set()
+    assert world.speaker.history == []
+
+
+def test_a_speaker_that_is_away_ends_no_pass_for_the_kernel() -> None:
+    world = World()
+    world.speaker.running = False
+    with pytest.raises(Retry):
+        asyncio.run(world.edge.pass_once())
+    assert VIP in world.kernel.addresses
+
+
+def test_an_edge_node_is_ready_only_when_its_vip_is_announced() -> None:
+    world = World()
+    assert world.edge.not_ready() == ["Starting: no pass is complete yet"]
+    asyncio.run(world.edge.pass_once())
+    assert any("Starting" in reason for reason in world.edge.not_ready())
+    asyncio.run(world.run(2))
+    assert world.edge.not_ready() == []
+
+
+def test_an_edge_node_with_nothing_to_announce_is_ready() -> None:
+    world = World()
+    world.remove("Service", "web")
+    asyncio.run(world.run(1))
+    assert world.edge.not_ready() == []
+
+
+def test_every_vip_that_is_not_announced_has_a_reason_on_the_status_page() -> None:
+    world = World()
+    world.put(endpoints())
+    asyncio.run(world.run(2))
+    vip = world.edge.status()["vips"][str(VIP)]
+    assert (vip["announce"], vip["reason"], vip["service"]) == (False, "NoReadyEndpoints", "shop/web")
