@@ -1,0 +1,284 @@
+"""The controller over an API server in memory: what it writes, when, and what it never touches."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from lbnode.errors import Retry
+from lbnode.kube import Copy
+from lbnode.model import ServiceName
+from lbnode.observe import ControllerMetrics
+from lbnode.roles.controller import FINALIZER, Controller
+from lbnode.roles.neighbours import Neighbours
+from lbnode.settings import AgentSettings, parse
+from tests.unit.lbnode.roles.world import EDGES, SETTINGS, WORKERS, endpoints, node, service
+
+WEB = ServiceName("shop", "web")
+
+
+class Cluster:
+    """An API server with the merges that the controller relies on, and edge nodes that say what they are told to."""
+
+    def __init__(self) -> None:
+        self.copy = Copy(listed={"services", "slices", "nodes"})
+        self.settings: AgentSettings = parse(SETTINGS)
+        self.events: list[tuple[str, str, str]] = []
+        self.writes = 0
+        self.refused: set[ServiceName] = set()
+        self.edge_pages: dict[str, dict[str, Any] | None] = {name: {"vips": {}} for name in EDGES}
+        self.now_seconds = 0.0
+        self.leads = True
+        for name, address in (*WORKERS.items(), *EDGES.items()):
+            self.put(node(name, address, "worker" if name in WORKERS else "edge"))
+        self.controller = Controller(
+            lambda: self.settings,
+            lambda: self.copy,
+            self,
+            ControllerMetrics("test"),
+            lambda: self.leads,
+            lambda: self.now_seconds,
+        )
+        self.controller.edges = Neighbours(self.controller.edge_pages, self.fetch, lambda: None)
+
+    async def fetch(self, url: str, _timeout_seconds: float) -> dict[str, Any]:
+        name = next(n for n, a in EDGES.items() if str(a) in url)
+        page = self.edge_pages[name]
+        if page is None:
+            raise Retry("silent")
+        return page
+
+    def put(self, *raws: dict[str, Any]) -> None:
+        stores = {"Service": self.copy.services, "EndpointSlice": self.copy.slices, "Node": self.copy.nodes}
+        for raw in raws:
+            stores[raw["kind"]][ServiceName(raw["metadata"].get("namespace", ""), raw["metadata"]["name"])] = raw
+        self.copy.version += 1
+
+    def announce(self, address: str, **reasons: str) -> None:
+        for name, reason in reasons.items():
+            on_air = reason == "Announced"
+            self.edge_pages[name] = {
+                "vips": {address: {"announce": on_air, "announced": on_air, "reason": reason, "detail": ""}}
+            }
+
+    # The writes.
+
+    def _service(self, name: ServiceName) -> dict[str, Any]:
+        if name in self.refused:
+            raise Retry(f"{name}: conflict")
+        self.writes += 1
+        self.copy.version += 1
+        return self.copy.services[name]
+
+    async def patch_status(self, service: ServiceName, status: dict[str, Any]) -> None:
+        raw = self._service(service)
+        conditions = {c["type"]: c for c in raw["status"].get("conditions", [])}
+        for patch in status.get("conditions", []):
+            if patch.get("$patch") == "delete":
+                conditions.pop(patch["type"], None)
+            else:
+                conditions[patch["type"]] = patch
+        raw["status"]["conditions"] = list(conditions.values())
+        if "loadBalancer" in status:
+            raw["status"]["loadBalancer"] = {k: v for k, v in status["loadBalancer"].items() if v is not None}
+
+    async def set_finalizers(self, service: ServiceName, finalizers: list[str], resource_version: str) -> None:
+        raw = self._service(service)
+        assert resource_version == raw["metadata"]["resourceVersion"]
+        raw["metadata"]["finalizers"] = finalizers
+        if raw["metadata"].get("deletionTimestamp") and not finalizers:
+            del self.copy.services[service]
+
+    async def event(self, service: ServiceName, uid: str, kind: str, reason: str, message: str) -> None:
+        self.events.append((str(service), kind, reason))
+
+    # Looking.
+
+    def run(self, passes: int = 3) -> None:
+        async def go() -> None:
+            for _ in range(passes):
+                assert self.controller.edges is not None
+                await self.controller.edges.round()
+                await self.controller.pass_once()
+
+        asyncio.run(go())
+
+    def condition(self, kind: str, name: ServiceName = WEB) -> dict[str, Any]:
+        listed = self.copy.services[name]["status"].get("conditions", [])
+        return next((c for c in listed if c["type"] == f"samegate.dev/{kind}"), {})
+
+    def address(self, name: ServiceName = WEB) -> str | None:
+        ingress = self.copy.services[name]["status"].get("loadBalancer", {}).get("ingress", [])
+        return ingress[0]["ip"] if ingress else None
+
+
+def test_a_new_service_gets_its_finalizer_before_its_address() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run(1)
+    assert cluster.copy.services[WEB]["metadata"]["finalizers"] == [FINALIZER]
+    assert cluster.address() is None
+    cluster.run(1)
+    address = cluster.address()
+    assert address is not None
+    assert ip_address(address) in cluster.settings.pool_networks[0]
+
+
+def test_the_ingress_says_that_the_address_is_a_vip() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    assert cluster.copy.services[WEB]["status"]["loadBalancer"]["ingress"][0]["ipMode"] == "VIP"
+
+
+def test_a_second_look_at_an_unchanged_world_writes_nothing() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None), endpoints(worker1="ready"))
+    cluster.run()
+    writes, events = cluster.writes, len(cluster.events)
+    cluster.run(5)
+    assert (cluster.writes, len(cluster.events)) == (writes, events)
+
+
+def test_conditions_follow_what_the_edge_nodes_say() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    assert cluster.condition("Accepted")["status"] == "True"
+    assert cluster.condition("Announced")["status"] == "False"
+    address = cluster.address()
+    assert address is not None
+    cluster.announce(address, edge1="Announced", edge2="Draining")
+    cluster.run()
+    announced = cluster.condition("Announced")
+    assert announced["status"] == "True"
+    assert f"{address} by edge1." in announced["message"]
+    assert "edge2: Draining" in announced["message"]
+    assert ("shop/web", "Normal", "Announced") in cluster.events
+
+
+def test_a_replica_that_does_not_lead_writes_nothing() -> None:
+    cluster = Cluster()
+    cluster.leads = False
+    cluster.put(service(vip=None))
+    cluster.run()
+    assert cluster.writes == 0
+
+
+def test_a_foreign_class_is_never_touched_even_with_the_finalizer_that_all_clouds_share() -> None:
+    cluster = Cluster()
+    foreign = service(vip=None, finalizers=[FINALIZER])
+    foreign["spec"]["loadBalancerClass"] = "example.org/other"
+    cluster.put(foreign)
+    cluster.run()
+    assert cluster.writes == 0
+    assert cluster.events == []
+
+
+def test_one_service_that_cannot_be_written_does_not_hold_up_the_others() -> None:
+    cluster = Cluster()
+    cluster.put(service("a", vip=None), service("b", vip=None))
+    cluster.refused = {ServiceName("shop", "a")}
+    for _ in range(3):
+        with pytest.raises(Retry):
+            cluster.run(1)
+    assert cluster.address(ServiceName("shop", "b")) is not None
+
+
+def test_an_exhausted_pool_is_a_condition_and_an_event_and_others_keep_theirs() -> None:
+    cluster = Cluster()
+    cluster.settings = parse(SETTINGS | {"pools": [{"name": "tiny", "cidrs": ["203.0.113.8/32"]}]})
+    cluster.put(service("a", vip=None))
+    cluster.run()
+    cluster.put(service("b", vip=None))
+    cluster.run()
+    assert cluster.address(ServiceName("shop", "a")) == "203.0.113.8"
+    refused = cluster.condition("Accepted", ServiceName("shop", "b"))
+    assert refused["status"] == "False"
+    assert "tiny" in refused["message"] or "203.0.113.8/32" in refused["message"]
+    assert any(name == "shop/b" and kind == "Warning" for name, kind, _ in cluster.events)
+
+
+def test_a_deleted_service_keeps_its_finalizer_until_no_edge_node_announces_it() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    address = cluster.address()
+    assert address is not None
+    cluster.announce(address, edge1="Announced", edge2="Announced")
+    cluster.copy.services[WEB]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    cluster.put(cluster.copy.services[WEB])
+    with pytest.raises(Retry, match="edge1, edge2"):
+        cluster.run(1)
+    cluster.announce(address, edge1="Deleting", edge2="Announced")
+    with pytest.raises(Retry, match="edge2"):
+        cluster.run(1)
+    cluster.announce(address, edge1="Deleting", edge2="Deleting")
+    cluster.run(1)
+    assert WEB not in cluster.copy.services
+
+
+def test_an_edge_node_that_stays_silent_holds_a_deletion_for_thirty_seconds_only() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    cluster.edge_pages = {"edge1": {"vips": {}}, "edge2": None}
+    cluster.controller.edges = Neighbours(cluster.controller.edge_pages, cluster.fetch, lambda: None)
+    cluster.copy.services[WEB]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    cluster.put(cluster.copy.services[WEB])
+    with pytest.raises(Retry, match="edge2"):
+        cluster.run(1)
+    cluster.now_seconds += 31
+    cluster.run(1)
+    assert WEB not in cluster.copy.services
+
+
+def test_a_service_that_changes_its_type_in_place_loses_address_conditions_and_finalizer() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    raw = cluster.copy.services[WEB]
+    raw["spec"]["type"] = "ClusterIP"
+    cluster.put(raw)
+    cluster.run()
+    assert cluster.address() is None
+    assert cluster.condition("Accepted") == {}
+    assert raw["metadata"]["finalizers"] == []
+
+
+def test_a_service_that_goes_to_another_class_keeps_the_finalizer_for_its_new_controller() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    raw = cluster.copy.services[WEB]
+    raw["spec"]["loadBalancerClass"] = "example.org/other"
+    raw["status"]["loadBalancer"] = {"ingress": [{"ip": "192.0.2.99"}]}
+    cluster.put(raw)
+    cluster.run()
+    assert cluster.address() == "192.0.2.99"
+    assert cluster.condition("Accepted") == {}
+    assert raw["metadata"]["finalizers"] == [FINALIZER]
+
+
+def test_a_service_without_a_class_is_served_only_when_the_settings_say_so() -> None:
+    cluster = Cluster()
+    plain = service(vip=None)
+    del plain["spec"]["loadBalancerClass"]
+    cluster.put(plain)
+    cluster.run()
+    assert cluster.writes == 0
+    cluster.settings = parse(SETTINGS | {"serveWithoutClass": True})
+    cluster.run()
+    assert cluster.address() is not None
+
+
+def test_a_cluster_policy_is_told_that_it_hides_the_clients_address() -> None:
+    cluster = Cluster()
+    hiding = service(vip=None)
+    hiding["spec"]["externalTrafficPolicy"] = "Cluster"
+    cluster.put(hiding)
+    cluster.run()
+    assert "hides the client's address" in cluster.condition("Accepted")["message"]
