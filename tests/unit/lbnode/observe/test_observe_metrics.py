@@ -1,0 +1,146 @@
+"""Metrics: what was set is on the page, what is gone is not, and names and units follow Prometheus' rules."""
+
+from __future__ import annotations
+
+import tomllib
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import lbnode
+from lbnode.model import AddAddress, Rejection, RemoveFilter, ServiceName, SetSysctl, Verdict
+from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
+from lbnode.probe import ProbeResult
+from lbnode.speaker.base import Session
+
+VIP, OTHER = ip_address("203.0.113.1"), ip_address("203.0.113.2")
+WORKER, WORKER2 = ip_address("198.18.0.21"), ip_address("198.18.0.22")
+ROLES = [EdgeMetrics, WorkerMetrics, ControllerMetrics]
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """The page as Prometheus' own parser reads it."""
+    return {
+        (s.name, tuple(sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(metrics.page().decode())
+        for s in family.samples
+    }
+
+
+def of(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of one metric by label values, in the order of the label names."""
+    return {tuple(v for _, v in labels): value for (n, labels), value in samples(metrics).items() if n == name}
+
+
+def test_vips_carry_their_decision_and_their_one_reason() -> None:
+    metrics = EdgeMetrics()
+    metrics.verdicts({VIP: Verdict(True, "Announced"), OTHER: Verdict(False, "NoReadyEndpoints")})
+    assert of(metrics, "samegate_vip_announced") == {("203.0.113.1",): 1, ("203.0.113.2",): 0}
+    metrics.verdicts({OTHER: Verdict(False, "Draining")})
+    assert of(metrics, "samegate_vip_announced") == {("203.0.113.2",): 0}
+    assert of(metrics, "samegate_vip_reason_info") == {("Draining", "203.0.113.2"): 1}
+
+
+def test_sessions_show_bfd_only_where_it_is_used() -> None:
+    metrics = EdgeMetrics()
+    metrics.sessions(
+        [
+            Session("tor1", "Established", "Up", 2),
+            Session("tor2", "Active", "Down"),
+            Session("wan", "Established", "", 2),
+        ]
+    )
+    assert of(metrics, "samegate_bgp_session_up") == {("tor1",): 1, ("tor2",): 0, ("wan",): 1}
+    assert of(metrics, "samegate_bfd_session_up") == {("tor1",): 1, ("tor2",): 0}
+    assert of(metrics, "samegate_bgp_exported_routes") == {("tor1",): 2, ("tor2",): 0, ("wan",): 2}
+
+
+def test_probes_are_counted_by_outcome_and_a_worker_that_left_is_forgotten() -> None:
+    metrics = EdgeMetrics()
+    for _ in range(3):
+        metrics.probes([ProbeResult(WORKER, True, "Answered", 2.0), ProbeResult(WORKER2, False, "Timeout")])
+    metrics.destinations({WORKER: True, WORKER2: False})
+    assert of(metrics, "samegate_probe_results_total") == {("Answered", str(WORKER)): 3, ("Timeout", str(WORKER2)): 3}
+    assert of(metrics, "samegate_probe_rtt_seconds_sum") == {(): pytest.approx(0.006)}
+    metrics.destinations({WORKER: True})
+    assert of(metrics, "samegate_probe_results_total") == {("Answered", str(WORKER)): 3}
+    assert of(metrics, "samegate_destination_healthy") == {(str(WORKER),): 1}
+
+
+def test_operations_and_rejections_are_counted() -> None:
+    metrics = EdgeMetrics()
+    metrics.operations([SetSysctl("net.ipv4.ip_forward", "1"), AddAddress(VIP), AddAddress(OTHER)])
+    metrics.operations([RemoveFilter()])
+    assert of(metrics, "samegate_kernel_operations_total") == {
+        ("SetSysctl",): 1,
+        ("AddAddress",): 2,
+        ("RemoveFilter",): 1,
+    }
+    service = ServiceName("default", "web")
+    metrics.rejections(
+        [Rejection(service, "BadPort", ""), Rejection(service, "BadPort", ""), Rejection(service, "NoPool", "")]
+    )
+    assert of(metrics, "samegate_rejections") == {("BadPort",): 2, ("NoPool",): 1}
+    metrics.rejections([])
+    assert of(metrics, "samegate_rejections") == {}
+
+
+def test_a_refused_settings_file_counts_once_however_often_it_is_looked_at() -> None:
+    metrics = WorkerMetrics()
+    for refused in (True, True, False, True):
+        metrics.settings_refused(refused)
+    assert of(metrics, "samegate_settings_refused") == {(): 1}
+    assert of(metrics, "samegate_config_errors_total") == {(): 2}
+
+
+def test_only_config_errors_count_as_such() -> None:
+    metrics = WorkerMetrics()
+    for kind in ("Retry", "ConfigError", "Bug"):
+        metrics.reconcile_failed(kind)
+    assert of(metrics, "samegate_config_errors_total") == {(): 1}
+    assert of(metrics, "samegate_reconcile_failures_total") == {("Retry",): 1, ("ConfigError",): 1, ("Bug",): 1}
+
+
+def test_the_controller_shows_pools_and_addresses() -> None:
+    metrics = ControllerMetrics()
+    metrics.pools({"public": (256, 3)})
+    metrics.addresses([("default/web", VIP)])
+    metrics.leader(True)
+    metrics.wrote("status")
+    assert of(metrics, "samegate_pool_addresses") == {("public",): 256}
+    assert of(metrics, "samegate_pool_addresses_used") == {("public",): 3}
+    assert of(metrics, "samegate_service_address_info") == {("203.0.113.1", "default/web"): 1}
+    assert of(metrics, "samegate_leader") == {(): 1}
+    assert of(metrics, "samegate_api_writes_total") == {("status",): 1}
+
+
+def test_a_worker_shows_its_tunnels() -> None:
+    metrics = WorkerMetrics()
+    metrics.tunnels({ip_address("198.18.0.11"): True, ip_address("198.18.0.12"): False})
+    metrics.ready(True)
+    assert of(metrics, "samegate_tunnel_ready") == {("198.18.0.11",): 1, ("198.18.0.12",): 0}
+    assert of(metrics, "samegate_worker_ready") == {(): 1}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_tells_version_and_kernel_and_two_of_them_do_not_share_a_registry(role: type[EdgeMetrics]) -> None:
+    role()
+    (labels,) = of(role("6.1.0-test"), "samegate_build_info")
+    assert labels == ("6.1.0-test", role.__name__.removesuffix("Metrics").lower(), lbnode.__version__)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_names_are_ours_with_base_units_and_every_metric_is_explained(role: type[EdgeMetrics]) -> None:
+    for family in text_string_to_metric_families(role().page().decode()):
+        if family.name.startswith("process_"):
+            continue
+        assert family.name.startswith("samegate_")
+        assert family.documentation.endswith(".")
+        assert not family.name.endswith(("_ms", "_milliseconds", "_kb"))
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == lbnode.__version__
