@@ -194,7 +194,7 @@ class Edge:
         leaving = {a for a, at in self._last_announced.items() if now - at <= settings.drain.withdraw_seconds}
         self._last_announced = {a: at for a, at in self._last_announced.items() if a in leaving}
 
-        observed, trouble = await self._program(plan, frozenset(leaving))
+        plan, observed, trouble = await self._program(plan, frozenset(leaving))
         facts = EdgeFacts(
             vips=plan.vips,
             workers=plan.workers,
@@ -236,8 +236,11 @@ class Edge:
 
     async def _program(
         self, plan: EdgePlan, leaving: frozenset[IPAddress]
-    ) -> tuple[EdgeState | None, ConfigError | Retry | Bug | None]:
-        """Read, apply what differs, read again. An error is returned, not raised: what is in place decides over the announcements."""
+    ) -> tuple[EdgePlan, EdgeState | None, ConfigError | Retry | Bug | None]:
+        """Read, apply what differs, read again. Returns the plan with what is retained, which the kernel is to be measured by.
+
+        An error is returned, not raised: what is in place decides over the announcements.
+        """
         trouble: ConfigError | Retry | Bug | None = None
         observed: EdgeState | None = None
         try:
@@ -260,7 +263,7 @@ class Edge:
                     observed = await self._in_thread(self._kernel.read)
         except (ConfigError, Retry, Bug) as error:
             trouble = error
-        return observed if observed is not None else EdgeState(), trouble
+        return plan, observed if observed is not None else EdgeState(), trouble
 
     async def _in_thread(self, act: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)

@@ -177,6 +177,18 @@ def test_a_service_that_goes_is_withdrawn_first_and_served_until_the_routers_hav
     assert world.kernel.services == {}
 
 
+def test_a_service_that_goes_leaves_the_announcements_of_others_alone() -> None:
+    other = VIP + 1
+    world = World()
+    world.put(service("api", other), endpoints("api", worker1="ready"))
+    asyncio.run(world.run(2))
+    assert world.speaker.history[-1] == {VIP, other}
+    world.remove("Service", "web")
+    asyncio.run(world.run(7))
+    assert all(other in announced for announced in world.speaker.history[world.speaker.history.index({VIP, other}) :])
+    assert world.speaker.history[-1] == {other}
+
+
 def test_a_service_of_a_foreign_class_is_not_programmed() -> None:
     world = World()
     foreign = service()
