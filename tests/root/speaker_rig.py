@@ -37,14 +37,19 @@ router bgp 65001
 
 
 def missing() -> str:
-    """Why this machine cannot run the rig; empty when it can. Tries, rather than asks for names."""
-    if os.geteuid() != 0:
-        return "needs root"
-    for program in ("bird", "birdc", "vtysh", "ip"):
+    """Why this machine cannot run the rig; empty when it can."""
+    for program in ("bird", "birdc", "vtysh", str(FRR / "bgpd")):
         if shutil.which(program) is None:
             return f"{program} is not installed"
-    if not (FRR / "bgpd").exists():
-        return "FRR is not installed"
+    return missing_namespaces()
+
+
+def missing_namespaces() -> str:
+    """Why this process can make no network namespace; empty when it can. Tries one, rather than asks for names."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("ip") is None:
+        return "iproute2 is not installed"
     name = f"sgs-{os.getpid()}-try"
     added = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
