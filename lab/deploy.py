@@ -20,7 +20,7 @@ import yaml
 
 import tools
 from image.build import build
-from lab import netns, registry
+from lab import leftovers, netns, registry
 from lab.topology import CONTROL, ROOT, STATE
 
 STACK = "lab"
@@ -61,6 +61,7 @@ def deploy(image: str, changes: Mapping[str, Any] | None = None, bgp_keys: Mappi
 
     Raises DeployError with what the engine said.
     """
+    leftovers.remember_once()
     _configure(image, changes, bgp_keys)
     run = _engine("up", "--yes", "--skip-preview")
     return Result(run.operations, outputs(), run.said)

@@ -19,6 +19,8 @@ from lab.traffic.flows import FlowsPlan, Transport
 CLASS = "samegate.dev/lb"
 DRAIN = "samegate.dev/drain"
 SYSTEM_NAMESPACE = "samegate-system"
+APPS = "echo"
+"""The namespace of the echo app, and of the test-only Services that select its pods."""
 SERVICES = Path(__file__).parent.parent / "services"
 """Test-only Services; the apps themselves are in apps/."""
 
@@ -86,7 +88,10 @@ class Bench:
 
     def hold(self, address: str) -> str:
         """Give the client this address of its network."""
-        netns.run(topology.CLIENT, ["ip", "address", "replace", f"{address}/{topology.CLIENT_NETWORK.prefixlen}", "dev", "eth0"])
+        netns.run(
+            topology.CLIENT,
+            ["ip", "address", "replace", f"{address}/{topology.CLIENT_NETWORK.prefixlen}", "dev", "eth0"],
+        )
         return address
 
     def open_flows(self, target: Target, count: int, **settings: Any) -> RunningFlows:
@@ -95,14 +100,20 @@ class Bench:
         flows = self.client.flows(FlowsPlan(target.transport, target.address, count, sources, **settings))
         if flows.opened.opened != count:
             flows.stop()
-            raise NotReached(f"only {flows.opened.opened} of {count} flows to {target.vip} opened: {flows.opened.not_opened}")
+            raise NotReached(
+                f"only {flows.opened.opened} of {count} flows to {target.vip} opened: {flows.opened.not_opened}"
+            )
         return flows
 
-    def connections_plan(self, target: Target, per_second: float, count: int | None = None, timeout_seconds: float = 3.0) -> ConnectionsPlan:
+    def connections_plan(
+        self, target: Target, per_second: float, count: int | None = None, timeout_seconds: float = 3.0
+    ) -> ConnectionsPlan:
         """New connections from fresh addresses."""
         return ConnectionsPlan(target.transport, target.address, per_second, count, self.sources(4), timeout_seconds)
 
-    def connect(self, target: Target, count: int, per_second: float = 200, sources: tuple[str, ...] = ()) -> tuple[Sample, ...]:
+    def connect(
+        self, target: Target, count: int, per_second: float = 200, sources: tuple[str, ...] = ()
+    ) -> tuple[Sample, ...]:
         """`count` new connections, one after the other at `per_second`."""
         plan = self.connections_plan(target, per_second, count)
         with self.client.connections(replace(plan, sources=sources) if sources else plan) as running:
@@ -122,12 +133,11 @@ class Bench:
         return [s for s in items if s["spec"].get("loadBalancerClass") == CLASS and addresses_of(s)]
 
     def target(self, service: str, transport: Transport = "tcp", port_name: str | None = None) -> Target:
-        """A port of a Service (`namespace/name` or a name in `default`) at its VIP.
+        """A port of a Service beside the echo app at its VIP.
 
         Raises NotReached when it has no address or no such port.
         """
-        namespace, _, name = service.rpartition("/")
-        found = self.objects("service", "-n", namespace or "default", name)
+        found = self.objects("service", "-n", APPS, service)
         for port in found["spec"]["ports"]:
             if port.get("protocol", "TCP").lower() == transport and port_name in (None, port.get("name")):
                 if not addresses_of(found):
@@ -149,7 +159,7 @@ class Bench:
         finally:
             cluster.kubectl("delete", "--ignore-not-found", "--wait=true", *paths)
 
-    def pods(self, selector: str, namespace: str = "default") -> list[dict[str, Any]]:
+    def pods(self, selector: str, namespace: str = APPS) -> list[dict[str, Any]]:
         """Pods by label selector."""
         items: list[dict[str, Any]] = self.objects("pods", "-n", namespace, "-l", selector)["items"]
         return items
@@ -173,7 +183,9 @@ class Bench:
     def announced_by(self, vip: str) -> dict[str, set[str]]:
         """The edge nodes that each ToR sends a VIP's packets to, by ToR."""
         names = {str(node.address): node.name for node in topology.EDGES}
-        return {tor.name: {names.get(hop, hop) for hop in routers.routes(tor.name, f"{vip}/32")} for tor in topology.TORS}
+        return {
+            tor.name: {names.get(hop, hop) for hop in routers.routes(tor.name, f"{vip}/32")} for tor in topology.TORS
+        }
 
     def wait_announced(self, vip: str, edges: set[str], timeout_seconds: float = 30) -> float:
         """Seconds until every ToR sends the VIP's packets to exactly these edge nodes."""
@@ -197,7 +209,7 @@ class Bench:
                 return f"node {name} is not Ready"
             if DRAIN in node["metadata"].get("annotations", {}):
                 return f"node {name} is draining"
-        for namespace in (SYSTEM_NAMESPACE, "default"):
+        for namespace in (SYSTEM_NAMESPACE, APPS):
             for pod in self.objects("pods", "-n", namespace)["items"]:
                 name = f"{namespace}/{pod['metadata']['name']}"
                 if pod["metadata"].get("deletionTimestamp"):
@@ -254,6 +266,37 @@ class Bench:
         return [int(pid) for pid in self.machine(node).run(script, input=command + "\n").stdout.split()]
 
     @contextmanager
+    def counting(self, node: str, source: str, destination: str) -> Iterator[Callable[[], int]]:
+        """Packets with these inner addresses that a machine delivered to itself or sent on, counted after every filter of ours."""
+        match = f"-s {source}/32 -d {destination}/32"
+        hooks = ("mangle INPUT", "mangle POSTROUTING")
+        machine = self.machine(node)
+
+        def reached() -> int:
+            listed = machine.run(
+                "; ".join(f"iptables-legacy -w -t {hook.split()[0]} -nvxL {hook.split()[1]}" for hook in hooks)
+            ).stdout
+            rows = [line.split() for line in listed.splitlines()]
+            return sum(int(words[0]) for words in rows if len(words) >= 8 and words[-2:] == [source, destination])
+
+        machine.run(
+            "; ".join(f"iptables-legacy -w -t {hook.split()[0]} -A {hook.split()[1]} {match}" for hook in hooks)
+        )
+        try:
+            yield reached
+        finally:
+            undo = "; ".join(f"iptables-legacy -w -t {hook.split()[0]} -D {hook.split()[1]} {match}" for hook in hooks)
+            machine.run(undo, check=False)
+
+    def page(self, node: str, path: str) -> str:
+        """An HTTP page of the agent on a machine (`/metrics`, `/v1/status`)."""
+        port = 9474 if self.agent_role(node) == "edge" else 9475
+        url = f"http://{topology.node(node).address}:{port}{path}"
+        return netns.run(
+            topology.CONTROL, ["curl", "--silent", "--show-error", "--fail", "--max-time", "3", url]
+        ).stdout
+
+    @contextmanager
     def paused_agents(self, *nodes: str) -> Iterator[None]:
         """The agents of these nodes stand still (SIGSTOP), so that what is changed by hand stays changed while the block runs."""
         stopped: list[tuple[str, str]] = []
@@ -279,7 +322,10 @@ def addresses_of(service: dict[str, Any]) -> list[str]:
 def conditions_of(service: dict[str, Any]) -> str:
     """A Service's conditions on one line."""
     conditions = service.get("status", {}).get("conditions") or []
-    return "; ".join(f"{c['type']}={c['status']} {c.get('reason')}: {c.get('message')}" for c in conditions) or "no condition"
+    return (
+        "; ".join(f"{c['type']}={c['status']} {c.get('reason')}: {c.get('message')}" for c in conditions)
+        or "no condition"
+    )
 
 
 def is_test_only(service: dict[str, Any]) -> bool:

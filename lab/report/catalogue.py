@@ -32,7 +32,9 @@ def both_edges_on_both_tors(value: Mapping[str, Mapping[str, list[str]]]) -> boo
     edges = sorted(str(edge.address) for edge in topology.EDGES)
     tors = sorted(str(link.right.address.ip) for link in topology.LINKS[:2] if link.right.address)
     wanted = {"core": tors, "tor1": edges, "tor2": edges}
-    return bool(value) and all({router: sorted(hops) for router, hops in routers.items()} == wanted for routers in value.values())
+    return bool(value) and all(
+        {router: sorted(hops) for router, hops in routers.items()} == wanted for routers in value.values()
+    )
 
 
 def none_starved(value: Mapping[str, Any]) -> bool:
@@ -60,11 +62,21 @@ def _under(limit: float) -> Callable[[Value], bool]:
 CATALOGUE: tuple[Entry, ...] = (
     Entry("routes", "next hops per VIP on each router", "both edge nodes, on both", both_edges_on_both_tors),
     Entry("client_ip_preserved", "the app saw the client's address", "true", lambda value: value is True),
-    Entry("spread", f"connections per edge node and per worker, of {CONNECTIONS:,}", "none under 0.7 of its fair share", none_starved),
+    Entry(
+        "spread",
+        f"connections per edge node and per worker, of {CONNECTIONS:,}",
+        "none under 0.7 of its fair share",
+        none_starved,
+    ),
     Entry("flows.leave", f"of {FLOWS} live flows, broken when an edge node leaves (drain)", "0", _zero),
     Entry("flows.join", f"of {FLOWS} live flows, broken when an edge node joins", "0", _zero),
     Entry("flows.join_after_change", "the same join after 20 random changes of workers and weights", "0", _zero),
-    Entry("rollout", "new connections failed, flows broken: image rolled forward and back", "0 and 0", _all_zero("new_failed", "flows_broken")),
+    Entry(
+        "rollout",
+        "new connections failed, flows broken: image rolled forward and back",
+        "0 and 0",
+        _all_zero("new_failed", "flows_broken"),
+    ),
     Entry("edge_killed.route_gone_s", "SIGKILL of a whole edge node to route gone", "under 1.5", _under(1.5)),
     Entry("edge_killed.new_failed_after_s", "last failed new connection after that kill", "under 2", _under(2.0)),
     Entry("edge_killed.flows_broken", f"of {FLOWS} live flows, broken by that kill", "0", _zero),
@@ -74,7 +86,12 @@ CATALOGUE: tuple[Entry, ...] = (
         "under 3 s; 0",
         lambda value: value["new_failed_for_s"] < 3 and value["other_flows_broken"] == 0,
     ),
-    Entry("backend_drained", "flows broken, new connections failed when a pod terminates", "0 and 0", _all_zero("flows_broken", "new_failed")),
+    Entry(
+        "backend_drained",
+        "flows broken, new connections failed when a pod terminates",
+        "0 and 0",
+        _all_zero("flows_broken", "new_failed"),
+    ),
     Entry(
         "dataplane_broken.withdrawn_s",
         "IPVS table cleared; tunnel deleted on one worker, on both: until repaired or withdrawn",
@@ -101,10 +118,19 @@ CATALOGUE: tuple[Entry, ...] = (
     ),
     Entry("upload_no_icmp", "seconds for 1 MiB up, ICMP filtered, MTU 1500", "under 2 s", _under(2.0)),
     Entry("download_no_icmp", "seconds for 1 MiB down, ICMP filtered, MTU 1500", "under 2 s", _under(2.0)),
-    Entry("icmp_errors", "download through a 1,300-byte path, its ICMP error at the other edge node", "completes", lambda value: value["complete"] is True),
+    Entry(
+        "icmp_errors",
+        "download through a 1,300-byte path, its ICMP error at the other edge node",
+        "completes",
+        lambda value: value["complete"] is True,
+    ),
     Entry("exposed_ports", "ports that answer on a VIP beside the announced ones", "none", lambda value: value == []),
-    Entry("loops", "times one packet crosses the router for a VIP that only one side knows", "1", lambda value: value == 1),
-    Entry("spoofed", "IPIP from a stranger or in an edge node's name that reached a pod or node", "never delivered", _zero),
+    Entry(
+        "loops", "times one packet crosses the router for a VIP that only one side knows", "1", lambda value: value == 1
+    ),
+    Entry(
+        "spoofed", "IPIP from a stranger or in an edge node's name that reached a pod or node", "never delivered", _zero
+    ),
     Entry(
         "udp",
         f"{UDP_FLOWS} UDP flows: same pod on leave and join",
@@ -151,4 +177,6 @@ def select(wanted: list[str]) -> tuple[str, ...]:
     for name in wanted:
         if not any(key == name or key.startswith(name + ".") for key in BY_KEY):
             raise ValueError(f"{name!r} is not measured; the keys are {', '.join(BY_KEY)}")
-    return tuple(key for key in BY_KEY if not wanted or any(key == name or key.startswith(name + ".") for name in wanted))
+    return tuple(
+        key for key in BY_KEY if not wanted or any(key == name or key.startswith(name + ".") for name in wanted)
+    )

@@ -6,13 +6,13 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lab import cluster, netns, topology
+from lab.report.bench import APPS, Bench, NotReached, Target, wait_until
 from lab.report.catalogue import FLOWS, UDP_FLOWS
 from lab.report.measurement import Control, Measured
-from lab.report.bench import NotReached, Bench, Target, wait_until
 from lab.report.steady import ECHO, ready_target
 
 LEAVER, STAYER = topology.EDGES[1], topology.EDGES[0]
@@ -80,14 +80,16 @@ def sysctl_held(bench: Bench, name: str, value: str, *nodes: str) -> Iterator[No
 
 def without_sloppy_tcp(bench: Bench, target: Target) -> dict[str, int]:
     """Broken flows on the same leave and join when edge nodes do not pick up flows that they never saw open."""
-    with sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)):
-        with bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0) as flows, routed_to(target, STAYER):
+    with ExitStack() as stack:
+        stack.enter_context(sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)))
+        flows = stack.enter_context(bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0))
+        with routed_to(target, STAYER):
             leave = flows.check().broken
-            with bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0) as late:
-                flows.stop()
-                for tor in topology.TORS:
-                    netns.run(tor.namespace, ["ip", "route", "del", f"{target.vip}/32", "via", str(STAYER.address), "metric", "0"])
-                join = late.check().broken
+            flows.stop()
+            late = stack.enter_context(
+                bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0)
+            )
+        join = late.check().broken
     return {"leave": leave, "join": join}
 
 
@@ -131,7 +133,8 @@ def random_endpoints(chance: random.Random, pods: Mapping[str, list[str]]) -> li
     `pods` are pod addresses by node. More or fewer of them change the node's weight where weights count endpoints.
     """
     while True:
-        endpoints = []
+        endpoints: list[dict[str, Any]] = []
+        anyone_ready = False
         for node, addresses in pods.items():
             fate = chance.choice(("ready", "ready", "terminating", "absent"))
             if fate == "absent":
@@ -145,7 +148,8 @@ def random_endpoints(chance: random.Random, pods: Mapping[str, list[str]]) -> li
                 }
                 for address in chance.sample(addresses, chance.randint(1, len(addresses)))
             ]
-        if any(endpoint["conditions"]["ready"] for endpoint in endpoints):
+            anyone_ready = anyone_ready or ready
+        if anyone_ready:
             return endpoints
 
 
@@ -157,8 +161,11 @@ def by_hand(endpoints: list[dict[str, Any]], port: int) -> str:
             "kind": "EndpointSlice",
             "metadata": {
                 "name": f"{BY_HAND}-1",
-                "namespace": "default",
-                "labels": {"kubernetes.io/service-name": BY_HAND, "endpointslice.kubernetes.io/managed-by": "lab.samegate.dev"},
+                "namespace": APPS,
+                "labels": {
+                    "kubernetes.io/service-name": BY_HAND,
+                    "endpointslice.kubernetes.io/managed-by": "lab.samegate.dev",
+                },
             },
             "addressType": "IPv4",
             "ports": [{"name": "tcp", "protocol": "TCP", "port": port}],
@@ -167,13 +174,13 @@ def by_hand(endpoints: list[dict[str, Any]], port: int) -> str:
     )
 
 
-def echo_pods(bench: Bench) -> tuple[dict[str, list[str]], int]:
-    """The addresses of the echo app's pods by node, and the port they listen on."""
-    (piece, *_) = bench.objects("endpointslices", "-l", f"kubernetes.io/service-name={ECHO}")["items"]
+def echo_pods(bench: Bench, protocol: str = "TCP") -> tuple[dict[str, list[str]], int]:
+    """The addresses of the echo app's pods by node, and the port they listen on with this protocol."""
+    (piece, *_) = bench.objects("endpointslices", "-n", APPS, "-l", f"kubernetes.io/service-name={ECHO}")["items"]
     pods: dict[str, list[str]] = {}
     for endpoint in piece["endpoints"]:
         pods.setdefault(endpoint["nodeName"], []).extend(endpoint["addresses"])
-    port = next(port["port"] for port in piece["ports"] if port.get("protocol", "TCP") == "TCP")
+    port = next(port["port"] for port in piece["ports"] if port.get("protocol", "TCP") == protocol)
     return {node: sorted(addresses) for node, addresses in sorted(pods.items())}, port
 
 
@@ -186,7 +193,11 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
     pods, port = echo_pods(bench)
     history: list[dict[str, Any]] = []
     with bench.applied("echo-by-hand.yaml"):
-        every = [{"addresses": [a], "nodeName": node, "conditions": {"ready": True}} for node, found in pods.items() for a in found]
+        every = [
+            {"addresses": [a], "nodeName": node, "conditions": {"ready": True}}
+            for node, found in pods.items()
+            for a in found
+        ]
         try:
             bench.apply(by_hand(every, port))
             target = ready_target(bench, BY_HAND)
@@ -197,7 +208,9 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
                 endpoints = random_endpoints(chance, pods)
                 bench.apply(by_hand(endpoints, port))
                 seen = _changed(bench, before)
-                states = [f"{e['nodeName']} {'ready' if e['conditions']['ready'] else 'terminating'}" for e in endpoints]
+                states = [
+                    f"{e['nodeName']} {'ready' if e['conditions']['ready'] else 'terminating'}" for e in endpoints
+                ]
                 history.append({"change": number, "endpoints": states, "table_changed": seen})
             # The joining node starts from nothing, the staying one from all of that.
             bench.machine(LEAVER.name).run("ipvsadm -C")
@@ -210,8 +223,14 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
                 ended = flows.stop()
         finally:
             bench.undrain(LEAVER.name)
-            cluster.kubectl("delete", "endpointslice", f"{BY_HAND}-1", "--ignore-not-found")
-    samples = {"seed": CHANGES_SEED, "history": history, "tables": tables, "ended": ended.summary, "flows": ended.samples}
+            cluster.kubectl("delete", "endpointslice", "-n", APPS, f"{BY_HAND}-1", "--ignore-not-found")
+    samples = {
+        "seed": CHANGES_SEED,
+        "history": history,
+        "tables": tables,
+        "ended": ended.summary,
+        "flows": ended.samples,
+    }
     return {"flows.join_after_change": Measured(ended.broken, samples)}
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from lab import netns, topology
+from lab.report.bench import Bench, Target, wait_until
 from lab.report.catalogue import TRANSFER_BYTES
 from lab.report.live_flows import LEAVER, STAYER, echo_pods, routed_to, sysctl_held
 from lab.report.measurement import Control, Measured
-from lab.report.bench import Bench, Target, wait_until
 from lab.report.steady import ECHO
 from lab.topology import Node
 from lab.traffic import packets
@@ -55,11 +55,13 @@ def own_rules_gone(bench: Bench, nodes: tuple[Node, ...], match: str) -> Iterato
             script = (
                 "for t in raw mangle filter nat; do iptables-legacy -t $t -S 2>/dev/null | grep -iE 'samegate|sgt-' "
                 f"| grep -E -- '{match}' | grep '^-A' | sed 's/^-A/-D/' "
-                "| while read -r rule; do echo \"$t $rule\"; eval iptables-legacy -w -t $t $rule; done; done"
+                '| while read -r rule; do echo "$t $rule"; eval iptables-legacy -w -t $t $rule; done; done'
             )
             gone = bench.machine(name).run(script).stdout
             if not gone.strip():
-                raise LookupError(f"{name} has no rule of ours that fits {match!r}; without it this control shows nothing")
+                raise LookupError(
+                    f"{name} has no rule of ours that fits {match!r}; without it this control shows nothing"
+                )
         yield
 
 
@@ -69,7 +71,9 @@ def measure_no_icmp(bench: Bench) -> Mapping[str, Measured]:
     sources = bench.sources(4)
     with filtered_icmp():
         up = [bench.client.transfer(target.address, "put", TRANSFER_BYTES, source, HANG_SECONDS) for source in sources]
-        down = [bench.client.transfer(target.address, "get", TRANSFER_BYTES, source, HANG_SECONDS) for source in sources]
+        down = [
+            bench.client.transfer(target.address, "get", TRANSFER_BYTES, source, HANG_SECONDS) for source in sources
+        ]
         with own_rules_gone(bench, topology.WORKERS, "TCPMSS"):
             (source,) = bench.sources(1)
             hung = bench.client.transfer(target.address, "put", TRANSFER_BYTES, source, HANG_SECONDS)
@@ -90,8 +94,14 @@ def icmp_routed_to(target: Target, edge: Node) -> Iterator[None]:
     """Both ToRs send ICMP for the VIP to this edge node, whatever way other packets go."""
     try:
         for tor in topology.TORS:
-            netns.run(tor.namespace, ["ip", "route", "add", f"{target.vip}/32", "via", str(edge.address), "table", str(_ICMP_TABLE)])
-            netns.run(tor.namespace, ["ip", "rule", "add", "ipproto", "icmp", "lookup", str(_ICMP_TABLE), "pref", str(_ICMP_TABLE)])
+            netns.run(
+                tor.namespace,
+                ["ip", "route", "add", f"{target.vip}/32", "via", str(edge.address), "table", str(_ICMP_TABLE)],
+            )
+            netns.run(
+                tor.namespace,
+                ["ip", "rule", "add", "ipproto", "icmp", "lookup", str(_ICMP_TABLE), "pref", str(_ICMP_TABLE)],
+            )
         yield
     finally:
         for tor in topology.TORS:
@@ -153,7 +163,9 @@ def _crossings(bench: Bench, vip: str, port: int) -> int:
     """How often one SYN to VIP:port crosses the ToRs."""
     (source,) = bench.sources(1)
     with counted(source, vip) as counts:
-        bench.client.packet(packets.tcp_syn((source, FORGED_PORT), (vip, port)), listen=(source, FORGED_PORT), wait_seconds=1.0)
+        bench.client.packet(
+            packets.tcp_syn((source, FORGED_PORT), (vip, port)), listen=(source, FORGED_PORT), wait_seconds=1.0
+        )
     return sum(counts.values())
 
 
@@ -190,7 +202,10 @@ def kube_proxy_forgot(bench: Bench, target: Target) -> Iterator[None]:
         yield
     finally:
         for name, pids in paused:
-            bench.machine(name).run(f"iptables-legacy-restore -T nat < /run/nat.before; rm -f /run/nat.before; kill -CONT {pids}", check=False)
+            bench.machine(name).run(
+                f"iptables-legacy-restore -T nat < /run/nat.before; rm -f /run/nat.before; kill -CONT {pids}",
+                check=False,
+            )
 
 
 def measure_loops(bench: Bench) -> Mapping[str, Measured]:
@@ -210,14 +225,16 @@ def measure_loops(bench: Bench) -> Mapping[str, Measured]:
 def _forgeries(bench: Bench, outer_source: str) -> dict[str, bool]:
     """Whether IPIP to a worker in the name of `outer_source` reached what it is aimed at, by name of the aim."""
     worker = topology.WORKERS[0]
-    pods, port = echo_pods(bench)
+    pods, port = echo_pods(bench, "UDP")
     (source,) = bench.sources(1)
     listen = (source, FORGED_PORT)
     delivered = {}
     for aim, inner_destination in (("pod", pods[worker.name][0]), ("node", str(worker.address))):
         inner = packets.udp(listen, (inner_destination, port), b"x\n")
         with bench.counting(worker.name, source, inner_destination) as reached:
-            heard = bench.client.packet(packets.ipip(outer_source, str(worker.address), inner), listen, wait_seconds=0.8)
+            heard = bench.client.packet(
+                packets.ipip(outer_source, str(worker.address), inner), listen, wait_seconds=0.8
+            )
         delivered[aim] = bool(heard) or reached() > 0
     return delivered
 

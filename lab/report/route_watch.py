@@ -13,7 +13,9 @@ from types import TracebackType
 
 from lab import netns, topology
 
-_LINE = re.compile(r"^(?P<deleted>Deleted )?(?:(?:unicast|blackhole|unreachable) )?(?P<prefix>\d+\.\d+\.\d+\.\d+)(?:/32)? ")
+_LINE = re.compile(
+    r"^(?P<deleted>Deleted )?(?:(?:unicast|blackhole|unreachable) )?(?P<prefix>\d+\.\d+\.\d+\.\d+)(?:/32)? "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ class RouteWatch:
             if event is not None and IPv4Address(event.prefix) in topology.VIP_POOL:
                 self.events.append(event)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.kill()
         self._process.wait()
         self._thread.join()

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lab import topology
+from lab.report.bench import APPS, Bench, Target, addresses_of, is_test_only, wait_until
 from lab.report.catalogue import CONNECTIONS
 from lab.report.measurement import Control, Measured
-from lab.report.bench import Bench, Target, addresses_of, is_test_only, wait_until
 from lab.traffic.connections import Sample
 
 ECHO = "echo"
@@ -71,7 +71,7 @@ def ready_target(bench: Bench, service: str) -> Target:
 
 def has_address(bench: Bench, service: str) -> bool:
     """Whether the Service's status holds an address."""
-    return bool(addresses_of(bench.objects("service", service)))
+    return bool(addresses_of(bench.objects("service", "-n", APPS, service)))
 
 
 def ipvs_connections(bench: Bench, target: Target) -> dict[str, int]:
@@ -125,8 +125,14 @@ def measure_affinity(bench: Bench) -> Mapping[str, Measured]:
     over_edges = {edge: after[edge] - before[edge] for edge in after}
     without = most_pods(bench.connect(bench.target(ECHO), 30, sources=bench.sources(1)))
     pods = sorted({str(sample.pod) for sample in samples})
-    control = Control("the same without sessionAffinity, and every edge node took part", without, without > 1 and min(over_edges.values()) > 0)
-    return {"affinity": Measured(most_pods(samples), {"connections_per_edge": over_edges, "pods_met_by_all": pods}, control)}
+    control = Control(
+        "the same without sessionAffinity, and every edge node took part",
+        without,
+        without > 1 and min(over_edges.values()) > 0,
+    )
+    return {
+        "affinity": Measured(most_pods(samples), {"connections_per_edge": over_edges, "pods_met_by_all": pods}, control)
+    }
 
 
 def measure_source_ranges(bench: Bench) -> Mapping[str, Measured]:
@@ -145,7 +151,11 @@ def measure_source_ranges(bench: Bench) -> Mapping[str, Measured]:
     }
     errors = dict(Counter(str(sample.error) for sample in refused))
     control = Control("a client inside the range is served", value["inside_served"], value["inside_served"])
-    return {"source_ranges": Measured(value, {"outside": errors, "announced": {tor: sorted(e) for tor, e in announced.items()}}, control)}
+    return {
+        "source_ranges": Measured(
+            value, {"outside": errors, "announced": {tor: sorted(e) for tor, e in announced.items()}}, control
+        )
+    }
 
 
 def listening(bench: Bench, transport: str) -> set[int]:
@@ -154,7 +164,9 @@ def listening(bench: Bench, transport: str) -> set[int]:
     state = {"tcp": "0A", "udp": "07"}[transport]
     ports: set[int] = set()
     for node in topology.NODES:
-        table = bench.machine(node.name).run(f"cat /proc/net/{transport} /proc/net/{transport}6 2>/dev/null; true").stdout
+        table = (
+            bench.machine(node.name).run(f"cat /proc/net/{transport} /proc/net/{transport}6 2>/dev/null; true").stdout
+        )
         for line in table.splitlines():
             words = line.split()
             if len(words) > 3 and words[3] == state:

@@ -1,0 +1,326 @@
+"""Faults inside a node: kernel state lost, processes killed, pods gone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lab import cluster, netns, topology
+from lab.report.bench import APPS, Bench, wait_until
+from lab.report.catalogue import CONNECTIONS, FLOWS
+from lab.report.endpoint_watch import EndpointWatch
+from lab.report.live_flows import LEAVER
+from lab.report.measurement import Control, Measured
+from lab.report.route_watch import RouteWatch, gained_at, lost_at
+from lab.report.steady import ECHO, ipvs_connections
+from lab.topology import Node
+from lab.traffic.connections import Sample
+
+_LIMIT_SECONDS = 10
+_TUNNELS = "ip -o link show type ipip | grep -o 'sgt-[0-9a-f]*' | sort -u"
+
+
+def timed_repair(
+    bench: Bench, node: Node, breaking: str, whole: str, limit_seconds: float = _LIMIT_SECONDS
+) -> float | None:
+    """Seconds from the shell command `breaking` until the shell condition `whole` holds again, timed on the machine itself.
+
+    None if it did not within `limit_seconds`. Raises CommandError if it held right after breaking: nothing was broken.
+    """
+    script = f"""
+now() {{ read -r up rest < /proc/uptime; echo $up; }}
+{breaking}
+began=$(now)
+if {whole}; then echo "nothing was broken" >&2; exit 9; fi
+rounds=0
+until {whole}; do
+  sleep 0.05; rounds=$((rounds + 1))
+  [ $rounds -gt {int(limit_seconds / 0.05)} ] && exit 0
+done
+echo $began $(now)
+"""
+    shown = bench.machine(node.name).run(script, timeout_seconds=limit_seconds * 10).stdout.split()
+    return round(float(shown[1]) - float(shown[0]), 2) if len(shown) == 2 else None
+
+
+def repaired_or_withdrawn(bench: Bench, node: Node, vip: str, breaking: str, whole: str) -> dict[str, Any]:
+    """How long after `breaking` the node was whole again, or the VIP withdrawn by every router that had it; the sooner counts."""
+    with RouteWatch("tor1") as tor1, RouteWatch("tor2") as tor2:
+        began = time.monotonic()
+        repaired = timed_repair(bench, node, breaking, whole)
+        gone = [lost_at(watch.events, vip, str(node.address), began) for watch in (tor1, tor2)]
+    withdrawn = round(max(at for at in gone if at) - began, 2) if all(gone) else None
+    return {
+        "repaired_s": repaired,
+        "withdrawn_s": withdrawn,
+        "s": min((s for s in (repaired, withdrawn) if s is not None), default=None),
+    }
+
+
+def _ipvs_has(vip: str) -> str:
+    return f"ipvsadm -Ln | grep -A1 -F '{vip}:' | grep -q Tunnel"
+
+
+def _tunnels_are(devices: str) -> str:
+    return f"""[ "$({_TUNNELS} | tr '\\n' ' ')" = '{devices}' ]"""
+
+
+def measure_dataplane_broken(bench: Bench) -> Mapping[str, Measured]:
+    """IPVS cleared on an edge node, tunnels deleted on one worker, then on both at once. Control: agents paused, nothing repairs."""
+    target = bench.target(ECHO)
+    samples: dict[str, Any] = {}
+    with bench.client.connections(bench.connections_plan(target, 20, timeout_seconds=3.0)) as load:
+        whole = _ipvs_has(target.vip)
+        samples["ipvs_cleared"] = repaired_or_withdrawn(bench, LEAVER, target.vip, "ipvsadm -C", whole)
+        devices = {w.name: bench.machine(w.name).run(f"{_TUNNELS} | tr '\\n' ' '").stdout for w in topology.WORKERS}
+        for workers in (topology.WORKERS[:1], topology.WORKERS):
+            results: dict[str, Any] = {}
+
+            def one(worker: Node, results: dict[str, Any] = results) -> None:
+                breaking = f"for d in {devices[worker.name]}; do ip link delete $d; done"
+                results[worker.name] = timed_repair(bench, worker, breaking, _tunnels_are(devices[worker.name]))
+
+            threads = [threading.Thread(target=one, args=(worker,)) for worker in workers]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            missing = any(results.get(worker.name) is None for worker in workers)
+            results["s"] = None if missing else max(results[worker.name] for worker in workers)
+            samples["tunnels_deleted_on_" + "_and_".join(worker.name for worker in workers)] = results
+            bench.wait_announced(target.vip, bench.edges)
+        attempts = load.stop()
+    seconds = [case["s"] for case in samples.values()]
+    samples["connections"] = connection_summary(attempts)
+    with bench.paused_agents(LEAVER.name):
+        unrepaired = timed_repair(bench, LEAVER, "ipvsadm -C", whole, limit_seconds=3)
+    wait_until("IPVS is repaired", lambda: bench.machine(LEAVER.name).run(whole, check=False).returncode == 0, 15)
+    control = Control("IPVS cleared while the agent is paused: seconds to repair", unrepaired, unrepaired is None)
+    value = None if None in seconds else max(seconds)
+    return {"dataplane_broken.withdrawn_s": Measured(value, samples, control)}
+
+
+def connection_summary(samples: tuple[Sample, ...]) -> dict[str, Any]:
+    """How many there were, how many failed and how, and the slowest."""
+    failed = [sample for sample in samples if not sample.ok]
+    return {
+        "made": len(samples),
+        "failed": len(failed),
+        "errors": dict(Counter(str(sample.error) for sample in failed)),
+        "slowest_ms": max((sample.milliseconds for sample in samples if sample.ok), default=None),
+        "failed_at": [sample.at for sample in failed][:200],
+    }
+
+
+def operations_written(metrics: str) -> float:
+    """The sum of samegate_kernel_operations_total in a page of metrics (Prometheus text format)."""
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in metrics.splitlines()
+        if re.match(r"samegate_kernel_operations_total\b", line)
+    )
+
+
+@contextmanager
+def kernel_events(node: Node) -> Iterator[list[str]]:
+    """Changes of links, addresses, routes and rules that a machine's kernel announces while the block runs, as `ip monitor` prints them."""
+    lines: list[str] = []
+    # A terminal is forced so that the remote process ends with the connection.
+    argv = Bench.machine(node.name).ssh("exec ip -o monitor link address route rule", "-tt", "-S", "none")
+    process = netns.popen(topology.CONTROL, argv, stderr=subprocess.DEVNULL)
+    output = process.stdout
+    if output is None:
+        raise RuntimeError("`ip monitor` was started without its output")
+    thread = threading.Thread(target=lambda: lines.extend(line.strip() for line in output), daemon=True)
+    thread.start()
+    time.sleep(1)  # ssh gives no sign that the remote program has begun to listen
+    try:
+        yield lines
+    finally:
+        process.kill()
+        process.wait()
+        thread.join()
+        output.close()
+
+
+def ours(event: str) -> bool:
+    """Whether a kernel event is about something that samegate owns."""
+    pool = str(topology.VIP_POOL.network_address).removesuffix("0")
+    probes = str(topology.PROBE_NETWORK.network_address).removesuffix("0")
+    return any(mark in event for mark in ("sgt-", "sgprobe", pool, probes))
+
+
+def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
+    """SIGKILL of an edge node's agent under load, then of its BIRD with 400 flows open."""
+    target = bench.target(ECHO)
+    samples: dict[str, Any] = {}
+    before = bench.agent_pids(LEAVER.name)
+    counted = ipvs_connections(bench, target)
+    with kernel_events(LEAVER) as events, RouteWatch("tor1") as watch:
+        began = time.monotonic()
+        with bench.client.connections(bench.connections_plan(target, 100, CONNECTIONS)) as load:
+            time.sleep(2)  # so that the load is under way
+            bench.machine(LEAVER.name).run(f"kill -KILL {' '.join(map(str, before))}")
+            attempts = load.wait()
+        wait_until("the agent is back", lambda: _restarted(bench, before), 60)
+        wait_until("the agent has read the kernel", lambda: _settled(bench), 60)
+        samples["withdrawals"] = [str(event) for event in watch.withdrawals(began)]
+    written = operations_written(bench.page(LEAVER.name, "/metrics"))
+    own_events = [event for event in events if ours(event)]
+    still_counted = ipvs_connections(bench, target)
+    recreated = still_counted[LEAVER.name] < counted[LEAVER.name]
+    samples |= {
+        "connections": connection_summary(attempts),
+        "operations_metric": written,
+        "kernel_events": own_events,
+        "ipvs_counters": {"before": counted, "after": still_counted, "service_recreated": recreated},
+    }
+    with bench.open_flows(target, FLOWS) as flows, RouteWatch("tor1") as watch:
+        began = time.monotonic()
+        birds = bench.pids(LEAVER.name, "bird -")
+        bench.machine(LEAVER.name).run(f"kill -KILL {' '.join(map(str, birds))}")
+        wait_until(
+            "BIRD's routes are gone", lambda: lost_at(watch.events, target.vip, str(LEAVER.address), began), 15, 0.05
+        )
+        without = flows.check()
+        bench.wait_announced(target.vip, bench.edges, 60)
+        flows.check()
+        ended = flows.stop()
+        samples["bird"] = {
+            "route_gone_s": _after(began, lost_at(watch.events, target.vip, str(LEAVER.address), began)),
+            "route_back_s": _after(began, gained_at(watch.events, target.vip, str(LEAVER.address), began)),
+            "without": without.summary,
+            "ended": ended.summary,
+        }
+    value = {
+        "new_failed": sum(1 for attempt in attempts if not attempt.ok) + len(samples["withdrawals"]),
+        "kernel_writes": int(written) + len(own_events) + int(recreated),
+        "bird_flows_broken": ended.broken,
+    }
+    return {"agent_killed": Measured(value, samples)}
+
+
+def _after(began: float, at: float | None) -> float | None:
+    return round(at - began, 3) if at is not None else None
+
+
+def _restarted(bench: Bench, before: list[int]) -> bool:
+    return bool(set(bench.agent_pids(LEAVER.name)) - set(before))
+
+
+def _settled(bench: Bench) -> bool:
+    """Whether the restarted agent says that it is ready: it has read the kernel and compared."""
+    try:
+        bench.page(LEAVER.name, "/readyz")
+    except netns.CommandError:
+        return False
+    return True
+
+
+def measure_no_endpoints(bench: Bench) -> Mapping[str, Measured]:
+    """The echo app scaled to nothing and back: from the API's notice of the last (first) usable endpoint to the routers' kernels."""
+    target = bench.target(ECHO)
+    replicas = bench.objects("deployment", "-n", APPS, ECHO)["spec"]["replicas"]
+    with RouteWatch("tor1") as tor1, RouteWatch("tor2") as tor2, EndpointWatch(ECHO, APPS) as endpoints:
+        wait_until("endpoints are known", lambda: endpoints.events, 15)
+        try:
+            began = time.monotonic()
+            cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, "--replicas=0")
+            wait_until("the last endpoint is gone", lambda: endpoints.emptied_at(began), 60)
+            bench.wait_announced(target.vip, set(), 20)
+            emptied = endpoints.emptied_at(began)
+            gone = [
+                lost_at(watch.events, target.vip, str(e.address), began)
+                for watch in (tor1, tor2)
+                for e in topology.EDGES
+            ]
+        finally:
+            returned = time.monotonic()
+            cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, f"--replicas={replicas}")
+        wait_until("the first endpoint is back", lambda: endpoints.filled_at(returned), 90)
+        bench.wait_announced(target.vip, bench.edges, 20)
+        filled = endpoints.filled_at(returned)
+        back = [
+            gained_at(watch.events, target.vip, str(e.address), returned)
+            for watch in (tor1, tor2)
+            for e in topology.EDGES
+        ]
+    cluster.kubectl("rollout", "status", "deployment", "-n", APPS, ECHO, "--timeout=120s")
+    if emptied is None or filled is None or None in gone or None in back:
+        raise LookupError(f"a route change was not seen: gone {gone}, back {back}")
+    value = {
+        "withdrawn_s": round(max(at for at in gone if at) - emptied, 3),
+        "announced_s": round(max(at for at in back if at) - filled, 3),
+    }
+    samples = {"emptied": emptied, "gone": gone, "filled": filled, "back": back, "endpoints": endpoints.events}
+    return {"no_endpoints": Measured(value, samples)}
+
+
+def measure_backend_drained(bench: Bench) -> Mapping[str, Measured]:
+    """Every pod of one worker terminates with its flows open, under new connections. Control: the same pods without grace."""
+    target = bench.target(ECHO)
+    worker = topology.WORKERS[0].name
+    with (
+        bench.open_flows(target, FLOWS) as flows,
+        bench.client.connections(bench.connections_plan(target, 50)) as load,
+    ):
+        leaving = _delete_pods(bench, worker)
+        _wait_not_ready(bench, leaving)
+        time.sleep(2)  # flows on terminating pods are watched for two more of their exchanges
+        flows.check()
+        ended = flows.stop()
+        cluster.kubectl("wait", "-n", APPS, "--for=delete", "--timeout=90s", *(f"pod/{name}" for name in leaving))
+        attempts = load.stop()
+    bench.settle()
+    with bench.open_flows(target, 100, interval_seconds=0) as hurt:
+        killed = _delete_pods(bench, worker, "--grace-period=0", "--force")
+        wait_until("the pods are gone", lambda: not _present(bench, killed), 30)
+        time.sleep(1)  # forced deletion leaves the API before the kubelet has killed the containers
+        broken = hurt.check().broken
+    value = {"flows_broken": ended.broken, "new_failed": sum(1 for attempt in attempts if not attempt.ok)}
+    samples = {"pods": leaving, "flows": ended.summary, "connections": connection_summary(attempts)}
+    return {
+        "backend_drained": Measured(
+            value, samples, Control("pods of a worker killed without grace: of 100 flows broken", broken, broken > 0)
+        )
+    }
+
+
+def _pods_on(bench: Bench, worker: str) -> list[str]:
+    return [
+        pod["metadata"]["name"]
+        for pod in bench.pods(f"app.kubernetes.io/name={ECHO}")
+        if pod["spec"].get("nodeName") == worker
+    ]
+
+
+def _delete_pods(bench: Bench, worker: str, *options: str) -> list[str]:
+    names = _pods_on(bench, worker)
+    if not names:
+        raise LookupError(f"no pod of {ECHO} runs on {worker}")
+    cluster.kubectl("delete", "pod", "-n", APPS, "--wait=false", *options, *names)
+    return names
+
+
+def _present(bench: Bench, names: list[str]) -> bool:
+    return bool({pod["metadata"]["name"] for pod in bench.pods(f"app.kubernetes.io/name={ECHO}")} & set(names))
+
+
+def _wait_not_ready(bench: Bench, names: list[str]) -> None:
+    def left() -> bool:
+        endpoints = [
+            e
+            for piece in bench.objects("endpointslices", "-n", APPS, "-l", f"kubernetes.io/service-name={ECHO}")[
+                "items"
+            ]
+            for e in piece["endpoints"]
+        ]
+        return not any(e.get("targetRef", {}).get("name") in names and e["conditions"].get("ready") for e in endpoints)
+
+    wait_until("the pods' endpoints are no longer ready", left, 20)
