@@ -12,6 +12,7 @@ tools: ## Have every tool: Debian packages, Python environment, cluster and Pulu
 
 lab: tools ## Bring up the rack in a box, deploy samegate into it, and show what it does
 	@$(VENV)/python -m lab up
+	@$(VENV)/python -m lab deploy
 	@$(VENV)/python -m lab report
 
 status: tools ## Show the machines, sessions, addresses and routes of the lab
@@ -20,7 +21,8 @@ status: tools ## Show the machines, sessions, addresses and routes of the lab
 lab-down: tools ## Take the lab away without a trace (the tool cache stays)
 	@$(VENV)/python -m lab down
 
-test: tools lint ## Run the linters, then every test: unit, root, and those in the lab
+test: tools lint ## Run the linters, then every test, in the lab too, which stays up
+	@$(VENV)/python -m lab up
 	@$(VENV)/pytest -m ""
 
 unit: tools ## Run the tests that need no root, cluster or network

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 
 from tools import ensure, python_environment
 from tools.cache import Cache, location
@@ -35,8 +36,8 @@ def _ensure(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(report.as_json(), indent=1))
     elif report.changed or changed:
-        for record in report.tools:
-            print(f"{record.tool} {record.version}: {record.way}")
+        ways = Counter(record.way for record in report.tools)
+        print("Everything is there: " + ", ".join(f"{count} {way}" for way, count in ways.items()) + ".")
     else:
         print(f"Everything is there: nothing to do ({time.monotonic() - started:.2f} s).")
     return 0
