@@ -7,6 +7,7 @@ import fcntl
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -141,14 +142,16 @@ def execute(place: str, argv: Sequence[str]) -> int:
 
     Raises ValueError for a place that does not exist.
     """
-    command = list(argv[1:] if argv[:1] == ["--"] else argv)
+    words = list(argv[1:] if argv[:1] == ["--"] else argv)
     if place not in places():
         raise ValueError(f"{place!r} is not in the lab; there are {', '.join(places())}")
+    # One word is a line for the shell, as ssh takes it; more are a command and its arguments.
+    line = shlex.join(words) if len(words) > 1 else "".join(words)
     if place in {node.name for node in topology.NODES}:
-        tty = ["-t"] if sys.stdin.isatty() and not command else []
-        argv = Machine(place).ssh(command or "exec bash -l", *tty)
-        return subprocess.run(netns.enter(topology.CONTROL, argv), check=False).returncode
-    return subprocess.run(netns.enter(f"sg-{place}", command or ["bash"]), check=False).returncode
+        tty = ["-t"] if sys.stdin.isatty() and not line else []
+        command = Machine(place).ssh(line or "exec bash -l", *tty)
+        return subprocess.run(netns.enter(topology.CONTROL, command), check=False).returncode
+    return subprocess.run(netns.enter(f"sg-{place}", ["sh", "-c", line or "exec bash"]), check=False).returncode
 
 
 def logs(name: str, *, lines: int, console: bool) -> int:

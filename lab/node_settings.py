@@ -90,9 +90,8 @@ def kubelet_configuration() -> dict[str, Any]:
         "clusterDomain": topology.CLUSTER_DOMAIN,
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
-        # User-Mode Linux shows no machine topology and no disk quotas; neither is needed.
+        # The kernel has no cpuset controller, without which the kubelet cannot enforce its own limits.
         "enforceNodeAllocatable": [],
-        "localStorageCapacityIsolation": False,
         "failSwapOn": False,
         "registerNode": True,
         "serializeImagePulls": False,

@@ -91,10 +91,8 @@ def _recorded(name: str) -> dict[str, object] | None:
 
 
 def _alive(pid: int, start_ticks: int) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         os.waitpid(pid, os.WNOHANG)  # reaps it when it was a child of this very process
-    except OSError:
-        pass
     stat = read_stat(pid)
     return stat is not None and stat.state not in "ZX" and stat.start_ticks == start_ticks
 

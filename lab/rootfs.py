@@ -65,6 +65,16 @@ MASKED = (
     "systemd-tmpfiles-clean.timer",
     "systemd-journal-catalog-update.service",
     "systemd-hwdb-update.service",
+    # Its rules would be somebody else's in samegate's table.
+    "ipvsadm.service",
+    "modprobe@configfs.service",
+    "modprobe@dm_mod.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "dev-mqueue.mount",
     "dev-hugepages.mount",
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
@@ -145,7 +155,9 @@ def _bootstrap(root: Path, log: Path) -> None:
         "for t in iptables ip6tables ebtables; do chroot $1 update-alternatives --set $t /usr/sbin/$t-legacy; done",
         f"chroot $1 systemctl enable {' '.join(ENABLED)}",
         f"chroot $1 systemctl mask {' '.join(MASKED)}",
-        "rm -f $1/etc/ssh/ssh_host_* $1/etc/hostname $1/etc/resolv.conf; : > $1/etc/resolv.conf; : > $1/etc/fstab",
+        # Empty: made at the first boot, so that no two machines have the same.
+        "for f in machine-id resolv.conf fstab; do rm -f $1/etc/$f; : > $1/etc/$f; done",
+        "rm -f $1/etc/ssh/ssh_host_* $1/etc/hostname $1/var/lib/dbus/machine-id",
         "rm -rf $1/usr/share/doc/* $1/usr/share/man/* $1/usr/share/locale/* $1/var/cache/apt/*",
     ]
     argv = [
