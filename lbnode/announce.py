@@ -73,7 +73,9 @@ def _node_verdict(facts: EdgeFacts) -> Verdict | None:
     if facts.observed is None:
         return Verdict(False, "Starting", "the kernel has not been read yet")
     if facts.observed.filter_digest != facts.desired.filter_digest:
-        return Verdict(False, "FilterMissing", "the packet filter is not the desired one: no tracking exemption, open ports, loops")
+        return Verdict(
+            False, "FilterMissing", "the packet filter is not the desired one: no tracking exemption, open ports, loops"
+        )
     wrong = [n for n, value in sorted(facts.desired.sysctls.items()) if facts.observed.sysctls.get(n) != value]
     if wrong:
         return Verdict(False, "SysctlDiffers", f"not as desired: {', '.join(wrong)}")
@@ -93,7 +95,9 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
     # No worker at all, of any VIP, answers this edge node: then the suspect is this node's prober or the fabric, not the workers.
     if probed and not (probed & facts.health.healthy) and probed <= decided and facts.peers_reach_a_worker is not True:
         peers = "none reaches a worker either" if facts.peers_reach_a_worker is False else "none could be asked"
-        return Verdict(False, "AllProbesFail", f"all {len(probed)} probes of this node fail, and of the other edge nodes {peers}")
+        return Verdict(
+            False, "AllProbesFail", f"all {len(probed)} probes of this node fail, and of the other edge nodes {peers}"
+        )
 
     fit = {a for a in vip.workers & facts.health.healthy if _kube_proxy_delivers(vip, a, facts.health)}
     undecided = vip.workers - decided
@@ -107,8 +111,14 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
     if fit:
         return Verdict(False, "BelowWatermark", f"{_count(fit, vip)} healthy, too few by the watermarks")
     if vip.workers & facts.health.healthy:
-        return Verdict(False, "NoEndpointsOnWorkers", "the workers answer, but their kube-proxy reports no endpoint yet")
-    return Verdict(False, "NoHealthyWorker", f"{_count(fit, vip)} answer the tunnel probe, and other edge nodes reach workers or other workers answer")
+        return Verdict(
+            False, "NoEndpointsOnWorkers", "the workers answer, but their kube-proxy reports no endpoint yet"
+        )
+    return Verdict(
+        False,
+        "NoHealthyWorker",
+        f"{_count(fit, vip)} answer the tunnel probe, and other edge nodes reach workers or other workers answer",
+    )
 
 
 def watermark(is_up: bool, healthy: int, total: int, settings: Health) -> bool:

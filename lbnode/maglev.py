@@ -72,9 +72,13 @@ def table(destinations: Sequence[Destination], port: int, size: int = DEFAULT_TA
         ValueError: more destinations than slots, as the kernel refuses them, or a size that no kernel has.
     """
     if size not in TABLE_SIZES:
-        raise ValueError(f"table size {size}: a kernel has one of {TABLE_SIZES}. Take the one of CONFIG_IP_VS_MH_TAB_INDEX")
+        raise ValueError(
+            f"table size {size}: a kernel has one of {TABLE_SIZES}. Take the one of CONFIG_IP_VS_MH_TAB_INDEX"
+        )
     if len(destinations) > size:
-        raise ValueError(f"{len(destinations)} destinations: a table of {size} slots has no place for more than {size}. Use a larger index")
+        raise ValueError(
+            f"{len(destinations)} destinations: a table of {size} slots has no place for more than {size}. Use a larger index"
+        )
     weights = [d.weight for d in destinations]
     divisor = reduce(gcd, weights, 0)
     if not divisor:

@@ -222,7 +222,11 @@ def read_service(raw: object) -> tuple[ServiceObject | None, tuple[Rejection, ..
             conditions=tuple(_conditions(status)),
         )
     except _Unreadable as error:
-        return None, (Rejection(name, "InvalidService", f"Service {name}: {error}. Mend the Service; it is not served until then"),)
+        return None, (
+            Rejection(
+                name, "InvalidService", f"Service {name}: {error}. Mend the Service; it is not served until then"
+            ),
+        )
     return service, tuple(refused)
 
 
@@ -260,12 +264,16 @@ def read_endpoint_slice(raw: object) -> tuple[EndpointSliceObject | None, tuple[
             try:
                 endpoints.append(_endpoint(endpoint, _FAMILY[address_type]))
             except _Unreadable as error:
-                refused.append(Rejection(service, "InvalidEndpoint", f"EndpointSlice {own}: {error}. This endpoint is left out"))
+                refused.append(
+                    Rejection(service, "InvalidEndpoint", f"EndpointSlice {own}: {error}. This endpoint is left out")
+                )
     except _Unreadable as error:
         message = f"EndpointSlice {own}: {error}. Its endpoints are left out until it is mended"
         return None, (Rejection(service, "InvalidEndpointSlice", message),)
     owner = service if label else None
-    return EndpointSliceObject(own.namespace, own.name, owner, _FAMILY[address_type], tuple(ports), tuple(endpoints)), tuple(refused)
+    return EndpointSliceObject(
+        own.namespace, own.name, owner, _FAMILY[address_type], tuple(ports), tuple(endpoints)
+    ), tuple(refused)
 
 
 def _endpoint(raw: object, version: int) -> Endpoint:
@@ -277,7 +285,9 @@ def _endpoint(raw: object, version: int) -> Endpoint:
     # discovery/v1: a nil ready means true, a nil serving defers to ready, a nil terminating means false.
     ready = _flag(conditions, "ready", True)
     terminating = _flag(conditions, "terminating", False)
-    return Endpoint(addresses, _text(endpoint, "nodeName") or None, ready, _flag(conditions, "serving", ready), terminating)
+    return Endpoint(
+        addresses, _text(endpoint, "nodeName") or None, ready, _flag(conditions, "serving", ready), terminating
+    )
 
 
 def read_node(raw: object) -> tuple[NodeObject | None, tuple[Rejection, ...]]:
@@ -400,7 +410,9 @@ def _name(raw: object) -> ServiceName:
     if not isinstance(meta, Mapping):
         return ServiceName("", "?")
     namespace, name = meta.get("namespace"), meta.get("name")
-    return ServiceName(namespace if isinstance(namespace, str) else "default", name if isinstance(name, str) and name else "?")
+    return ServiceName(
+        namespace if isinstance(namespace, str) else "default", name if isinstance(name, str) and name else "?"
+    )
 
 
 def _shown(value: object) -> str:

@@ -96,9 +96,7 @@ def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = 
                 addresses=service.addresses,
                 allocated=name in allocated,
                 programmed=tuple(s for s in first.state.services if s.key.address in vips) if first else (),
-                verdicts=tuple(
-                    (edge, a, verdicts[edge][a]) for a in sorted(vips, key=address_order) for edge in edges
-                ),
+                verdicts=tuple((edge, a, verdicts[edge][a]) for a in sorted(vips, key=address_order) for edge in edges),
             )
         )
     rejections = [*refused, *(first.rejections if first else snapshot.rejections)]
@@ -237,7 +235,11 @@ def _documents(path: Path) -> list[object]:
         item = waiting.pop()
         if isinstance(item, list):
             waiting += reversed(item)
-        elif isinstance(item, Mapping) and str(item.get("kind", "")).endswith("List") and isinstance(item.get("items"), list):
+        elif (
+            isinstance(item, Mapping)
+            and str(item.get("kind", "")).endswith("List")
+            and isinstance(item.get("items"), list)
+        ):
             waiting += reversed(item["items"])
         elif item is not None:
             flat.append(item)
@@ -249,7 +251,9 @@ def _yaml(path: Path) -> list[Any]:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         return list(yaml.load_all(text, Loader=_Loader))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read: {error}", "Name a readable file, or - for standard input") from None
+        raise ConfigError(
+            str(path), f"cannot be read: {error}", "Name a readable file, or - for standard input"
+        ) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         shown = " ".join(str(error).split())
         raise ConfigError(str(path), f"neither YAML nor JSON: {shown}", "Mend the file") from None

@@ -113,7 +113,10 @@ class _Target:
 
 
 def translate_edge(
-    snapshot: Snapshot, settings: AgentSettings, node_name: str, health: WorkerHealth = WorkerHealth()  # noqa: B008 - frozen
+    snapshot: Snapshot,
+    settings: AgentSettings,
+    node_name: str,
+    health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against."""
     pools = settings.pool_networks
@@ -232,11 +235,15 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
             continue
         for family in families:
             if (address := node.address(family)) is None:
-                warnings.append(f"worker {node.name} has no internal IPv{family} address: it gets no IPv{family} traffic")
+                warnings.append(
+                    f"worker {node.name} has no internal IPv{family} address: it gets no IPv{family} traffic"
+                )
                 continue
             probe = settings.probe_address(address)
             if probe is None:
-                warnings.append(f"worker {node.name} cannot be probed: no IPv{family} network in network.probeCidrs. Add one")
+                warnings.append(
+                    f"worker {node.name} cannot be probed: no IPv{family} network in network.probeCidrs. Add one"
+                )
             elif (owner := owners.setdefault(probe, node.name)) != node.name:
                 warnings.append(
                     f"workers {owner} and {node.name} would share the probe address {probe}: {node.name} is not probed and gets no VIP announced. "
@@ -287,7 +294,12 @@ def _address_problem(
 
 
 def _target(
-    snapshot: Snapshot, settings: AgentSettings, service: ServiceObject, port: ServicePort, protocol: Protocol, family: int
+    snapshot: Snapshot,
+    settings: AgentSettings,
+    service: ServiceObject,
+    port: ServicePort,
+    protocol: Protocol,
+    family: int,
 ) -> tuple[_Target, list[Rejection]]:
     endpoints, known = _endpoints(snapshot, service, port, family)
     refused: list[Rejection] = []
@@ -344,7 +356,9 @@ def _target(
     return _Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
 
 
-def _endpoints(snapshot: Snapshot, service: ServiceObject, port: ServicePort, family: int) -> tuple[list[Endpoint], bool]:
+def _endpoints(
+    snapshot: Snapshot, service: ServiceObject, port: ServicePort, family: int
+) -> tuple[list[Endpoint], bool]:
     """Endpoints of a Service port, each pod once, and whether the Service has endpoints on any port."""
     found: dict[tuple[IPAddress, ...], Endpoint] = {}
     known = False
@@ -404,7 +418,10 @@ def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettin
     if node is None:
         return ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
     if not node.matches(settings.edge_node_selector):
-        return ("NotAnEdgeNode", f"Node {node_name} does not match edgeNodeSelector {settings.edge_node_selector}. Label it")
+        return (
+            "NotAnEdgeNode",
+            f"Node {node_name} does not match edgeNodeSelector {settings.edge_node_selector}. Label it",
+        )
     if node.matches(settings.worker_node_selector):
         message = (
             f"Node {node_name} matches edgeNodeSelector and workerNodeSelector: a worker's kube-proxy would take the VIPs from IPVS. "

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.lbnode.kube_objects import service, settings
 
 from lbnode.allocate import Allocation, allocate
 from lbnode.model import ServiceName
 from lbnode.objects import ServiceObject, read_service
 from lbnode.settings import AgentSettings
+from tests.unit.lbnode.kube_objects import service, settings
 
 
 def read(**arguments: Any) -> ServiceObject:
@@ -131,7 +131,9 @@ def test_of_two_services_with_one_address_the_older_keeps_it_and_the_younger_get
     assert address_of(found, "a") not in ("", "203.0.113.10")
 
 
-@pytest.mark.parametrize("how", [{"annotations": {"samegate.dev/address": "203.0.113.9"}}, {"loadBalancerIP": "203.0.113.9"}])
+@pytest.mark.parametrize(
+    "how", [{"annotations": {"samegate.dev/address": "203.0.113.9"}}, {"loadBalancerIP": "203.0.113.9"}]
+)
 def test_a_service_gets_the_address_that_it_asks_for(how: dict[str, Any]) -> None:
     assert address_of(allocate([fresh("web", **how)], settings()), "web") == "203.0.113.9"
 

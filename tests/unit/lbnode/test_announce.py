@@ -74,7 +74,10 @@ def test_a_vip_is_announced_when_everything_holds() -> None:
         (on(health=WorkerHealth()), "Starting"),
         (on(health=ALL_FAIL), "AllProbesFail"),
         (on(health=ALL_FAIL, peers_reach_a_worker=True), "NoHealthyWorker"),
-        (on(replace(FACTS, workers=frozenset({W1})), health=WorkerHealth(frozenset({W2}), frozenset({W1}))), "NoHealthyWorker"),
+        (
+            on(replace(FACTS, workers=frozenset({W1})), health=WorkerHealth(frozenset({W2}), frozenset({W1}))),
+            "NoHealthyWorker",
+        ),
         (
             on(health=replace(GOOD.health, without_endpoints=frozenset({(WEB, W1), (WEB, W2)}))),
             "NoEndpointsOnWorkers",

@@ -150,7 +150,9 @@ destination_sets = st.lists(
 @st.composite
 def edge_states(draw: st.DrawFn) -> tuple[EdgeState, EdgeFilter]:
     services = tuple(
-        VirtualService(key, draw(destination_sets), draw(st.booleans()), key.protocol is Protocol.UDP and draw(st.booleans()))
+        VirtualService(
+            key, draw(destination_sets), draw(st.booleans()), key.protocol is Protocol.UDP and draw(st.booleans())
+        )
         for key in sorted(draw(st.sets(st.sampled_from(KEYS))), key=lambda k: k.order)
     )
     table = EdgeFilter((), frozenset(s.key for s in services))
@@ -194,7 +196,9 @@ def test_a_diff_broken_off_anywhere_is_finished_by_the_next_one(
 
 @given(st.lists(edge_states(), max_size=4), st.lists(edge_states(), max_size=4), edge_states())
 def test_the_hash_table_is_the_same_whatever_came_before(
-    one: list[tuple[EdgeState, EdgeFilter]], other: list[tuple[EdgeState, EdgeFilter]], last: tuple[EdgeState, EdgeFilter]
+    one: list[tuple[EdgeState, EdgeFilter]],
+    other: list[tuple[EdgeState, EdgeFilter]],
+    last: tuple[EdgeState, EdgeFilter],
 ) -> None:
     """Order *and* last weights agree, which together are all that ip_vs_mh reads."""
     ends = []
@@ -208,7 +212,9 @@ def test_the_hash_table_is_the_same_whatever_came_before(
 
 
 @given(destination_sets.filter(bool), destination_sets.filter(bool))
-def test_a_destination_list_is_never_empty_on_its_way(before: tuple[Destination, ...], after: tuple[Destination, ...]) -> None:
+def test_a_destination_list_is_never_empty_on_its_way(
+    before: tuple[Destination, ...], after: tuple[Destination, ...]
+) -> None:
     kernel = Kernel()
     for operation in diff_edge(*_one_service(before), kernel.read()):
         kernel.apply(operation)
@@ -333,7 +339,9 @@ def test_the_filter_comes_first_when_there_is_none() -> None:
 
 WORKER_FILTER = WorkerFilter((), (IPv4Address("192.0.2.21"),), ((4, 1440),))
 TUNNELS = frozenset(Tunnel(IPv4Address(f"198.18.0.{n}"), NODES[1]) for n in (11, 12))
-WORKER = WorkerState(filter_digest=WORKER_FILTER.digest, tunnels=TUNNELS, probe_addresses=frozenset(WORKER_FILTER.probe_addresses))
+WORKER = WorkerState(
+    filter_digest=WORKER_FILTER.digest, tunnels=TUNNELS, probe_addresses=frozenset(WORKER_FILTER.probe_addresses)
+)
 
 
 def test_a_fresh_worker_answers_probes_only_when_all_else_is_there() -> None:

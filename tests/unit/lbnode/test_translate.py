@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
 
 from lbnode.model import (
     Destination,
@@ -20,6 +19,7 @@ from lbnode.model import (
     WorkerHealth,
 )
 from lbnode.translate import EdgePlan, retain_announced, translate_edge, translate_worker
+from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
 
 VIP = IPv4Address("203.0.113.10")
 W1, W2 = IPv4Address("198.18.0.21"), IPv4Address("198.18.0.22")
@@ -33,7 +33,9 @@ def plan(*items: Any, health: WorkerHealth | None = None, node_name: str = "edge
     return translate_edge(cluster, settings(**changes), node_name, health or WorkerHealth())
 
 
-def destinations(result: EdgePlan, protocol: Protocol = Protocol.TCP, port: int = 80, vip: Any = VIP) -> tuple[Destination, ...]:
+def destinations(
+    result: EdgePlan, protocol: Protocol = Protocol.TCP, port: int = 80, vip: Any = VIP
+) -> tuple[Destination, ...]:
     [found] = [s for s in result.state.services if s.key == VirtualKey(vip, protocol, port)]
     return found.destinations
 
@@ -57,7 +59,13 @@ def test_a_service_with_our_class_and_an_address_gets_its_vip_and_its_port() -> 
 
 
 @pytest.mark.parametrize(
-    "spec", [{"loadBalancerClass": "other.example/lb"}, {"loadBalancerClass": None}, {"type": "ClusterIP"}, {"type": "NodePort"}]
+    "spec",
+    [
+        {"loadBalancerClass": "other.example/lb"},
+        {"loadBalancerClass": None},
+        {"type": "ClusterIP"},
+        {"type": "NodePort"},
+    ],
 )
 def test_a_service_of_a_foreign_class_or_another_type_is_left_alone(spec: dict[str, Any]) -> None:
     result = plan(service(**spec), both("ready", "ready"))
@@ -171,7 +179,10 @@ def test_client_ip_affinity_hashes_without_the_source_port() -> None:
 def test_one_packet_mode_is_for_udp_ports_of_services_that_ask_for_it(value: str, expected: bool) -> None:
     ports = [*UDP_PORTS, {"name": "http", "port": 80}]
     result = plan(service(ports=ports, annotations={"samegate.dev/udp-one-packet": value}))
-    assert {s.key.protocol: s.one_packet for s in result.state.services} == {Protocol.TCP: False, Protocol.UDP: expected}
+    assert {s.key.protocol: s.one_packet for s in result.state.services} == {
+        Protocol.TCP: False,
+        Protocol.UDP: expected,
+    }
 
 
 # Which workers, external traffic policy Local
@@ -280,7 +291,10 @@ def test_a_cordoned_node_is_not_drained() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"annotations": {"samegate.dev/drain": "true"}}, {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": ""}}],
+    [
+        {"annotations": {"samegate.dev/drain": "true"}},
+        {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": ""}},
+    ],
 )
 def test_a_worker_that_drains_or_is_excluded_keeps_its_slots_and_gets_nothing_new(changes: dict[str, Any]) -> None:
     drained = node("worker1", "198.18.0.21", **changes)
@@ -358,13 +372,17 @@ def test_cluster_policy_drains_a_worker_that_says_it_is_not_ready_and_keeps_an_u
 
 
 def test_weights_are_equal_unless_asked() -> None:
-    three = endpoint_slice([endpoint(f"198.18.131.{i}", "worker1") for i in range(3)] + [endpoint("198.18.132.1", "worker2")])
+    three = endpoint_slice(
+        [endpoint(f"198.18.131.{i}", "worker1") for i in range(3)] + [endpoint("198.18.132.1", "worker2")]
+    )
     assert destinations(plan(service(), three)) == (Destination(W1), Destination(W2))
     assert destinations(plan(service(), three, weights="endpoints")) == (Destination(W1, 3), Destination(W2))
 
 
 def test_a_drained_destination_has_one_weight_whatever_it_was() -> None:
-    endpoints = [endpoint(f"198.18.131.{i}", "worker1", "terminating") for i in range(3)] + [endpoint("198.18.132.1", "worker2")]
+    endpoints = [endpoint(f"198.18.131.{i}", "worker1", "terminating") for i in range(3)] + [
+        endpoint("198.18.132.1", "worker2")
+    ]
     result = plan(service(), endpoint_slice(endpoints), weights="endpoints")
     assert destinations(result) == (Destination(W1, 1, True), Destination(W2))
 
@@ -534,7 +552,9 @@ def test_a_worker_that_is_not_in_the_cluster_is_told() -> None:
 
 
 def test_dual_stack_workers_have_tunnels_and_segments_of_both_families() -> None:
-    cluster = snapshot(node("worker1", "198.18.0.21,2001:db8:3::15"), node("edge1", "198.18.0.11,2001:db8:3::b", "edge"))
+    cluster = snapshot(
+        node("worker1", "198.18.0.21,2001:db8:3::15"), node("edge1", "198.18.0.11,2001:db8:3::b", "edge")
+    )
     result = translate_worker(cluster, settings(**DUAL), "worker1")
     assert Tunnel(ip_address("2001:db8:3::b"), ip_address("2001:db8:3::15")) in result.state.tunnels
     # 1500 - 40 (outer IPv6) - 40 (IPv6) - 20 (TCP)
