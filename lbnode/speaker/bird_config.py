@@ -51,7 +51,7 @@ def render(
 
     Args:
         pools: networks that VIPs may come from; a family is announced when a pool and a node address have it.
-        node_addresses: at most one of each family; the IPv4 one is the router id.
+        node_addresses: the first of each family counts; the IPv4 one is the router id.
 
     Raises:
         ConfigError: no peer is meant for this node, or the node has no address of a family that is needed.
@@ -64,7 +64,9 @@ def render(
             f"none is meant for node {node_name}, which could announce nothing",
             "Add the node to the `nodes` of a peer, leave `nodes` empty, or take the edge label off the node",
         )
-    own: dict[int, IPAddress] = {a.version: a for a in node_addresses}
+    own: dict[int, IPAddress] = {}
+    for address in node_addresses:
+        own.setdefault(address.version, address)
     router_id = own.get(4)
     if not isinstance(router_id, IPv4Address):
         raise ConfigError(

@@ -20,6 +20,8 @@ from lbnode.model import IPAddress
 FIRST_ERROR_CODE = 8000
 #: A table of 65,536 host routes takes about 6 MB.
 LONGEST_REPLY_BYTES = 32 * 1024 * 1024
+#: BIRD starts in a fraction of a second, and until it was asked its routes are unknown.
+RETRY_SECONDS = 0.3
 
 _CODED = re.compile(r"([0-9]{4})([- ])(.*)", re.ASCII | re.DOTALL)
 _ROUTE = re.compile(r"\s*(\S+/[0-9]{1,3})\s+\S", re.ASCII)
@@ -160,7 +162,9 @@ async def ask(socket_path: Path, commands: Sequence[str], timeout_seconds: float
     except TimeoutError:
         raise Retry(f"BIRD did not answer within {timeout_seconds:g} s on {socket_path}") from None
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        raise Retry(f"BIRD cannot be asked on {socket_path}: {error.__class__.__name__}: {error}") from None
+        raise Retry(
+            f"BIRD cannot be asked on {socket_path}: {error.__class__.__name__}: {error}", RETRY_SECONDS
+        ) from None
 
 
 async def _reply(reader: asyncio.StreamReader) -> Reply:

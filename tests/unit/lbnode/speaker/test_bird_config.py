@@ -233,3 +233,8 @@ def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) ->
         ["bird", "-p", "-c", str(tmp_path / "bird.conf")], capture_output=True, check=False, timeout=10
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_address_of_each_family_counts() -> None:
+    one, two = NODE_ADDRESS, ip_address("198.18.0.99")
+    assert render(RACK, (POOL,), "edge1", (one, two), []) == render(RACK, (POOL,), "edge1", (one,), [])
