@@ -1,0 +1,158 @@
+"""Following the API server through its bad days, over a scripted transport: nothing is ever cleared, everything is caught up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx2
+import pytest
+from lightkube import AsyncClient
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.config.models import Cluster, User
+
+from lbnode import kube
+from lbnode.model import ServiceName
+
+WEB = ServiceName("shop", "web")
+KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node"}
+
+
+def service(version: int, *, port: int = 80) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": "shop", "name": "web", "resourceVersion": str(version)},
+        "spec": {"ports": [{"port": port}]},
+    }
+
+
+def event(kind: str, obj: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+
+
+EXPIRED = event(
+    "ERROR",
+    {"kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired", "message": "too old resource version"},
+)
+
+
+class Script:
+    """What the API server answers for Services: lists in turn (the last repeats), watches in turn (then silence)."""
+
+    def __init__(self, lists: list[list[dict[str, Any]] | int], watches: list[list[bytes]]) -> None:
+        self.lists = lists
+        self.watches = watches
+        self.listed = 0
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        resource = request.url.path.rsplit("/", 1)[-1]
+        if request.url.params.get("watch") == "true":
+            chunks = self.watches.pop(0) if resource == "services" and self.watches else None
+            return httpx2.Response(200, content=_stream(chunks))
+        items: list[dict[str, Any]] = []
+        if resource == "services":
+            answer = self.lists[min(self.listed, len(self.lists) - 1)]
+            self.listed += 1
+            if isinstance(answer, int):
+                return httpx2.Response(answer, json={"kind": "Status", "code": answer, "message": "no"})
+            items = answer
+        return httpx2.Response(
+            200,
+            json={
+                "kind": KINDS[resource] + "List",
+                "apiVersion": "v1",
+                "metadata": {"resourceVersion": "7"},
+                "items": items,
+            },
+        )
+
+
+async def _stream(chunks: list[bytes] | None) -> AsyncIterator[bytes]:
+    for chunk in chunks or []:
+        yield chunk
+    if chunks is None:
+        await asyncio.Event().wait()
+
+
+def follow(script: Script, until: Callable[[kube.Copy], bool], monkeypatch: pytest.MonkeyPatch) -> kube.Copy:
+    """Watch until the condition holds; fails after ten seconds."""
+    monkeypatch.setattr(kube, "RELIST_PAUSE_SECONDS", 0.01)
+    seen = asyncio.Event()
+
+    async def go() -> kube.Copy:
+        config = KubeConfig.from_one(cluster=Cluster(server="http://api.example"), user=User(token="t"))
+        watcher = kube.Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set)
+        running = asyncio.create_task(watcher.run())
+        try:
+            async with asyncio.timeout(10):
+                while not (watcher.copy.synced and until(watcher.copy)):
+                    await asyncio.sleep(0.01)
+        finally:
+            running.cancel()
+        return watcher.copy
+
+    return asyncio.run(go())
+
+
+def port_is(port: int) -> Callable[[kube.Copy], bool]:
+    return lambda copy: WEB in copy.services and copy.services[WEB]["spec"]["ports"][0]["port"] == port
+
+
+def test_it_lists_and_then_follows_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1)]], [[event("MODIFIED", service(8, port=81))], [event("DELETED", service(9, port=81))]])
+    copy = follow(
+        script, lambda copy: script.listed == 1 and WEB not in copy.services and copy.version > 3, monkeypatch
+    )
+    assert copy.services == {}
+
+
+def test_an_expired_watch_lists_anew_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1)], [service(20, port=82)]], [[EXPIRED]])
+    follow(script, port_is(82), monkeypatch)
+    assert script.listed == 2
+
+
+def test_a_cut_line_lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1)], [service(20, port=82)]], [[b'{"type": "MODIFIED", "obj']])
+    follow(script, port_is(82), monkeypatch)
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+def test_refused_lists_are_tried_again_and_what_was_known_stays(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1)], status, status, [service(30, port=83)]], [[EXPIRED]])
+    kept: list[bool] = []
+
+    def until(copy: kube.Copy) -> bool:
+        kept.append(WEB in copy.services)
+        return port_is(83)(copy)
+
+    follow(script, until, monkeypatch)
+    assert script.listed == 4
+    assert all(kept)
+
+
+def test_a_silent_watch_is_taken_for_half_open_and_listed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "SILENCE_SECONDS", 0.05)
+    script = Script([[service(1)], [service(20, port=84)]], [])
+    follow(script, port_is(84), monkeypatch)
+
+
+def test_half_open_connections_are_found_within_a_minute() -> None:
+    longest_jitter = 1.2
+    assert kube.SILENCE_SECONDS * longest_jitter <= 60
+
+
+def test_a_list_that_says_the_same_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "SILENCE_SECONDS", 0.05)
+    script = Script([[service(1)]], [])
+    versions: list[int] = []
+
+    def until(copy: kube.Copy) -> bool:
+        versions.append(copy.version)
+        return script.listed >= 4
+
+    follow(script, until, monkeypatch)
+    assert max(versions) == 3, "one change for each kind's first list"
