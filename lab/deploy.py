@@ -8,10 +8,12 @@ that leads to the program.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +135,7 @@ def _configure(image: str, changes: Mapping[str, Any] | None, bgp_keys: Mapping[
     )
     (DIRECTORY / "Pulumi.yaml").write_text(yaml.safe_dump(project, sort_keys=False))
     _pulumi("stack", "select", "--create", STACK, "--secrets-provider", "passphrase")
+    _recover()
     for name, key in (bgp_keys or {}).items():
         # By standard input: an argument is visible to every process of the machine.
         _pulumi("config", "set", "--secret", "--path", f"samegate:bgpKeys.{name}", stdin=key)
@@ -140,8 +143,33 @@ def _configure(image: str, changes: Mapping[str, Any] | None, bgp_keys: Mapping[
 
 def _engine(command: str, *arguments: str, namespace: str | None = CONTROL) -> Result:
     EVENTS.unlink(missing_ok=True)
-    said = _pulumi(command, "--stack", STACK, "--event-log", str(EVENTS), *arguments, namespace=namespace)
+    with _lab_stays():
+        said = _pulumi(command, "--stack", STACK, "--event-log", str(EVENTS), *arguments, namespace=namespace)
     return Result(operations(EVENTS.read_text()), said=said)
+
+
+def _recover() -> None:
+    """Make a stack usable that a killed run has left locked, or with operations of unknown outcome."""
+    if not any((STATE / "pulumi-state").rglob("locks/**/*.json")):
+        return
+    _pulumi("cancel", "--yes", "--stack", STACK)
+    exported = json.loads(_pulumi("stack", "export", "--stack", STACK))
+    if exported["deployment"].get("pending_operations"):
+        # What was being created is either there, and then taken over by server-side apply, or it is created now.
+        _pulumi("refresh", "--yes", "--skip-preview", "--clear-pending-creates", "--stack", STACK)
+
+
+@contextmanager
+def _lab_stays() -> Iterator[None]:
+    """Keep `lab up` and `lab down` (which hold the same lock alone) away while the engine runs."""
+    descriptor = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DeployError("`python -m lab up` or `down` is at work in this checkout: wait for it") from None
+    finally:
+        os.close(descriptor)
 
 
 def operations(events: str) -> dict[str, int]:

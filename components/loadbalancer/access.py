@@ -55,7 +55,7 @@ def controller() -> list[dict[str, Any]]:
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
             {"apiGroups": [""], "resources": ["services"], "verbs": ["patch"]},
             {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},
-            {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
         ],
     }
     role = {
@@ -69,7 +69,7 @@ def controller() -> list[dict[str, Any]]:
                 "apiGroups": ["coordination.k8s.io"],
                 "resources": ["leases"],
                 "resourceNames": [LEASE],
-                "verbs": ["get", "update", "patch"],
+                "verbs": ["get", "update"],
             },
         ],
     }

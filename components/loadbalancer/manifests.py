@@ -104,7 +104,11 @@ def edge(settings: AgentSettings, image: str) -> Object:
 def worker(settings: AgentSettings, image: str) -> Object:
     """Agent on every worker node. Its restart touches no traffic: the kernel state stays."""
     agent = _agent("worker", WORKER, settings, image)
-    return _daemon_set("worker", WORKER, _node_pod(WORKER, settings.worker_node_selector, agent, drain_seconds=0))
+    return _daemon_set(
+        "worker",
+        WORKER,
+        _node_pod(WORKER, settings.worker_node_selector, agent, drain_seconds=settings.drain.withdraw_seconds),
+    )
 
 
 def controller(settings: AgentSettings, image: str) -> Object:
