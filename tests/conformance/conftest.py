@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,16 @@ class StandIn(pytest.Item):
 
 
 def _run_inside(nodeids: list[str]) -> dict[str, dict[str, str]]:
-    scratch = _ROOT / ".lab" / "conformance"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x" if os.environ.get("SAMEGATE_FIRST") else "-q", "-m", "root", *nodeids]
-    result = uml.run(command, scratch, modules=_MODULES, environment={INSIDE: "1"}, cwd=_ROOT, timeout_seconds=_BOOT_SECONDS)
-    reports: dict[str, dict[str, str]] = {"": {"outcome": "failed", "text": f"{result.console[-3000:]}\n{result.output[-6000:]}"}}
-    lines = scratch / "reports.jsonl"
-    for line in lines.read_text().splitlines() if lines.exists() else ():
-        report = json.loads(line)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
+    with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
+        result = uml.run(
+            command, Path(exchange), modules=_MODULES, environment={INSIDE: "1"}, cwd=_ROOT, timeout_seconds=_BOOT_SECONDS
+        )
+        lines = Path(exchange) / "reports.jsonl"
+        found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    reports = {"": {"outcome": "failed", "text": f"{result.console[-3000:]}\n{result.output[-6000:]}"}}
+    for report in found:
+        # A test that passed can still fail while it is torn down.
         if reports.get(report["nodeid"], {}).get("outcome") in (None, "passed"):
             reports[report["nodeid"]] = report
     return reports

@@ -1,0 +1,265 @@
+"""What only a real kernel can show of the edge data plane: strangers' hands in it, refusals, size, and the hash table's independence."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+import pytest
+
+from lbnode.dataplane.edge import KernelEdge
+from lbnode.diff import diff_edge
+from lbnode.errors import ConfigError, Retry
+from lbnode.maglev import choose, table
+from lbnode.model import (
+    AddAddress,
+    AddDestination,
+    AddProbeDevice,
+    AddService,
+    Destination,
+    EdgeFilter,
+    EdgeState,
+    IPAddress,
+    IpvsTimeouts,
+    Protocol,
+    RemoveDestination,
+    ReplaceFilter,
+    SetSysctl,
+    SetTimeouts,
+    SetWeight,
+    VirtualKey,
+    VirtualService,
+    address_order,
+)
+from tests.conformance.node import (
+    NODE,
+    POOLS,
+    SYSCTLS,
+    ipvs_destinations,
+    loopback_addresses,
+    new_namespace,
+    sh,
+    worker_address,
+)
+
+pytestmark = pytest.mark.root
+
+VIP = ip_address("203.0.113.1")
+WEB = VirtualKey(VIP, Protocol.TCP, 80)
+DNS = VirtualKey(VIP, Protocol.UDP, 53)
+FILTER = EdgeFilter(POOLS, frozenset({WEB}))
+ONE, TWO = worker_address(1), worker_address(2)
+
+
+def all_rules() -> list[list[str]]:
+    """The lines of every table that we use, without counters and time."""
+    saved = [sh(f"{tool}-legacy-save -t {table}") for tool in ("iptables", "ip6tables") for table in ("raw", "mangle")]
+    return [re.sub(r" \[\d+:\d+\]", "", text).splitlines()[1:-1] for text in saved]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "iptables-legacy -t mangle -D SAMEGATE-INPUT 1",
+        "iptables-legacy -t mangle -I SAMEGATE-INPUT 1 -j ACCEPT",
+        "iptables-legacy -t raw -D PREROUTING 1",
+        "iptables-legacy -t raw -F SAMEGATE-OUTPUT",
+        "ip6tables-legacy -t mangle -R SAMEGATE-FORWARD 1 -j ACCEPT",
+        "ip6tables-legacy -t raw -F",
+    ],
+)
+def test_a_filter_that_was_harmed_is_noticed_and_mended(kernel_edge: KernelEdge, harm: str) -> None:
+    kernel_edge.apply([ReplaceFilter(FILTER)])
+    before = all_rules()
+    sh(harm)
+    assert kernel_edge.read().filter_digest is None
+    kernel_edge.apply([ReplaceFilter(FILTER)])
+    assert kernel_edge.read().filter_digest == FILTER.digest
+    assert all_rules() == before
+
+
+def test_other_peoples_rules_stay_through_everything(kernel_edge: KernelEdge) -> None:
+    sh("iptables-legacy -t mangle -N KUBE-KUBELET-CANARY")
+    sh("iptables-legacy -t raw -A PREROUTING -d 198.51.100.1 -j DROP")
+    sh("iptables-legacy -t mangle -A INPUT -d 198.51.100.2 -j DROP")
+    before = all_rules()
+    kernel_edge.apply([ReplaceFilter(FILTER)])
+    kernel_edge.apply([ReplaceFilter(EdgeFilter(POOLS, frozenset()))])
+    kernel_edge.clean()
+    assert all_rules() == before
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "ipvsadm -E -t 203.0.113.1:80 -s rr",
+        "ipvsadm -E -t 203.0.113.1:80 -s mh -b mh-port",
+        "ipvsadm -E -t 203.0.113.1:80 -s mh -b mh-port,mh-fallback -p 300",
+        f"ipvsadm -e -t 203.0.113.1:80 -r {ONE}:80 -g",
+        "ipvsadm -a -t 203.0.113.1:80 -r 198.18.0.77:8080 -m",
+        f"ipvsadm -e -t 203.0.113.1:80 -r {ONE}:80 -i -w 7",
+        f"ipvsadm -d -t 203.0.113.1:80 -r {ONE}:80",
+        "ipvsadm -D -t 203.0.113.1:80",
+        "ipvsadm -C",
+        "ipvsadm -A -t 203.0.113.2:81 -s rr",
+    ],
+)
+def test_ipvs_changed_behind_our_back_is_noticed_and_mended(kernel_edge: KernelEdge, harm: str) -> None:
+    desired = EdgeState(timeouts=kernel_edge.read().timeouts, services=(VirtualService(WEB, (Destination(ONE), Destination(TWO))),))
+    kernel_edge.apply(diff_edge(desired, None, kernel_edge.read()))
+    good = sh("ipvsadm -Sn"), ipvs_destinations("tcp 203.0.113.1:80")
+    sh(harm)
+    operations = diff_edge(desired, None, kernel_edge.read())
+    assert operations
+    kernel_edge.apply(operations)
+    assert (sh("ipvsadm -Sn"), ipvs_destinations("tcp 203.0.113.1:80")) == good
+    assert diff_edge(desired, None, kernel_edge.read()) == ()
+
+
+def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
+    def shown() -> tuple[str, ...]:
+        commands = ("ip -o addr", "ip -o link", "ip route show table all", "ipvsadm -Sn", "ipvsadm -Ln --timeout", *(f"sysctl {n}" for n in SYSCTLS))
+        # A link's flags change while it settles; its name and address do not.
+        return tuple(re.sub(r"<.*?>|state \w+|qdisc \w+|valid_lft \w+|preferred_lft \w+|tentative", "", sh(c)) for c in commands)
+
+    with new_namespace():
+        sh("ipvsadm -A -t 198.51.100.7:80 -s rr")
+        sh("ip -6 addr flush scope link")
+        before = shown()
+        plane = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path)
+        plane.apply([SetSysctl(SYSCTLS[0], "1"), SetTimeouts(IpvsTimeouts(1, 2, 3)), AddProbeDevice(), AddAddress(VIP)])
+        plane.close()
+        # The agent that cleans is not the one that set things up, and may have set them again.
+        other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path)
+        other.apply([SetSysctl(SYSCTLS[0], "1"), SetTimeouts(IpvsTimeouts(1, 2, 4)), AddService(VirtualService(WEB)), ReplaceFilter(FILTER)])
+        assert shown() != before
+        other.clean()
+        assert shown() == before
+        assert "SAMEGATE" not in sh("iptables-legacy-save") + sh("ip6tables-legacy-save")
+        other.close()
+
+
+def test_a_missing_sysctl_names_the_module_to_load(kernel_edge: KernelEdge) -> None:
+    with pytest.raises(ConfigError, match="modprobe ip_vs"):
+        kernel_edge.apply([SetSysctl("net.ipv4.vs.no_such_thing", "1")])
+
+
+def test_a_value_that_the_kernel_refuses_names_the_sysctl(kernel_edge: KernelEdge) -> None:
+    with pytest.raises(Retry, match="conn_reuse_mode"):
+        kernel_edge.apply([SetSysctl("net.ipv4.vs.conn_reuse_mode", "many")])
+
+
+def test_after_a_failed_operation_the_earlier_ones_are_done(kernel_edge: KernelEdge) -> None:
+    with pytest.raises(Retry, match="AddDestination"):
+        kernel_edge.apply([AddAddress(VIP), AddService(VirtualService(WEB)), AddDestination(DNS, ONE, 1)])
+    assert loopback_addresses() == {VIP}
+    assert [s.key for s in kernel_edge.read().services] == [WEB]
+
+
+def test_ten_thousand_destinations_are_read_in_one_go(kernel_edge: KernelEdge) -> None:
+    keys = [VirtualKey(VIP, Protocol.UDP, 1000 + n) for n in range(200)]
+    kernel_edge.apply([AddService(VirtualService(k)) for k in keys])
+    kernel_edge.apply([AddDestination(k, IPv4Address("198.18.32.0") + n, 1) for k in keys for n in range(50)])
+    started = time.monotonic()
+    services = kernel_edge.read().services
+    print(f"10,000 destinations read in {time.monotonic() - started:.2f} s")
+    assert [s.key for s in services] == keys
+    wanted = [IPv4Address("198.18.32.0") + n for n in reversed(range(50))]
+    assert all([d.address for d in s.destinations] == wanted for s in services)
+
+
+# The hash table must not depend on history: edge nodes that joined at different times have to agree on every flow.
+
+FLOWS = 2000
+FIRST_PORT = 20000
+HASHED = VirtualKey(VIP, Protocol.UDP, 7000)
+CLIENT = ip_address("198.18.0.200")
+WORKERS = [worker_address(n) for n in range(1, 9)]
+
+
+def choices() -> dict[int, str]:
+    """The destination of each of 2,000 flows by source port, as the kernel's connection table has it."""
+    for port in range(FIRST_PORT, FIRST_PORT + FLOWS):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
+            flow.bind((str(CLIENT), port))
+            flow.sendto(b"?", (str(VIP), HASHED.port))
+    found = {}
+    for line in Path("/proc/net/ip_vs_conn").read_text().splitlines()[1:]:
+        _, client, client_port, _, _, destination, *_ = line.split()
+        assert client == f"{int(CLIENT):08X}"
+        found[int(client_port, 16)] = str(IPv4Address(int(destination, 16)))
+    assert len(found) == FLOWS
+    return found
+
+
+def desired(present: Sequence[IPAddress], drained: Sequence[IPAddress]) -> EdgeState:
+    destinations = tuple(Destination(a, drained=a in drained) for a in sorted(present, key=address_order))
+    return EdgeState(
+        sysctls={"net.ipv4.vs.expire_nodest_conn": "1"}, vips=frozenset({VIP}), services=(VirtualService(HASHED, destinations),), timeouts=IpvsTimeouts()
+    )
+
+
+def history(seed: int) -> list[tuple[list[IPAddress], list[IPAddress]]]:
+    """Twenty random changes of who is there and who drains, then everybody but the last, of whom one drains."""
+    chance = random.Random(seed)
+    steps = []
+    for _ in range(20):
+        present = chance.sample(WORKERS, chance.randint(1, len(WORKERS)))
+        steps.append((list(present), [a for a in present if chance.random() < 0.2]))
+    return [*steps, (list(WORKERS[:-1]), [WORKERS[2]])]
+
+
+@pytest.fixture
+def hashing_edge(kernel_edge: KernelEdge) -> KernelEdge:
+    sh(f"ip addr add {CLIENT}/32 dev lo")
+    return kernel_edge
+
+
+def choices_after(plane: KernelEdge, steps: Sequence[tuple[list[IPAddress], list[IPAddress]]]) -> dict[int, str]:
+    for present, drained in steps:
+        state = desired(present, drained)
+        plane.apply(diff_edge(state, None, plane.read()))
+        assert diff_edge(state, None, plane.read()) == ()
+    return choices()
+
+
+def test_two_nodes_with_different_histories_agree_on_every_flow_and_with_the_model(hashing_edge: KernelEdge) -> None:
+    one = choices_after(hashing_edge, history(1))
+    with new_namespace():
+        sh(f"ip addr add {CLIENT}/32 dev lo")
+        other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS)
+        two = choices_after(other, history(2)[-1:])
+        other.close()
+    assert one == two
+    final = desired(*history(1)[-1]).services[0].destinations
+    slots = table(final, HASHED.port)
+    modelled = {}
+    for port in range(FIRST_PORT, FIRST_PORT + FLOWS):
+        chosen = choose(slots, final, CLIENT, port)
+        assert chosen is not None
+        modelled[port] = str(chosen.address)
+    assert one == modelled
+    assert len(set(one.values())) == len(WORKERS) - 2
+
+
+def test_without_the_canonical_order_they_disagree(hashing_edge: KernelEdge) -> None:
+    """The control: the same set, put in place in another order."""
+    one = choices_after(hashing_edge, history(1)[-1:])
+    with new_namespace():
+        sh(f"ip addr add {CLIENT}/32 dev lo")
+        other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS)
+        present, drained = history(1)[-1]
+        other.apply([AddAddress(VIP), AddService(VirtualService(HASHED))])
+        for address in [*present[3:], *present[:3]]:
+            other.apply([AddDestination(HASHED, address, 1)])
+        other.apply([RemoveDestination(HASHED, present[0]), AddDestination(HASHED, present[0], 1), *(SetWeight(HASHED, a, 0) for a in drained)])
+        two = choices()
+        other.close()
+    differing = sum(one[p] != two[p] for p in one)
+    print(f"{differing} of {FLOWS} flows differ")
+    assert differing > 0
