@@ -14,7 +14,8 @@ while :; do
         sleep 0.2 &
         wait $!
     done
-    bird -f -c "$run/bird.conf" -s "$run/bird.ctl" -P "$run/bird.pid" &
+    # -R: only with it does BIRD claim, after its own death, that forwarding went on; without gracefulRestart it changes nothing.
+    bird -R -f -c "$run/bird.conf" -s "$run/bird.ctl" -P "$run/bird.pid" &
     bird=$!
     wait "$bird"
     echo "bird ended with status $?, starts again" >&2
