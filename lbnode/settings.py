@@ -35,10 +35,12 @@ def _asn(value: int) -> int:
     return value
 
 
-Asn = Annotated[int, Field(ge=0, le=4294967295)]
-Milliseconds = Annotated[int, Field(gt=0)]
+# Strict, because a lenient reader takes `true` for 1 and "9" for 9.
+Whole = Annotated[int, Field(strict=True)]
+Asn = Annotated[Whole, Field(ge=0, le=4294967295)]
+Milliseconds = Annotated[Whole, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[Whole, Field(ge=1, le=65535)]
 
 
 class Pool(_Settings):
@@ -63,13 +65,13 @@ class Bfd(_Settings):
     """Bidirectional forwarding detection (RFC 5880): a neighbour is down after ``interval_ms * multiplier`` without a packet."""
 
     interval_ms: Milliseconds = 300
-    multiplier: int = Field(default=3, ge=2, le=255)
+    multiplier: Whole = Field(default=3, ge=2, le=255)
 
 
 class GracefulRestart(_Settings):
     """Routes outlive their speaker for ``restart_seconds`` (RFC 4724), also when its node is dead: so never together with BFD."""
 
-    restart_seconds: int = Field(default=20, ge=1, le=4095)
+    restart_seconds: Whole = Field(default=20, ge=1, le=4095)
 
 
 class Peer(_Settings):
@@ -85,12 +87,12 @@ class Peer(_Settings):
     port: Port = 179
     nodes: tuple[str, ...] = ()
     password_key: str | None = Field(default=None, pattern=r"^[-._a-zA-Z0-9]+$")
-    multihop: int | None = Field(default=None, ge=2, le=255)
+    multihop: Whole | None = Field(default=None, ge=2, le=255)
     ttl_security: bool = False
     bfd: Bfd | None = Bfd()
     graceful_restart: GracefulRestart | None = None
-    hold_time_seconds: int = 9
-    keepalive_seconds: int | None = Field(default=None, ge=1)
+    hold_time_seconds: Whole = 9
+    keepalive_seconds: Whole | None = Field(default=None, ge=1)
 
     _check_asn = field_validator("asn")(_asn)
 
@@ -116,6 +118,11 @@ class Peer(_Settings):
             raise ValueError(
                 f"peer {self.name} would never be noticed to be dead: hold time 0 and no BFD. Set one of them"
             )
+        if self.hold_time_seconds and self.keepalive >= self.hold_time_seconds:
+            raise ValueError(
+                f"peer {self.name} has keepalive {self.keepalive} s at a hold time of {self.hold_time_seconds} s: it would be declared dead between two. "
+                "Leave keepaliveSeconds out for a third of the hold time (RFC 4271 section 10)"
+            )
         return self
 
     @property
@@ -130,7 +137,7 @@ class Bgp(_Settings):
     local_asn: Asn
     peers: tuple[Peer, ...] = Field(min_length=1)
     communities: tuple[str, ...] = ()
-    listen_port: int = Field(default=1790, ge=1024, le=65535)
+    listen_port: Whole = Field(default=1790, ge=1024, le=65535)
 
     _check_asn = field_validator("local_asn")(_asn)
 
@@ -165,7 +172,7 @@ class Network(_Settings):
     pod_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
     service_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
     probe_cidrs: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("192.0.2.0/24"),)
-    fabric_mtu_bytes: int = Field(default=1500, ge=576, le=65535)
+    fabric_mtu_bytes: Whole = Field(default=1500, ge=576, le=65535)
 
 
 class Health(_Settings):
@@ -176,8 +183,8 @@ class Health(_Settings):
 
     interval_ms: Milliseconds = 500
     timeout_ms: Milliseconds = 450
-    rise: int = Field(default=2, ge=1)
-    fall: int = Field(default=3, ge=1)
+    rise: Whole = Field(default=2, ge=1)
+    fall: Whole = Field(default=3, ge=1)
     low_watermark: float = Field(default=0.0, ge=0, le=1)
     high_watermark: float = Field(default=0.0, ge=0, le=1)
 
@@ -197,9 +204,9 @@ class Health(_Settings):
 class Ipvs(_Settings):
     """Idle times of IPVS connections in seconds."""
 
-    tcp_seconds: int = Field(default=900, ge=1)
-    tcp_fin_seconds: int = Field(default=120, ge=1)
-    udp_seconds: int = Field(default=30, ge=1)
+    tcp_seconds: Whole = Field(default=900, ge=1)
+    tcp_fin_seconds: Whole = Field(default=120, ge=1)
+    udp_seconds: Whole = Field(default=30, ge=1)
 
 
 class Drain(_Settings):
@@ -238,6 +245,15 @@ class AgentSettings(_Settings):
     drain: Drain = Drain()
     ports: Ports = Ports()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _roles_differ(self) -> AgentSettings:
+        edge, worker = self.edge_node_selector.items(), self.worker_node_selector.items()
+        if edge <= worker or worker <= edge:
+            raise ValueError(
+                f"edgeNodeSelector {dict(edge)} and workerNodeSelector {dict(worker)} select the same nodes: no node can be both. Give the roles different labels"
+            )
+        return self
 
     @model_validator(mode="after")
     def _disjoint(self) -> AgentSettings:
@@ -305,20 +321,38 @@ def _first_duplicate(values: Iterable[str]) -> str | None:
     return None
 
 
+#: Rule and way out for findings of pydantic whose own words are about Python.
+_PLAIN = {
+    "extra_forbidden": ("unknown settings key", "Remove it or mend its spelling"),
+    "missing": ("required and missing", "Add it"),
+    "ip_v4_network": ("not a network in CIDR notation, or with host bits set", "Write it like 203.0.113.0/24"),
+    "ip_v4_address": ("not an IP address", "Write it like 198.18.0.2"),
+    "model_type": ("not an object with keys", "Write its keys below it"),
+}
+_SCHEMA = "See the schema: python -m lbnode schema"
+
+
 def config_error(error: ValidationError, root: str) -> ConfigError:
     """One :class:`ConfigError` for the first finding of pydantic, with its path, and a count of the others."""
-    first, *others = error.errors(include_url=False, include_context=False)
-    path = ".".join(to_camel(str(p)) if isinstance(p, str) else str(p) for p in first["loc"])
-    value = f"{root}.{path}" if path else root
+    findings: dict[tuple[str, ...], Any] = {}
+    for finding in error.errors(include_url=False):
+        # A union adds a part for each member that was tried, which is no key of the settings.
+        path = tuple(str(p) for p in finding["loc"] if "[" not in str(p))
+        findings.setdefault(path, finding)
+    # A list whose only item is wrong is also too short, which says nothing new.
+    own = [p for p in findings if not any(len(o) > len(p) and o[: len(p)] == p for o in findings)]
+    path = own[0]
+    first = findings[path]
     given = first.get("input")
     shown = f" = {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
-    rule = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        rule = "unknown settings key"
-    way_out = "See the schema: python -m lbnode schema"
-    if others:
-        way_out = f"{len(others)} more finding(s) follow once this is mended. {way_out}"
-    return ConfigError(f"{value}{shown}", rule, way_out)
+    if first["type"] in _PLAIN:
+        rule, way_out = _PLAIN[first["type"]]
+    else:
+        rule, _, way_out = first["msg"].removeprefix("Value error, ").partition(". ")
+    way_out = f"{way_out}. {_SCHEMA}" if way_out else _SCHEMA
+    if len(own) > 1:
+        way_out += f". {len(own) - 1} more finding(s) follow once this is mended"
+    return ConfigError(".".join((root, *path)) + shown, rule, way_out)
 
 
 def parse(raw: Any, root: str = "settings") -> AgentSettings:
@@ -341,7 +375,7 @@ def parse_json(text: str, root: str = "settings") -> AgentSettings:
     """
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(
             root, f"not JSON: {error}", "Mend the ConfigMap; the last good settings stay in force"
         ) from None

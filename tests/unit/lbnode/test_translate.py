@@ -325,8 +325,8 @@ def test_endpoints_on_nodes_that_are_no_workers_get_no_traffic_and_a_warning() -
 
 
 def test_an_edge_node_that_is_a_worker_too_is_refused() -> None:
-    role = settings(workerNodeSelector={"samegate.dev/role": "edge"})
-    result = translate_edge(snapshot(*EDGES), role, "edge1")
+    both_roles = node("edge1", "198.18.0.11", "edge", labels={"takes": "traffic"})
+    result = translate_edge(snapshot(both_roles), settings(workerNodeSelector={"takes": "traffic"}), "edge1")
     assert result.blocked is not None
     assert result.blocked[0] == "EdgeNodeIsWorker"
 
