@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tools import debian, pulumi_engine, python_environment
+from tools import debian, golang, pulumi_engine, python_environment
 from tools.cache import Cache, Record
 from tools.pins import Pins, Tool
 from tools.progress import Progress
@@ -63,7 +64,7 @@ def fetch(pins: Pins, cache: Cache, progress: Progress, tools: Sequence[Tool], r
         missing = lacking(pins, cache, tools)
         search = Search(pins, cache, progress)
         _bootstrap_go(search, missing, progress)
-        records = tuple(search.obtain(tool) for tool in tools)
+        records = tuple(_obtain(search, tools))
         changed = [tool.label for tool in missing]
         names = {tool.name for tool in tools}
         if {"pulumi", pulumi_engine.PROVIDER} <= names and pulumi_engine.install_plugin(pins, cache, progress, root):
@@ -71,10 +72,16 @@ def fetch(pins: Pins, cache: Cache, progress: Progress, tools: Sequence[Tool], r
     return Report(records, tuple(changed), round(time.monotonic() - started, 3))
 
 
+def _obtain(search: Search, tools: Sequence[Tool]) -> Iterator[Record]:
+    """Each of `tools`, source by source, without letting Go's caches pile up."""
+    for _, group in itertools.groupby(tools, key=lambda tool: tool.source):
+        yield from [search.obtain(tool) for tool in group]
+        golang.empty_caches(search.cache, downloads=False)
+    golang.empty_caches(search.cache, downloads=True)
+
+
 def _bootstrap_go(search: Search, missing: Sequence[Tool], progress: Progress) -> None:
     """On a machine without any Go, Debian's, before the first tool that will be built for lack of another way."""
-    from tools import golang
-
     builds = [tool for tool in missing if tool.go and tool.release.sha256 is None]
     if builds and golang.machine_go() is None:
         why = {

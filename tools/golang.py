@@ -1,7 +1,8 @@
 """Builds from Go modules, with the pinned Go: this machine's, or Go's own toolchain module.
 
 Nothing here is trusted because of where it came from: go.sum beside each go.mod pins the modules, and `pins.toml`
-the toolchain's sum. An interrupted build continues from Go's own caches.
+the toolchain's sum. An interrupted build continues from Go's caches. They live in the tool cache and are emptied once
+a source is built, for they would grow to 15 GB; a user who sets GOCACHE and GOMODCACHE keeps them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.cache import Cache
@@ -37,23 +39,50 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[1].split(".")) if found else (0,)
 
 
-def go_environment(go: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for `go`: static programs, this toolchain and no other, and none of the user's own modes."""
-    environment = {name: value for name, value in base.items() if name not in {"GOFLAGS", "GOWORK", "GOROOT", "GOBIN"}}
-    environment |= {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off", "GOOS": "linux"}
-    environment["PATH"] = f"{go.parent}:{base.get('PATH', '')}"
-    environment.setdefault("HOME", str(Path("~").expanduser()))
-    return environment
+@dataclass(frozen=True)
+class Go:
+    """A `go` program, and the folders of its two caches."""
+
+    program: Path
+    build_cache: Path
+    module_cache: Path
+
+    def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """Static programs, this toolchain and no other, our caches unless the user named some, no modes of the user's."""
+        modes = {"GOFLAGS", "GOWORK", "GOROOT", "GOBIN"}
+        environment = {name: value for name, value in base.items() if name not in modes}
+        environment |= {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off", "GOOS": "linux"}
+        environment["PATH"] = f"{self.program.parent}:{base.get('PATH', '')}"
+        environment.setdefault("HOME", str(Path("~").expanduser()))
+        environment.setdefault("GOCACHE", str(self.build_cache))
+        environment.setdefault("GOMODCACHE", str(self.module_cache))
+        return environment
 
 
-def run_go(go: Path, arguments: Sequence[str], folder: Path, detail: Detail = lambda _: None) -> str:
+def go_of(program: Path, cache: Cache) -> Go:
+    return Go(program, cache.root / "go-build", cache.root / "go-modules")
+
+
+def empty_caches(cache: Cache, *, downloads: bool) -> None:
+    """Empty our own Go caches: what was compiled and unpacked; with `downloads`, also what was downloaded."""
+    go = go_of(Path("go"), cache)
+    shutil.rmtree(go.build_cache, ignore_errors=True)
+    unpacked = [each for each in go.module_cache.glob("*") if each.name != "cache"]
+    for folder in [go.module_cache] if downloads and go.module_cache.exists() else unpacked:
+        for each in (folder, *folder.rglob("*")):  # Go leaves them read-only
+            if each.is_dir() and not each.is_symlink():
+                each.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def run_go(go: Go, arguments: Sequence[str], folder: Path, detail: Detail = lambda _: None) -> str:
     """Run `go` in `folder`, telling `detail` each line of its standard error; BuildError with its last lines."""
     last: list[str] = []
     packages = 0
     with subprocess.Popen(
-        [str(go), *arguments],
+        [str(go.program), *arguments],
         cwd=folder,
-        env=go_environment(go),
+        env=go.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if "-v" in arguments else subprocess.PIPE,
@@ -99,7 +128,7 @@ def machine_go() -> tuple[Path, tuple[int, ...]] | None:
     return path, version
 
 
-def toolchain(pins: Pins, cache: Cache, detail: Detail = lambda _: None) -> Path:
+def toolchain(pins: Pins, cache: Cache, detail: Detail = lambda _: None) -> Go:
     """The pinned Go, or a newer one of the same minor release; fetched as a module when the machine has none.
 
     Raises BuildError when there is no Go at all to fetch it with, or when its sum is not the pinned one.
@@ -107,18 +136,19 @@ def toolchain(pins: Pins, cache: Cache, detail: Detail = lambda _: None) -> Path
     wanted = parse_version(pins.go_version)
     ours = cache.root / f"go-{pins.go_version}" / "bin" / "go"
     if ours.exists():
-        return ours
+        return go_of(ours, cache)
     machine = machine_go()
     if machine and machine[1] >= wanted:
-        return machine[0]
+        return go_of(machine[0], cache)
     if machine is None:
         raise BuildError(
             f"no go on this machine to fetch go {pins.go_version} with: apt-get install {BOOTSTRAP_PACKAGE}"
         )
-    return _fetch_toolchain(pins, machine[0], ours.parent.parent, detail)
+    _fetch_toolchain(pins, go_of(machine[0], cache), ours.parent.parent, detail)
+    return go_of(ours, cache)
 
 
-def _fetch_toolchain(pins: Pins, bootstrap: Path, target: Path, detail: Detail) -> Path:
+def _fetch_toolchain(pins: Pins, bootstrap: Go, target: Path, detail: Detail) -> None:
     module = TOOLCHAIN_MODULE.format(version=pins.go_version, arch=pins.arch)
     detail(f"fetching {module}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +173,9 @@ def _fetch_toolchain(pins: Pins, bootstrap: Path, target: Path, detail: Detail) 
         ):  # a module cannot hold another's go.mod; Go's own switching renames them
             path.rename(path.with_name("go.mod"))
         tree.rename(target)
-    return target / "bin" / "go"
 
 
-def build(go: Path, tool: Tool, plan: GoBuild, output: Path, detail: Detail = lambda _: None) -> None:
+def build(go: Go, tool: Tool, plan: GoBuild, output: Path, detail: Detail = lambda _: None) -> None:
     """Put `tool` at `output`, from its module; BuildError when Go refuses."""
     if plan.file:
         _copy_from_module(go, plan, output, detail)
@@ -156,7 +185,7 @@ def build(go: Path, tool: Tool, plan: GoBuild, output: Path, detail: Detail = la
     run_go(go, ["build", *flags, "-o", str(output), plan.package], plan.folder, detail)
 
 
-def _copy_from_module(go: Path, plan: GoBuild, output: Path, detail: Detail) -> None:
+def _copy_from_module(go: Go, plan: GoBuild, output: Path, detail: Detail) -> None:
     if plan.file is None:
         raise BuildError(f"{plan.folder.name}: no file to copy is named")
     module, path = plan.file

@@ -80,7 +80,7 @@ class Search:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     network: Network = field(default_factory=Network)
     had: dict[str, Record] = field(default_factory=dict)
-    go: Path | None = None
+    go: golang.Go | None = None
 
     def obtain(self, tool: Tool) -> Record:
         """The tool by the first way that leads to it; ToolError naming all ways when none does."""

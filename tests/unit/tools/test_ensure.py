@@ -40,7 +40,7 @@ def test_the_first_run_builds_and_the_second_changes_nothing(tmp_path: Path, mon
     built = []
     monkeypatch.setattr(golang, "machine_go", lambda: (Path("/fake/go"), (99,)))
 
-    def build(go: Path, tool: object, plan: object, output: Path, detail: object) -> None:
+    def build(go: golang.Go, tool: object, plan: object, output: Path, detail: object) -> None:
         built.append(output.name)
         a_script(output)
 

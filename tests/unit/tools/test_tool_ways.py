@@ -72,7 +72,7 @@ def a_search(tmp_path: Path, path: str = "", site: Site | None = None) -> Search
 
 def building(monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]) -> None:
     """Let Go be there, and its build do what `make` does with the output's path."""
-    monkeypatch.setattr(golang, "toolchain", lambda *_: Path("/fake/go"))
+    monkeypatch.setattr(golang, "toolchain", lambda *_: golang.Go(Path("/fake/go"), Path("/b"), Path("/m")))
     monkeypatch.setattr(golang, "build", lambda go, tool, plan, output, detail: make(output))
 
 
