@@ -63,7 +63,7 @@ def daemon(node: Node) -> Daemon:
         f"samegate.share={share_of(node)}",
         f"samegate.bin={BINARIES}",
     )
-    return Daemon(f"machine-{node.name}", topology.RACK, argv, environment={"LD_PRELOAD": str(_SHIM)})
+    return Daemon(f"machine-{node.name}", topology.RACK, argv, environment={"LD_PRELOAD": str(_SHIM)}, nice=-5)
 
 
 def _secrets(node: Node) -> dict[str, Path]:

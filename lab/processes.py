@@ -29,11 +29,14 @@ class Daemon:
     """A process as it should run."""
 
     name: str
-    namespace: str
+    namespace: str | None
+    """None: this machine's own."""
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[Path, ...] = ()
     """Files whose content it reads at start: a change of them is a change of the daemon."""
+    nice: int = 0
+    """Its priority (setpriority(2)), for what must keep time while tests load the machine. Not part of the digest."""
 
     @property
     def record(self) -> Path:
@@ -141,6 +144,8 @@ def start(daemon: Daemon) -> int:
         )
     finally:
         os.close(log)
+    with contextlib.suppress(PermissionError):  # a container without CAP_SYS_NICE: better slow than not at all
+        os.setpriority(os.PRIO_PROCESS, pid, daemon.nice)
     stat = read_stat(pid)
     record = {
         "pid": pid,

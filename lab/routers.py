@@ -175,7 +175,7 @@ def daemons(router: Router) -> tuple[Daemon, ...]:
             *("--pid_file", str(directory / f"{program}.pid")),
             *own,
         )
-        return Daemon(f"{router.name}-{program}", router.namespace, argv, reads=(configuration,))
+        return Daemon(f"{router.name}-{program}", router.namespace, argv, reads=(configuration,), nice=-15)
 
     return (
         one("zebra", "--nl-bufsize", "4194304"),

@@ -1,0 +1,79 @@
+"""The routers' configuration: golden files, what they may never say, and FRR's own parser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lab import routers, topology
+
+GOLDEN = Path(__file__).parent / "golden"
+EDGE_KEY = "correct horse"
+
+
+@pytest.mark.parametrize("golden", sorted(GOLDEN.glob("*.conf")), ids=lambda path: path.stem)
+def test_a_configuration_is_the_golden_one(golden: Path) -> None:
+    name, _, program = golden.stem.partition("-")
+    assert routers.render(topology.router(name))[program] == golden.read_text()
+
+
+def test_a_tor_takes_nothing_but_host_routes_of_the_pool_from_edge_nodes_and_tells_them_nothing() -> None:
+    for tor in topology.TORS:
+        lines = [line.strip() for line in routers.render(tor)["bgpd"].splitlines()]
+        assert "neighbor EDGES route-map POOL in" in lines
+        assert "neighbor EDGES route-map NOTHING out" in lines
+        assert "ip prefix-list POOL seq 5 permit 203.0.113.0/24 ge 32" in lines
+        assert "neighbor EDGES maximum-prefix 256 restart 1" in lines
+
+
+def test_no_router_switches_the_need_for_a_policy_off() -> None:
+    for router in topology.ROUTERS:
+        assert "ebgp-requires-policy" not in routers.render(router)["bgpd"]
+
+
+def test_a_password_is_that_of_the_edge_nodes_only() -> None:
+    with_key = routers.render(topology.TOR1_ROUTER, bgp_password=EDGE_KEY)["bgpd"]
+    without = routers.render(topology.TOR1_ROUTER)["bgpd"]
+    assert set(with_key.splitlines()) - set(without.splitlines()) == {f" neighbor EDGES password {EDGE_KEY}"}
+    assert routers.render(topology.CORE_ROUTER, bgp_password=EDGE_KEY) == routers.render(topology.CORE_ROUTER)
+
+
+def test_next_hops_of_a_single_path_are_its_gateway() -> None:
+    assert routers.next_hops([{"dst": "203.0.113.1", "gateway": "198.18.0.11", "dev": "rack"}]) == ["198.18.0.11"]
+
+
+def test_next_hops_of_a_multipath_route_are_all_gateways() -> None:
+    hops = [{"gateway": "198.18.0.11", "dev": "rack", "weight": 1}, {"gateway": "198.18.0.12", "dev": "rack"}]
+    assert routers.next_hops([{"dst": "203.0.113.1", "nexthops": hops}]) == ["198.18.0.11", "198.18.0.12"]
+
+
+def test_a_connected_route_has_no_next_hop() -> None:
+    assert routers.next_hops([{"dst": "198.18.0.0/24", "dev": "rack", "scope": "link"}]) == []
+
+
+def _needs_frr() -> None:
+    if os.geteuid() != 0 or shutil.which("vtysh") is None:
+        pytest.skip("FRR's parser needs root and the package frr")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", [router.name for router in topology.ROUTERS])
+@pytest.mark.parametrize("password", [None, "s3cret"])
+def test_frr_accepts_every_configuration(name: str, password: str | None, tmp_path: Path) -> None:
+    _needs_frr()
+    for program, text in routers.render(topology.router(name), bgp_password=password).items():
+        path = tmp_path / f"{program}.conf"
+        path.write_text(text)
+        routers.check_configuration(program, path)
+
+
+@pytest.mark.root
+def test_frr_rejects_a_misspelt_configuration(tmp_path: Path) -> None:
+    _needs_frr()
+    path = tmp_path / "bgpd.conf"
+    path.write_text(routers.render(topology.TOR1_ROUTER)["bgpd"].replace("maximum-paths", "maximal-paths"))
+    with pytest.raises(ValueError, match="maximal-paths"):
+        routers.check_configuration("bgpd", path)
