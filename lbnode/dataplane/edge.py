@@ -115,7 +115,10 @@ class KernelEdge:
                 self._sysctls.write(name, value)
             case SetTimeouts(timeouts):
                 former_timeouts = self._ipvs.timeouts()
-                self._record.keep(_TIMEOUTS, f"{former_timeouts.tcp_seconds} {former_timeouts.tcp_fin_seconds} {former_timeouts.udp_seconds}")
+                self._record.keep(
+                    _TIMEOUTS,
+                    f"{former_timeouts.tcp_seconds} {former_timeouts.tcp_fin_seconds} {former_timeouts.udp_seconds}",
+                )
                 self._ipvs.apply([SetTimeouts(timeouts)])
             case ReplaceFilter(table):
                 self._filter.replace(table)

@@ -18,7 +18,9 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
 
+from lbnode.dataplane.xtables import fingerprint
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import PROBE_DEVICE, TUNNEL_DEVICE_PREFIX, EdgeFilter, FilterTable, IPNetwork, WorkerFilter
 
@@ -104,7 +106,11 @@ def _worker(table: WorkerFilter, version: int, pools: Sequence[IPNetwork]) -> tu
     raw = {
         f"{_CHAIN_PREFIX}PREROUTING": [f"{tunnels} -j {inner}"],
         # Whoever forges an edge node's address reaches what the edge nodes may reach, and nothing else.
-        inner: [*(f"-d {p} -j RETURN" for p in pools), *(f"-d {a}/{a.max_prefixlen} -j RETURN" for a in probes), "-j DROP"],
+        inner: [
+            *(f"-d {p} -j RETURN" for p in pools),
+            *(f"-d {a}/{a.max_prefixlen} -j RETURN" for a in probes),
+            "-j DROP",
+        ],
     }
     segment = dict(table.max_segment_bytes)[version]
     mangle = {
@@ -112,7 +118,8 @@ def _worker(table: WorkerFilter, version: int, pools: Sequence[IPNetwork]) -> tu
         f"{_CHAIN_PREFIX}FORWARD": [f"-d {p} {tunnels} -j DROP" for p in pools],
         # By original destination: the source becomes the VIP only after this.
         f"{_CHAIN_PREFIX}POSTROUTING": [
-            f"-p tcp -m conntrack --ctorigdst {p} --ctdir REPLY -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {segment}" for p in pools
+            f"-p tcp -m conntrack --ctorigdst {p} --ctdir REPLY -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {segment}"
+            for p in pools
         ],
     }
     return raw, mangle
@@ -147,7 +154,12 @@ def parse(saved: str) -> SavedTable:
             target = rule.rsplit(" ", 1)[1].removeprefix(_CHAIN_PREFIX)
             # A jump with conditions, or from elsewhere, is not the one that was put there.
             found = _COMMENT.search(rule)
-            plain = found is not None and _COMMENT.sub("", rule).split() == ["-m", "comment", "-j", _CHAIN_PREFIX + target]
+            plain = found is not None and _COMMENT.sub("", rule).split() == [
+                "-m",
+                "comment",
+                "-j",
+                _CHAIN_PREFIX + target,
+            ]
             hooks.append(chain if plain and target == chain else line)
             marks.add((found[1], found[2]) if found else ("", ""))
     (only,) = marks if len(marks) == 1 else (None,)
@@ -181,6 +193,8 @@ class PacketFilter:
         self._families = families(pools)
         self._run = run
         self._backend: str | None = None
+        # What the tables looked like when the digest was last worked out from their text, and that digest.
+        self._known: tuple[tuple[str | None, ...], str | None] | None = None
 
     def digest(self) -> str | None:
         """The digest of the table in force; ``None`` if there is none, or if it is not what was put there.
@@ -189,6 +203,18 @@ class PacketFilter:
             Retry: the tool cannot tell now.
             ConfigError: the kernel or the privileges do not allow a packet filter.
         """
+        # Taken before the text is: a change in between is then found by the next call.
+        now = self._fingerprints()
+        if None in now or self._known is None or self._known[0] != now:
+            self._known = now, self._read_digest()
+        return self._known[1]
+
+    def _fingerprints(self) -> tuple[str | None, ...]:
+        if self._backend != "legacy":
+            return (None,)
+        return tuple(fingerprint(version, table) for version in self._families for table in TABLES)
+
+    def _read_digest(self) -> str | None:
         digests: set[str | None] = set()
         for version in self._families:
             for table in TABLES:
@@ -201,7 +227,9 @@ class PacketFilter:
         for (version, name), wanted in render(table).items():
             self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
         if self.digest() != table.digest:
-            raise Bug("the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render")
+            raise Bug(
+                "the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render"
+            )
 
     def remove(self) -> None:
         """Take away our chains and the jumps to them. Raises as :meth:`digest`."""
@@ -240,12 +268,25 @@ class PacketFilter:
         tool = _tool(self._families[0] if self._families else 4)
         backends = [b for b in ("nft", "legacy") if shutil.which(f"{tool}-{b}-restore")]
         for backend in backends:
+            # Looking at a legacy table makes it, so look only at one that is there.
+            if backend == "legacy" and TABLES[0] not in _legacy_tables(tool):
+                continue
             saved = self._call([f"{tool}-{backend}-save", "-t", TABLES[0]])
             if saved.returncode == 0 and parse(saved.stdout).text.chains:
                 return backend
         said = []
         for backend in backends:
-            trial = "\n".join([f"*{TABLES[0]}", f":{_PROBE_CHAIN} - [0:0]", f"-A {_PROBE_CHAIN} -j CT --notrack", f"-F {_PROBE_CHAIN}", f"-X {_PROBE_CHAIN}", "COMMIT", ""])
+            trial = "\n".join(
+                [
+                    f"*{TABLES[0]}",
+                    f":{_PROBE_CHAIN} - [0:0]",
+                    f"-A {_PROBE_CHAIN} -j CT --notrack",
+                    f"-F {_PROBE_CHAIN}",
+                    f"-X {_PROBE_CHAIN}",
+                    "COMMIT",
+                    "",
+                ]
+            )
             done = self._call([f"{tool}-{backend}-restore", "--noflush", "--wait", str(_LOCK_WAIT_SECONDS)], trial)
             if done.returncode == 0:
                 return backend
@@ -261,9 +302,18 @@ class PacketFilter:
         try:
             return self._run(command, text)
         except FileNotFoundError:
-            raise ConfigError(command[0], "the tool is not installed", "Install the package iptables in the image") from None
+            raise ConfigError(
+                command[0], "the tool is not installed", "Install the package iptables in the image"
+            ) from None
         except subprocess.TimeoutExpired:
             raise Retry(f"{command[0]} did not end within {_TIMEOUT_SECONDS} s") from None
+
+
+def _legacy_tables(tool: str) -> list[str]:
+    try:
+        return Path(f"/proc/net/{tool.removesuffix('tables')}_tables_names").read_text().split()
+    except OSError:
+        return []
 
 
 def _tool(version: int) -> str:

@@ -42,7 +42,9 @@ from lbnode.model import (
     VirtualService,
 )
 
-IpvsOperation = AddService | UpdateService | RemoveService | AddDestination | SetWeight | RemoveDestination | SetTimeouts
+IpvsOperation = (
+    AddService | UpdateService | RemoveService | AddDestination | SetWeight | RemoveDestination | SetTimeouts
+)
 
 _VERSION = 1
 _NEW_SERVICE, _SET_SERVICE, _DEL_SERVICE, _GET_SERVICE = 1, 2, 3, 4
@@ -50,7 +52,9 @@ _NEW_DEST, _SET_DEST, _DEL_DEST, _GET_DEST = 5, 6, 7, 8
 _SET_CONFIG, _GET_CONFIG = 12, 13
 
 _CMD_SERVICE, _CMD_DEST, _CMD_TIMEOUT_TCP, _CMD_TIMEOUT_TCP_FIN, _CMD_TIMEOUT_UDP = 1, 2, 4, 5, 6
-_SVC_AF, _SVC_PROTOCOL, _SVC_ADDR, _SVC_PORT, _SVC_FWMARK, _SVC_SCHED, _SVC_FLAGS, _SVC_TIMEOUT, _SVC_NETMASK = range(1, 10)
+_SVC_AF, _SVC_PROTOCOL, _SVC_ADDR, _SVC_PORT, _SVC_FWMARK, _SVC_SCHED, _SVC_FLAGS, _SVC_TIMEOUT, _SVC_NETMASK = range(
+    1, 10
+)
 _DEST_ADDR, _DEST_PORT, _DEST_FWD, _DEST_WEIGHT, _DEST_UPPER, _DEST_LOWER = range(1, 7)
 _DEST_FAMILY, _DEST_TUN_TYPE = 11, 13
 
@@ -115,7 +119,10 @@ class Ipvs:
             answer = generic_attributes(link.get(self._family, generic(_GET_CONFIG, _VERSION)))
         except OSError as error:
             raise Retry(f"cannot read the IPVS timeouts: {error.strerror}") from None
-        tcp, fin, udp = (_U32.unpack(answer[k])[0] if k in answer else 0 for k in (_CMD_TIMEOUT_TCP, _CMD_TIMEOUT_TCP_FIN, _CMD_TIMEOUT_UDP))
+        tcp, fin, udp = (
+            _U32.unpack(answer[k])[0] if k in answer else 0
+            for k in (_CMD_TIMEOUT_TCP, _CMD_TIMEOUT_TCP_FIN, _CMD_TIMEOUT_UDP)
+        )
         return IpvsTimeouts(tcp_seconds=tcp, tcp_fin_seconds=fin, udp_seconds=udp)
 
     def apply(self, operations: Sequence[IpvsOperation]) -> None:
@@ -153,7 +160,9 @@ class Ipvs:
             case SetWeight(key, address, weight):
                 return generic(_SET_DEST, _VERSION, _service_key(key), _whole_destination(key, address, weight))
             case RemoveDestination(key, address):
-                return generic(_DEL_DEST, _VERSION, _service_key(key), nested(_CMD_DEST, *_destination_key(key, address)))
+                return generic(
+                    _DEL_DEST, _VERSION, _service_key(key), nested(_CMD_DEST, *_destination_key(key, address))
+                )
             case SetTimeouts(timeouts):
                 return generic(
                     _SET_CONFIG,
@@ -199,7 +208,9 @@ class Ipvs:
                 and fields.get(_DEST_TUN_TYPE, b"\0")[0] == _TUNNEL_TYPE_IPIP
             )
             (weight,) = _U32.unpack(fields[_DEST_WEIGHT])
-            destinations.append(Destination(address, weight or self._last_weight.get((key, address), 1), drained=weight == 0))
+            destinations.append(
+                Destination(address, weight or self._last_weight.get((key, address), 1), drained=weight == 0)
+            )
         return VirtualService(key, tuple(destinations), service.hash_source_port, service.one_packet, intact)
 
 
@@ -213,7 +224,11 @@ def missing_module(module: str, what: str) -> ConfigError:
 
 
 def missing_privilege() -> ConfigError:
-    return ConfigError("the agent's capabilities", "CAP_NET_ADMIN is missing", "Give the container the capability NET_ADMIN and run it as uid 0")
+    return ConfigError(
+        "the agent's capabilities",
+        "CAP_NET_ADMIN is missing",
+        "Give the container the capability NET_ADMIN and run it as uid 0",
+    )
 
 
 def _failure(operation: IpvsOperation, error: int) -> ConfigError | Retry | Bug:

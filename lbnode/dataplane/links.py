@@ -118,7 +118,9 @@ class Links:
 
     def device(self, name: str) -> Device | None:
         try:
-            return _device(self._open().get(_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")))
+            return _device(
+                self._open().get(_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0"))
+            )
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -235,7 +237,11 @@ class Links:
         """Create the device or mend it; a device of this name with other ends is replaced. Address and state included."""
         _only_ipv4(tunnel.edge_address)
         device = self.device(tunnel.device)
-        if device is not None and (device.kind, device.local, device.remote) != (_IPIP, tunnel.node_address, tunnel.edge_address):
+        if device is not None and (device.kind, device.local, device.remote) != (
+            _IPIP,
+            tunnel.node_address,
+            tunnel.edge_address,
+        ):
             self.remove_device(device)
             device = None
         if device is None:
@@ -254,7 +260,11 @@ class Links:
     def remove_tunnel(self, name: str) -> None:
         """Remove the tunnel ``name``, or one of ours under another name that leads to the same edge node."""
         for device in self.tunnel_devices():
-            ends = device.local is not None and device.remote is not None and Tunnel(device.remote, device.local).device == name
+            ends = (
+                device.local is not None
+                and device.remote is not None
+                and Tunnel(device.remote, device.local).device == name
+            )
             if device.name == name or ends:
                 self.remove_device(device)
 
@@ -313,4 +323,8 @@ def _unpacked(packed: bytes) -> IPAddress:
 
 def _only_ipv4(address: IPAddress) -> None:
     if address.version != 4:
-        raise ConfigError(str(address), "tunnels between nodes run over IPv4 only", "Give the nodes IPv4 addresses in network.nodeCidrs")
+        raise ConfigError(
+            str(address),
+            "tunnels between nodes run over IPv4 only",
+            "Give the nodes IPv4 addresses in network.nodeCidrs",
+        )

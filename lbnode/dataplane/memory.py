@@ -128,7 +128,9 @@ class MemoryEdge(_Node):
                     raise Retry(f"IPVS refused {operation}: File exists")
                 self.services[service.key] = replace(service, destinations=())
             case UpdateService(service):
-                self.services[service.key] = replace(service, destinations=self._service(operation, service.key).destinations)
+                self.services[service.key] = replace(
+                    service, destinations=self._service(operation, service.key).destinations
+                )
             case RemoveService(key):
                 self._service(operation, key)
                 del self.services[key]

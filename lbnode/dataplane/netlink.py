@@ -103,7 +103,11 @@ class Netlink:
 
     def _pack(self, kind: int, flags: int, payload: bytes) -> bytes:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        return _HEADER.pack(_HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0) + payload + b"\0" * (-len(payload) % 4)
+        return (
+            _HEADER.pack(_HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0)
+            + payload
+            + b"\0" * (-len(payload) % 4)
+        )
 
     def _receive(self) -> bytes:
         try:
@@ -194,10 +198,11 @@ def generic_attributes(payload: bytes) -> Attributes:
 def family(link: Netlink, name: str) -> int | None:
     """The message type of a generic netlink family; ``None`` if the kernel neither has it nor can load it."""
     try:
-        answer = link.get(_GENL_ID_CTRL, generic(_CTRL_CMD_GETFAMILY, 1, attribute(_CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")))
+        answer = link.get(
+            _GENL_ID_CTRL, generic(_CTRL_CMD_GETFAMILY, 1, attribute(_CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0"))
+        )
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
         raise
     return int(struct.unpack("=H", generic_attributes(answer)[_CTRL_ATTR_FAMILY_ID])[0])
-

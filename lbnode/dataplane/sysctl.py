@@ -24,10 +24,9 @@ class Sysctls:
 
     def path(self, name: str) -> Path:
         """Raises :class:`ConfigError` for a name outside ``net.``."""
-        relative = name.removeprefix(_PREFIX).replace(".", "/")
-        if not name.startswith(_PREFIX) or ".." in relative.split("/"):
+        if not name.startswith(_PREFIX):
             raise ConfigError(f"sysctl {name}", "only those below net. are within reach", "Remove it from the settings")
-        return self._base / relative
+        return self._base / name.removeprefix(_PREFIX).replace(".", "/")
 
     def read(self, names: Iterable[str]) -> dict[str, str]:
         """The values that exist, with tabs as single spaces."""
@@ -48,12 +47,20 @@ class Sysctls:
             path.write_text(value)
         except FileNotFoundError:
             module = "ip_vs" if name.startswith("net.ipv4.vs.") else "the module that owns it"
-            raise ConfigError(f"sysctl {name}", f"this kernel has none ({path})", f"Run `modprobe {module}` on the node") from None
+            raise ConfigError(
+                f"sysctl {name}", f"this kernel has none ({path})", f"Run `modprobe {module}` on the node"
+            ) from None
         except PermissionError:
-            raise ConfigError(f"sysctl {name}", f"{path} cannot be written", "Mount the host's /proc/sys/net writable, and run as uid 0") from None
+            raise ConfigError(
+                f"sysctl {name}",
+                f"{path} cannot be written",
+                "Mount the host's /proc/sys/net writable, and run as uid 0",
+            ) from None
         except OSError as error:
             if error.errno == 30:
-                raise ConfigError(f"sysctl {name}", f"{path} is read-only", "Mount the host's /proc/sys/net writable into the pod") from None
+                raise ConfigError(
+                    f"sysctl {name}", f"{path} is read-only", "Mount the host's /proc/sys/net writable into the pod"
+                ) from None
             raise Retry(f"cannot write {value!r} to sysctl {name}: {error.strerror}") from None
 
 

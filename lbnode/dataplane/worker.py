@@ -75,7 +75,10 @@ class KernelWorker:
         tunnel = Tunnel(device.remote, device.local)
         loose = _rp_filter(device.name)
         ready = (
-            device.up and device.name == tunnel.device and self._links.holds(device, device.local) and self._sysctls.read([loose]).get(loose) == _LOOSE
+            device.up
+            and device.name == tunnel.device
+            and self._links.holds(device, device.local)
+            and self._sysctls.read([loose]).get(loose) == _LOOSE
         )
         return replace(tunnel, ready=ready)
 
@@ -83,7 +86,9 @@ class KernelWorker:
         """What an operator should know but need not stop for."""
         device = self._links.device(_ANY_IPIP_DEVICE)
         if device is not None and device.up:
-            return (f"device {_ANY_IPIP_DEVICE} is up: it unwraps IPIP from anybody, past the packet filter. Run `ip link set {_ANY_IPIP_DEVICE} down`",)
+            return (
+                f"device {_ANY_IPIP_DEVICE} is up: it unwraps IPIP from anybody, past the packet filter. Run `ip link set {_ANY_IPIP_DEVICE} down`",
+            )
         return ()
 
     def apply(self, operations: Sequence[Operation]) -> None:

@@ -1,0 +1,174 @@
+"""The packet filter as text: what is rendered, what is read back, and which tool is chosen."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbnode.dataplane import filter as packet_filter
+from lbnode.dataplane.filter import PacketFilter, SavedTable, TableText, parse, render, transaction
+from lbnode.errors import Bug, ConfigError, Retry
+from lbnode.model import EdgeFilter, FilterTable, Protocol, VirtualKey, WorkerFilter
+
+POOLS = (ip_network("203.0.113.0/24"), ip_network("2001:db8::/64"))
+EDGE = EdgeFilter(
+    POOLS,
+    frozenset(
+        {
+            VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80),
+            VirtualKey(ip_address("203.0.113.1"), Protocol.UDP, 53),
+            VirtualKey(ip_address("203.0.113.200"), Protocol.TCP, 443),
+            VirtualKey(ip_address("2001:db8::1"), Protocol.TCP, 80),
+        }
+    ),
+)
+WORKER = WorkerFilter(POOLS, (ip_address("192.0.2.21"),), ((4, 1440), (6, 1400)))
+NOTHING = SavedTable(TableText({}, ()), (), None)
+
+
+def saved(table: FilterTable, version: int, name: str) -> str:
+    """What ``iptables-save`` prints after the transaction, as the conformance suite has seen real kernels print it."""
+    lines = transaction(name, render(table)[version, name], NOTHING, table.digest).splitlines()
+    jumps = [line.replace("-I ", "-A ", 1).replace(" 1 -m", " -m", 1) for line in lines if line.startswith("-I ")]
+    chains = [line for line in lines if line.startswith(":")]
+    return "\n".join(["# Generated", f"*{name}", ":PREROUTING ACCEPT [0:0]", *chains, *jumps, *(line for line in lines if line.startswith("-A ")), "COMMIT"])
+
+
+def test_the_edge_lets_in_the_served_ports_and_echoes_and_nothing_else() -> None:
+    chains = render(EDGE)[4, "mangle"].chains
+    *let_in, last = chains["SAMEGATE-INPUT"]
+    assert let_in[0] == "-d 203.0.113.0/24 -p icmp -j ACCEPT"
+    assert last == "-d 203.0.113.0/24 -j DROP"
+    groups = {rule.split()[1]: rule.split()[-1] for rule in let_in[1:]}
+    assert set(groups) == {"203.0.113.0/28", "203.0.113.192/28"}
+    assert chains[groups["203.0.113.0/28"]] == (
+        "-d 203.0.113.1/32 -p tcp -m tcp --dport 80 -j ACCEPT",
+        "-d 203.0.113.1/32 -p udp -m udp --dport 53 -j ACCEPT",
+    )
+    assert chains[groups["203.0.113.192/28"]] == ("-d 203.0.113.200/32 -p tcp -m tcp --dport 443 -j ACCEPT",)
+
+
+def test_the_edge_tracks_no_connection_of_a_pool_either_way_and_forwards_nothing_to_it() -> None:
+    rendered = render(EDGE)
+    for version, pool in ((4, "203.0.113.0/24"), (6, "2001:db8::/64")):
+        raw = rendered[version, "raw"].chains
+        assert raw["SAMEGATE-PREROUTING"] == ("-i sgprobe -j DROP", f"-d {pool} -j CT --notrack", f"-s {pool} -j CT --notrack")
+        assert raw["SAMEGATE-OUTPUT"] == (f"-d {pool} -j CT --notrack", f"-s {pool} -j CT --notrack")
+        assert rendered[version, "mangle"].chains["SAMEGATE-FORWARD"] == (f"-d {pool} -j DROP",)
+
+
+def test_the_worker_takes_only_pools_and_its_probe_address_out_of_tunnels() -> None:
+    raw = render(WORKER)[4, "raw"].chains
+    ((rule,),) = [r for c, r in raw.items() if c == "SAMEGATE-PREROUTING"]
+    assert rule.startswith("-i sgt-+ -j ")
+    assert raw[rule.split()[-1]] == ("-d 203.0.113.0/24 -j RETURN", "-d 192.0.2.21/32 -j RETURN", "-j DROP")
+    inner6 = render(WORKER)[6, "raw"].chains[rule.split()[-1]]
+    assert inner6 == ("-d 2001:db8::/64 -j RETURN", "-j DROP")
+
+
+def test_the_worker_clamps_replies_by_original_destination_in_each_family() -> None:
+    for version, pool, size in ((4, "203.0.113.0/24", 1440), (6, "2001:db8::/64", 1400)):
+        (rule,) = render(WORKER)[version, "mangle"].chains["SAMEGATE-POSTROUTING"]
+        assert f"--ctorigdst {pool} --ctdir REPLY" in rule
+        assert rule.endswith(f"--tcp-flags SYN,RST SYN -j TCPMSS --set-mss {size}")
+
+
+def test_a_family_without_pool_gets_no_rules() -> None:
+    assert {version for version, _ in render(EdgeFilter(POOLS[:1], EDGE.served))} == {4}
+
+
+keys = st.builds(
+    VirtualKey,
+    st.one_of(st.ip_addresses(v=4, network="203.0.113.0/24"), st.ip_addresses(v=6, network="2001:db8::/64")),
+    st.sampled_from(Protocol),
+    st.integers(1, 65535),
+)
+
+
+@given(st.frozensets(keys, max_size=40))
+def test_what_is_written_reads_back_as_the_same_digest_and_hash(served: frozenset[VirtualKey]) -> None:
+    table = EdgeFilter(POOLS, served)
+    for (version, name), text in render(table).items():
+        there = parse(saved(table, version, name))
+        assert there.text.hash == text.hash
+        assert there.marks == (table.digest, text.hash)
+        assert all(len(chain) <= 28 for chain in text.chains)  # XT_EXTENSION_MAXNAMELEN less the final zero
+
+
+@given(st.frozensets(keys, min_size=1, max_size=10), st.data())
+def test_one_line_less_or_changed_gives_another_hash(served: frozenset[VirtualKey], data: st.DataObject) -> None:
+    table = EdgeFilter(POOLS, served)
+    version, name = data.draw(st.sampled_from(sorted(render(table))))
+    lines = saved(table, version, name).splitlines()
+    position = data.draw(st.sampled_from([i for i, line in enumerate(lines) if line.startswith("-A ")]))
+    changed = data.draw(st.sampled_from([[], [lines[position] + " -j X"], [lines[position], lines[position]]]))
+    there = parse("\n".join([*lines[:position], *changed, *lines[position + 1 :]]))
+    assert there.marks is None or there.marks[1] != there.text.hash
+
+
+def test_a_jump_with_a_condition_is_not_the_one_that_was_put_there() -> None:
+    text = saved(EDGE, 4, "mangle").replace("-A INPUT -m comment", "-A INPUT -i lo -m comment")
+    there = parse(text)
+    assert there.marks is not None and there.marks[1] != there.text.hash
+
+
+def test_a_transaction_leaves_other_peoples_lines_alone_and_drops_stale_chains() -> None:
+    there = parse(saved(EDGE, 4, "mangle") + "\n:KUBE-X - [0:0]\n-A INPUT -j KUBE-X\n-A KUBE-X -j DROP")
+    text = transaction("mangle", None, there, "")
+    assert "KUBE" not in text
+    assert sorted(line for line in text.splitlines() if line.startswith("-X")) == sorted(f"-X {c}" for c in there.text.chains)
+    assert sum(line.startswith("-D ") for line in text.splitlines()) == 2
+
+
+class Tools:
+    """Plays the tools of the ``iptables`` package: which backends work, and what ``-save`` prints."""
+
+    def __init__(self, *working: str, refuses: int = 0) -> None:
+        self.working = working
+        self.refuses = refuses
+        self.calls: list[tuple[str, ...]] = []
+
+    def __call__(self, command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+        self.calls.append(tuple(command))
+        backend = command[0].split("-")[1]
+        if backend not in self.working:
+            return subprocess.CompletedProcess(command, 3, "", f"{backend} cannot\n")
+        if command[0].endswith("restore") and "SAMEGATE-TRIAL" not in text and self.refuses:
+            return subprocess.CompletedProcess(command, self.refuses, "", "no such match\n")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture(autouse=True)
+def tools_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbnode.dataplane.filter.shutil.which", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(packet_filter, "fingerprint", lambda version, table: None)
+
+
+def test_the_nft_backend_is_preferred_and_the_legacy_one_taken_when_nft_does_not_work() -> None:
+    for working, taken in ((("nft", "legacy"), "nft"), (("legacy",), "legacy")):
+        tools = Tools(*working)
+        PacketFilter(POOLS, tools).digest()
+        assert tools.calls[-1] == (f"ip6tables-{taken}-save", "-t", "mangle")
+
+
+def test_no_working_backend_names_the_modules_and_the_capability() -> None:
+    with pytest.raises(ConfigError, match=r"modprobe.*NET_RAW") as caught:
+        PacketFilter(POOLS, Tools()).digest()
+    assert "nft cannot" in str(caught.value) and "legacy cannot" in str(caught.value)
+
+
+def test_a_held_lock_is_tried_again_and_a_refusal_is_not() -> None:
+    with pytest.raises(Retry):
+        PacketFilter(POOLS, Tools("nft", refuses=4)).replace(EDGE)
+    with pytest.raises(ConfigError, match="no such match"):
+        PacketFilter(POOLS, Tools("nft", refuses=2)).replace(EDGE)
+
+
+def test_a_filter_that_does_not_read_back_as_written_is_a_bug() -> None:
+    with pytest.raises(Bug):
+        PacketFilter(POOLS, Tools("nft")).replace(EDGE)
