@@ -56,7 +56,7 @@ class Result:
 
 
 def deploy(image: str, changes: Mapping[str, Any] | None = None, bgp_keys: Mapping[str, str] | None = None) -> Result:
-    """`pulumi up` with the image (NAME@sha256:DIGEST), waiting until every Service has its address.
+    """`pulumi up` with the image (NAME@sha256:DIGEST) for the agents, waiting until every Service has its address.
 
     `changes` is merged into the stack's configuration (keys with their prefix: `{"samegate:agent": {"logLevel": "debug"}}`), `bgp_keys` become its
     secret `samegate:bgpKeys`; neither outlives the call.
@@ -118,8 +118,21 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def _configure(image: str, changes: Mapping[str, Any] | None, bgp_keys: Mapping[str, str] | None) -> None:
     """Write the run's copy of the stack file, and make the stack if there is none."""
     document = yaml.safe_load(COMMITTED.read_text())
-    document["config"] = merged(document["config"], {**(changes or {}), "samegate:image": image})
     former = yaml.safe_load(GENERATED.read_text()) if GENERATED.exists() else {}
+    document["config"] = merged(document["config"], {**(changes or {}), "samegate:image": image})
+    # Apps keep the image that they were first deployed with: so a rollout of the agent rolls nothing else.
+    app_image = next(
+        (
+            app["images"]["samegate"]
+            for app in (former or {}).get("config", {}).get("samegate:apps", ())
+            if "images" in app
+        ),
+        image,
+    )
+    if app_image == NO_IMAGE:
+        app_image = image
+    for app in document["config"]["samegate:apps"]:
+        app.setdefault("images", {"samegate": app_image})
     if _SALT in (former or {}):
         # With another salt every secret in the state would count as changed.
         document[_SALT] = former[_SALT]
