@@ -29,10 +29,12 @@ def _ensure(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     progress = for_terminal()
     changed = ensure.base(pins, cache, progress)
+    tools = ensure.chosen(pins, arguments.names)
     ours = ensure.ROOT / ".venv" / "bin" / "python"
-    if changed and sys.prefix != str(ensure.ROOT / ".venv"):
-        os.execv(ours, [str(ours), "-m", "tools", *sys.argv[1:]])  # noqa: S606 - with rich, and what was just installed
-    report = ensure.fetch(pins, cache, progress, ensure.chosen(pins, arguments.names))
+    if sys.prefix != str(ensure.ROOT / ".venv") and (changed or ensure.lacking(pins, cache, tools)):
+        # What is long to come is shown live by rich, which only our own environment has.
+        os.execv(ours, [str(ours), "-m", "tools", *sys.argv[1:]])  # noqa: S606
+    report = ensure.fetch(pins, cache, progress, tools)
     if arguments.json:
         print(json.dumps(report.as_json(), indent=1))
     elif report.changed or changed:

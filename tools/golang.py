@@ -24,7 +24,7 @@ from tools.pins import GoBuild, Pins, Tool
 TOOLCHAIN_MODULE = "golang.org/toolchain@v0.0.1-go{version}.linux-{arch}"
 #: Debian 12's Go, enough to download the toolchain module.
 BOOTSTRAP_PACKAGE = "golang-go"
-LAST_LINES = 6
+LAST_LINES = 3
 
 Detail = Callable[[str], None]
 
