@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FRR = Path("/usr/lib/frr")
+SUPERVISOR = Path(__file__).parents[2] / "image" / "bird-supervisor.sh"
 ROUTER_NEIGHBOURS = """\
 hostname router
 router bgp 65001
@@ -141,13 +142,11 @@ class Rig:
         process.wait(10)
         (self._frr / f"{daemon}.vty").unlink(missing_ok=True)
 
-    def start_bird(self) -> None:
-        """Run BIRD as its container does: wait for the file, start, start again when it ended."""
-        config, control, pid = (self.directory / n for n in ("bird.conf", "bird.ctl", "bird.pid"))
-        script = f"while :; do [ -e {config} ] && bird -f -c {config} -s {control} -P {pid}; sleep 0.2; done"
+    def start_bird(self, *before: str) -> None:
+        """Run BIRD by the very script that its container runs; ``before`` goes before the shell."""
         with (self.directory / "bird.log").open("ab") as log:
             self._bird = subprocess.Popen(
-                ["ip", "netns", "exec", self.speaker_namespace, "sh", "-c", script],
+                ["ip", "netns", "exec", self.speaker_namespace, *before, "sh", str(SUPERVISOR), str(self.directory)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -312,3 +312,40 @@ def test_a_configuration_that_somebody_changed_by_hand_is_put_right(made: Rig) -
     assert asyncio.run(speaker.read()).announced == vips(200)
     asyncio.run(speaker.set(vips(1)))
     assert asyncio.run(speaker.read()).announced == vips(1)
+
+
+def test_the_capability_of_the_pod_is_enough_for_bgp_with_key_and_bfd(made: Rig) -> None:
+    made.start_router(neighbour=" neighbor EDGE password right-key")
+    (made.key_directory / "rack").write_text("right-key")
+    made.start_bird("setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin")
+    speaker = bird(made, bgp(password_key="rack"))
+    set_once_running(speaker, 1)
+    status = Path(f"/proc/{(made.directory / 'bird.pid').read_text().strip()}/status").read_text()
+    # CAP_NET_ADMIN is number 12 (linux/capability.h).
+    assert re.search(r"^CapEff:\s*0*1000$", status, re.MULTILINE)
+    established_with_bfd(made, speaker)
+
+
+def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: Rig) -> None:
+    # FRR forgets a dynamic neighbour with its session and keeps none of its routes, so this one is named.
+    made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None, graceful_restart={"restart_seconds": 20}))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    # The end-of-RIB marker must have been exchanged, or the router does not keep the routes.
+    time.sleep(2)
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
+    end = time.monotonic() + 8
+    gaps = 0
+    while time.monotonic() < end:
+        gaps += made.router_fib() != {"203.0.113.1"}
+        time.sleep(0.02)
+    assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
+    assert gaps == 0
+
+
+def session_state(made: Rig) -> str:
+    neighbours = made.vtysh_json("show bgp neighbors json").values()
+    return next((str(n["bgpState"]) for n in neighbours), "gone")
