@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def places() -> list[str]:
     """Where `exec` can go: the machines, and the namespaces by their names without the prefix."""
-    return [node.name for node in topology.NODES] + [name.removeprefix("sg-") for name in topology.NAMESPACES]
+    return [node.name for node in topology.NODES] + [name.removeprefix(topology.PREFIX) for name in topology.NAMESPACES]
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def execute(place: str, argv: Sequence[str]) -> int:
         tty = ["-t"] if sys.stdin.isatty() and not line else []
         command = Machine(place).ssh(line or "exec bash -l", *tty)
         return subprocess.run(netns.enter(topology.CONTROL, command), check=False).returncode
-    return subprocess.run(netns.enter(f"sg-{place}", ["sh", "-c", line or "exec bash"]), check=False).returncode
+    return subprocess.run(netns.enter(f"{topology.PREFIX}{place}", ["sh", "-c", line or "exec bash"]), check=False).returncode
 
 
 def logs(name: str, *, lines: int, console: bool) -> int:

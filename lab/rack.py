@@ -179,7 +179,7 @@ def leftovers() -> list[str]:
             if f"{state}/" in command:
                 found.append(f"process {entry.name}: {command.strip()[:120]}")
     mounts = Path("/proc/self/mounts").read_text().splitlines()
-    found += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith((state, "/run/netns/sg-"))]
+    found += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith((state, f"{netns.DIRECTORY}/{topology.PREFIX}"))]
     if topology.STATE.is_dir():
         kept = _kept()
         found += [f"file {path}" for path in sorted(topology.STATE.iterdir()) if path not in kept]

@@ -168,7 +168,7 @@ def _bfd_downs() -> int | None:
 
 
 _NAMES = {str(node.address): node.name for node in topology.NODES} | {
-    str(address.ip): f"{link.right.namespace}".removeprefix("sg-")
+    str(address.ip): link.right.namespace.removeprefix(topology.PREFIX)
     for link in topology.LINKS[:2]
     for address in [link.right.address]
     if address is not None

@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".lab"
 """Everything that a run of the lab makes; ignored by git, removed by `lab down`."""
 
-CORE = "sg-core"
-TOR1 = "sg-tor1"
-TOR2 = "sg-tor2"
-RACK = "sg-rack"
-CONTROL = "sg-control"
-CLIENT = "sg-client"
+PREFIX = "sg-"
+CORE = f"{PREFIX}core"
+TOR1 = f"{PREFIX}tor1"
+TOR2 = f"{PREFIX}tor2"
+RACK = f"{PREFIX}rack"
+CONTROL = f"{PREFIX}control"
+CLIENT = f"{PREFIX}client"
 NAMESPACES = (CORE, TOR1, TOR2, RACK, CONTROL, CLIENT)
 
 RACK_BRIDGE = "rack"
