@@ -1,0 +1,128 @@
+"""The loop: errors say what happens next; settings: a bad text never displaces a good one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from lbnode.errors import ConfigError, Retry
+from lbnode.roles.loop import Loop, SettingsFile
+from tests.unit.lbnode.roles.world import SETTINGS
+
+
+def passes(*outcomes: Exception | None, resync_seconds: float = 0.01) -> tuple[Loop, list[int]]:
+    """Run a loop whose passes end as listed, and stop it after the last."""
+    loop = Loop(resync_seconds)
+    done: list[int] = []
+
+    async def pass_once() -> None:
+        outcome = outcomes[len(done)]
+        done.append(1)
+        if len(done) == len(outcomes):
+            loop.stop()
+        if outcome is not None:
+            raise outcome
+
+    async def go() -> None:
+        async with asyncio.timeout(5):
+            await loop.run(pass_once)
+
+    asyncio.run(go())
+    return loop, done
+
+
+@pytest.mark.parametrize("error", [Retry("later", 0.01), ConfigError("v", "r", "w"), ValueError("bug")])
+def test_no_error_ends_the_loop(error: Exception) -> None:
+    loop, done = passes(error, error, None)
+    assert len(done) == 3
+    assert loop.last_error == ""
+
+
+def test_the_last_error_is_kept_for_the_status_page() -> None:
+    loop, _ = passes(None, ConfigError("pool", "is too wide", "Name a longer prefix"))
+    assert loop.last_error == "pool: is too wide. Name a longer prefix"
+
+
+def test_a_retry_comes_after_its_own_delay_not_at_the_next_resync() -> None:
+    _, done = passes(Retry("soon", 0.01), None, resync_seconds=60)
+    assert len(done) == 2
+
+
+def test_a_wake_brings_the_next_pass_before_the_resync() -> None:
+    loop = Loop(60)
+    done: list[int] = []
+
+    async def pass_once() -> None:
+        done.append(1)
+        if len(done) == 2:
+            loop.stop()
+        else:
+            asyncio.get_running_loop().call_later(0.02, loop.wake)
+
+    async def go() -> None:
+        async with asyncio.timeout(5):
+            await loop.run(pass_once)
+
+    asyncio.run(go())
+    assert len(done) == 2
+
+
+def test_events_that_come_together_share_one_pass() -> None:
+    loop = Loop(0.2)
+    done: list[int] = []
+
+    async def pass_once() -> None:
+        done.append(1)
+
+    async def go() -> None:
+        running = asyncio.create_task(loop.run(pass_once))
+        await asyncio.sleep(0.02)
+        for _ in range(1000):
+            loop.wake()
+        await asyncio.sleep(0.1)
+        loop.stop()
+        await running
+
+    asyncio.run(go())
+    assert len(done) <= 3
+
+
+def settings_file(directory: Path) -> tuple[Path, SettingsFile]:
+    path = directory / "settings.json"
+    path.write_text(json.dumps(SETTINGS))
+    return path, SettingsFile(path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["{", json.dumps(SETTINGS | {"pols": []}), json.dumps(SETTINGS | {"logLevel": 3}), ""],
+    ids=["cut", "key", "type", "empty"],
+)
+def test_a_bad_text_after_a_good_one_leaves_the_good_one_in_force(tmp_path: Path, bad: str) -> None:
+    path, settings = settings_file(tmp_path)
+    good = settings.current
+    path.write_text(bad)
+    assert settings.poll()
+    assert settings.current == good
+    assert str(path) in settings.error
+    path.write_text(json.dumps(SETTINGS | {"logLevel": "debug"}))
+    assert settings.poll()
+    assert (settings.current.log_level, settings.error) == ("debug", "")
+
+
+def test_a_file_that_vanishes_for_a_moment_leaves_the_good_one_in_force(tmp_path: Path) -> None:
+    path, settings = settings_file(tmp_path)
+    path.unlink()
+    settings.poll()
+    assert settings.current.log_level == "info"
+    assert "No such file" in settings.error
+
+
+def test_a_bad_text_at_the_start_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        SettingsFile(path)
