@@ -1,0 +1,130 @@
+"""The worker role over a kernel in memory: answering probes is the last thing it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from lbnode.dataplane.memory import MemoryWorker
+from lbnode.errors import Retry
+from lbnode.kube import Copy
+from lbnode.model import AddAddress, Operation, ServiceName
+from lbnode.observe import WorkerMetrics
+from lbnode.roles.worker import Worker
+from lbnode.settings import parse
+from tests.unit.lbnode.roles.world import EDGES, SETTINGS, WORKERS, endpoints, node, service
+
+PROBE = ip_address("192.0.2.21")
+
+
+class World:
+    def __init__(self) -> None:
+        self.copy = Copy(listed={"services", "slices", "nodes"})
+        self.kernel = MemoryWorker([ip_network("192.0.2.0/24")], {})
+        self.refusal: tuple[str, str] | None = None
+        self.without: set[int] = set()
+        for name, address in (*WORKERS.items(), *EDGES.items()):
+            raw = node(name, address, "worker" if name in WORKERS else "edge")
+            self.copy.nodes[ServiceName("", name)] = raw
+        for raw in (service(), endpoints(worker1="ready")):
+            store = self.copy.services if raw["kind"] == "Service" else self.copy.slices
+            store[ServiceName("shop", raw["metadata"]["name"])] = raw
+
+        async def has_endpoints(port: int) -> bool:
+            return port not in self.without
+
+        settings = parse(SETTINGS)
+        self.worker = Worker(
+            "worker1",
+            lambda: settings,
+            lambda: self.copy,
+            self.kernel,
+            WorkerMetrics("test"),
+            has_endpoints,
+            lambda: self.refusal,
+        )
+
+    def run(self) -> None:
+        asyncio.run(self.worker.pass_once())
+
+
+def test_it_has_a_tunnel_from_each_edge_node_and_then_answers_probes() -> None:
+    world = World()
+    world.run()
+    assert {t.edge_address for t in world.kernel.tunnels.values()} == set(EDGES.values())
+    assert world.kernel.addresses == {PROBE}
+    assert world.worker.not_ready() == []
+
+
+def test_the_probe_address_comes_after_everything_else() -> None:
+    world = World()
+    applied: list[Operation] = []
+    genuine = world.kernel.apply
+
+    def note(operations: Sequence[Operation]) -> None:
+        applied.extend(operations)
+        genuine(operations)
+
+    world.kernel.apply = note  # type: ignore[method-assign]
+    world.run()
+    assert [isinstance(o, AddAddress) for o in applied] == [False] * (len(applied) - 1) + [True]
+
+
+def test_a_second_pass_writes_nothing() -> None:
+    world = World()
+    world.run()
+    writes = world.kernel.writes
+    world.run()
+    assert world.kernel.writes == writes
+
+
+def test_a_tunnel_that_is_deleted_by_hand_is_back_after_one_pass() -> None:
+    world = World()
+    world.run()
+    world.kernel.tunnels.popitem()
+    world.run()
+    assert len(world.kernel.tunnels) == 2
+
+
+def test_a_filter_that_is_lost_is_replaced_in_the_same_pass() -> None:
+    world = World()
+    world.run()
+    world.kernel.filter_digest = None
+    world.run()
+    assert world.kernel.filter_digest is not None
+    assert world.kernel.addresses == {PROBE}
+
+
+def test_a_service_proxy_that_cannot_deliver_silences_the_probe_address() -> None:
+    world = World()
+    world.run()
+    world.refusal = ("EbpfServiceProxy", "it does not deliver")
+    world.run()
+    assert world.kernel.addresses == set()
+    assert world.worker.not_ready() == ["EbpfServiceProxy: it does not deliver"]
+
+
+def test_without_the_api_everything_stays() -> None:
+    world = World()
+    world.run()
+    world.copy.listed.clear()
+    with pytest.raises(Retry):
+        world.run()
+    assert world.kernel.addresses == {PROBE}
+
+
+def test_the_status_page_names_services_whose_endpoints_kube_proxy_lacks() -> None:
+    world = World()
+    world.run()
+    world.without = {32100}
+
+    async def ask_once() -> None:
+        asking = asyncio.create_task(world.worker.ask_kube_proxy())
+        await asyncio.sleep(0.05)
+        asking.cancel()
+
+    asyncio.run(ask_once())
+    assert world.worker.status()["without_endpoints"] == ["shop/web"]
