@@ -23,6 +23,9 @@ CONFIG_NAME = "bird.conf"
 SOCKET_NAME = "bird.ctl"
 #: BIRD's reply codes to ``configure`` (doc/reply_codes): reconfigured, in progress, queued behind one in progress.
 ACCEPTED_CODES = frozenset({3, 4, 5})
+#: BIRD gives a session up for good when it cannot listen (port taken, node address not there yet); being configured makes it try again.
+STUCK = "No listening socket"
+UNSTICK_SECONDS = 5.0
 #: BIRD is waiting for its own end and ignores the new configuration.
 SHUTTING_DOWN_CODE = 6
 
@@ -58,11 +61,14 @@ class Bird:
         self._timeout_seconds = timeout_seconds
         self._peers = peers_of_node(bgp, node_name)
         self._in_force: tuple[str, dict[str, str]] | None = None
+        self._stuck = False
+        self._configured_at = 0.0
         self._lock = asyncio.Lock()
 
     async def set(self, announced: frozenset[IPAddress]) -> None:
         """Announce exactly these host routes; nothing is written and BIRD is not asked when that is so already.
 
+        The exception is a session that :meth:`read` found given up: BIRD is told the same again, every 5 s at most.
         A BGP key that cannot be read does not hold up the routes: the session keeps the key it had, the set goes into force, and
         the error follows.
 
@@ -75,7 +81,9 @@ class Bird:
             keys, findings = self._keys()
             wanted = (text, keys)
             path = self._directory / CONFIG_NAME
-            if wanted != self._in_force or _text_of(path) != text:
+            now = asyncio.get_running_loop().time()
+            unstick = self._stuck and now - self._configured_at >= UNSTICK_SECONDS
+            if wanted != self._in_force or _text_of(path) != text or unstick:
                 # Until BIRD has said yes nothing is known to be in force.
                 self._in_force = None
                 former = _text_of(path)
@@ -84,7 +92,7 @@ class Bird:
                 if former != text:
                     await self._check_and_write(path, text)
                 await self._configure(path, former)
-                self._in_force = wanted
+                self._in_force, self._configured_at = wanted, now
             if findings:
                 raise findings[0]
 
@@ -109,10 +117,12 @@ class Bird:
         # A family without pools has no protocol, and asking for it is an error that means "none".
         announced = frozenset[IPAddress]().union(*(parse_host_routes(r) for r in routes if not r.failed))
         statuses, bfd_states = parse_protocols(sessions), parse_bfd(bfd)
-        return SpeakerState(
-            announced,
-            {p.name: _session(p, statuses.get(protocol_name(p.name)), bfd_states.get(p.address)) for p in self._peers},
-        )
+        self._stuck = any(STUCK in status.last_error for status in statuses.values())
+        found = {
+            p.name: self._session(p, statuses.get(protocol_name(p.name)), bfd_states.get(p.address))
+            for p in self._peers
+        }
+        return SpeakerState(announced, found)
 
     def _keys(self) -> tuple[dict[str, str], list[ConfigError]]:
         keys: dict[str, str] = {}
@@ -185,17 +195,22 @@ class Bird:
         )
         raise Retry(f"BIRD {what}")
 
-
-def _session(peer: Peer, status: ProtocolStatus | None, bfd: str | None) -> Session:
-    if status is None:
-        return Session(
-            peer.name, "Down", bfd or "", last_error="BIRD does not know this session: its configuration is not ours"
-        )
-    error = status.last_error
-    if not error and status.state in {"Connect", "Active"}:
-        # A kernel drops segments with a missing or wrong MD5 signature silently, so BIRD cannot tell that from a dead router.
-        error = f"no answer from {peer.address} port {peer.port}: the router is down, does not expect this node, or its BGP key (TCP MD5) is not ours"
-    return Session(peer.name, status.state, (bfd or "Down") if peer.bfd is not None else "", status.exported, error)
+    def _session(self, peer: Peer, status: ProtocolStatus | None, bfd: str | None) -> Session:
+        if status is None:
+            return Session(
+                peer.name,
+                "Down",
+                bfd or "",
+                last_error="BIRD does not know this session: its configuration is not ours",
+            )
+        error = status.last_error
+        if not error and status.state in {"Connect", "Active"}:
+            # A kernel drops segments with a missing or wrong MD5 signature silently, so BIRD cannot tell that from a dead router.
+            error = f"no answer from {peer.address} port {peer.port}: the router is down, does not expect this node, or its BGP key (TCP MD5) is not ours"
+        if STUCK in error:
+            where = ", ".join(str(a) for a in self._node_addresses if a.version == peer.address.version)
+            error += f": port {self._bgp.listen_port} on {where} is taken, or the node does not have the address. Free it, or set bgp.listenPort"
+        return Session(peer.name, status.state, (bfd or "Down") if peer.bfd is not None else "", status.exported, error)
 
 
 def _refused(message: str) -> ConfigError:

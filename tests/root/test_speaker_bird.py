@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -344,6 +345,35 @@ def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: 
         time.sleep(0.02)
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
     assert gaps == 0
+
+
+def test_a_taken_port_is_named_and_left_behind_once_it_is_free(made: Rig) -> None:
+    made.start_router()
+    program = "import socket; s = socket.socket(); s.bind(('198.18.0.11', 1790)); s.listen(); print('taken', flush=True); input()"
+    squatter = subprocess.Popen(
+        ["ip", "netns", "exec", made.speaker_namespace, sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with squatter:
+        assert squatter.stdout is not None
+        squatter.stdout.readline()
+        made.start_bird()
+        speaker = bird(made)
+        set_once_running(speaker, 1)
+        session = asyncio.run(speaker.read()).sessions["tor-1"]
+        assert not session.established
+        assert "port 1790 on 198.18.0.11 is taken" in session.last_error
+        squatter.kill()
+
+    async def passes() -> bool:
+        """What the role's loop does."""
+        state = await speaker.read()
+        await speaker.set(vips(1))
+        return state.sessions["tor-1"].established
+
+    wait_until(lambda: asyncio.run(passes()), 10, "the session comes up")
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 3, "the VIP appears")
 
 
 def session_state(made: Rig) -> str:

@@ -227,7 +227,9 @@ def test_a_key_that_bird_cannot_take_is_refused_without_being_shown(key: bytes, 
 )
 def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) -> None:
     text = render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), [])
-    assert accepted(text, ["tor1", "tor2"], tmp_path) == ""
+    (tmp_path / "keys").mkdir(exist_ok=True)
+    (tmp_path / "bird.conf").write_text(text)
+    (tmp_path / "keys" / "tor2.conf").write_text("")
     (tmp_path / "keys" / "tor1.conf").write_text(render_key(RACK.peers[1], key.encode()))
     done = subprocess.run(
         ["bird", "-p", "-c", str(tmp_path / "bird.conf")], capture_output=True, check=False, timeout=10
