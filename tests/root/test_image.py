@@ -44,7 +44,10 @@ def test_a_second_build_has_the_same_digest_and_a_label_has_another(built: Built
     assert build(tmp_path / "other.tar", {"build": "2"}).digest != built.digest
 
 
-@pytest.mark.parametrize("command", [("bird", "--version"), ("nft", "--version"), ("ipset", "--version"), ("iptables", "--version"), ("ip", "-V")])
+@pytest.mark.parametrize(
+    "command",
+    [("bird", "--version"), ("nft", "--version"), ("ipset", "--version"), ("iptables", "--version"), ("ip", "-V")],
+)
 def test_a_program_of_the_data_plane_runs_inside(root: Path, command: tuple[str, ...]) -> None:
     done = _inside(root, *command)
     assert done.returncode == 0, done.stderr
@@ -70,7 +73,26 @@ def test_every_library_that_a_program_needs_is_inside(root: Path) -> None:
 
 def test_there_is_no_compiler_no_package_manager_and_no_set_user_id_file(root: Path) -> None:
     names = {p.name for folder in ("usr/bin", "usr/sbin", "usr/local/bin") for p in (root / folder).iterdir()}
-    assert names.isdisjoint({"gcc", "cc", "ld", "as", "make", "tcc", "clang", "apt", "apt-get", "dpkg", "pip", "pip3", "perl", "passwd", "su", "mount"})
+    assert names.isdisjoint(
+        {
+            "gcc",
+            "cc",
+            "ld",
+            "as",
+            "make",
+            "tcc",
+            "clang",
+            "apt",
+            "apt-get",
+            "dpkg",
+            "pip",
+            "pip3",
+            "perl",
+            "passwd",
+            "su",
+            "mount",
+        }
+    )
     special = [p for p in root.rglob("*") if not p.is_symlink() and p.stat().st_mode & (stat.S_ISUID | stat.S_ISGID)]
     assert special == []
 

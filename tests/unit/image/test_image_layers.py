@@ -86,7 +86,9 @@ def test_skopeo_reads_the_archive_and_names_it_by_the_same_digest(tmp_path: Path
     if skopeo is None:
         pytest.skip("skopeo is not installed: apt-get install skopeo")
     digest = write_archive(tmp_path / "a.tar", [_layer(tmp_path, "one")], recipe.CONFIG, {}, name="samegate:latest")
-    done = subprocess.run([skopeo, "inspect", f"oci-archive:{tmp_path}/a.tar"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [skopeo, "inspect", f"oci-archive:{tmp_path}/a.tar"], capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout)["Digest"] == digest
 
 
