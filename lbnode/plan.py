@@ -260,7 +260,13 @@ def _yaml(path: Path) -> list[Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: a time stays the text that it is."""
+    """YAML as Kubernetes reads it: a time stays the text that it is, and aliases, which could nest without end, are refused."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed here", event.start_mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lbnode.__main__ import main
+from lbnode.errors import ConfigError
+from lbnode.plan import check_file, plan, plan_file
+from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, endpoint, endpoint_slice, node, service, settings
+
+WEB = [
+    service(),
+    endpoint_slice([endpoint("198.18.131.5", "worker1"), endpoint("198.18.132.5", "worker2", "terminating")]),
+]
+CLUSTER = [*EDGES, *WORKERS, *WEB]
+
+
+def write(tmp_path: Path, *items: Any, name: str = "objects.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump_all(items))
+    return path
+
+
+def settings_file(tmp_path: Path) -> Path:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(SETTINGS))
+    return path
+
+
+def test_a_plan_says_what_is_programmed_where_it_goes_and_who_announces(tmp_path: Path) -> None:
+    text, code = plan_file(write(tmp_path, *CLUSTER), settings_file(tmp_path))
+    assert code == 0
+    assert text.splitlines()[:6] == [
+        "default/web: 203.0.113.10",
+        "  tcp://203.0.113.10:80",
+        "    -> worker1 198.18.0.21, weight 1, 50.0% of the table",
+        "    -> worker2 198.18.0.22, drained, 50.0% of the table",
+        "  edge1 announces 203.0.113.10: Announced, 1 of 1 workers healthy",
+        "  edge2 announces 203.0.113.10: Announced, 1 of 1 workers healthy",
+    ]
+
+
+def test_a_plan_says_why_something_is_not_announced(tmp_path: Path) -> None:
+    drained = node("edge2", "198.18.0.12", "edge", annotations={"samegate.dev/drain": "true"})
+    empty = service("empty", vip="203.0.113.11")
+    text, _ = plan_file(write(tmp_path, *CLUSTER, drained, empty), settings_file(tmp_path))
+    assert "edge2 does not announce 203.0.113.10: Draining" in text
+    assert "edge1 does not announce 203.0.113.11: NoReadyEndpoints" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"loadBalancerClass": "other.example/x"}, "loadBalancerClass is other.example/x, ours is samegate.dev/lb"),
+        ({"loadBalancerClass": None}, "it has no loadBalancerClass, and serveWithoutClass is off"),
+        ({"type": "NodePort"}, "type is NodePort"),
+    ],
+)
+def test_a_plan_says_why_a_service_is_left_alone(tmp_path: Path, spec: dict[str, Any], reason: str) -> None:
+    text, code = plan_file(write(tmp_path, service(**spec)), settings_file(tmp_path))
+    assert f"default/web: left alone: {reason}" in text
+    assert code == 0
+
+
+def test_a_missing_address_is_allocated_as_the_controller_would(tmp_path: Path) -> None:
+    text, _ = plan_file(write(tmp_path, *CLUSTER[:-2], service(vip=None), WEB[1]), settings_file(tmp_path))
+    # sha256("default/web") modulo 254 is 229, counted from 203.0.113.1.
+    assert "default/web: 203.0.113.230 (allocated)" in text
+    assert "edge1 announces 203.0.113.230" in text
+
+
+def test_nodes_that_the_file_lacks_are_assumed_and_that_is_said(tmp_path: Path) -> None:
+    text, code = plan_file(write(tmp_path, *WEB), settings_file(tmp_path))
+    assert code == 0
+    assert "-> worker1 " in text
+    assert "edge announces 203.0.113.10" in text
+    assert "note: no worker Nodes in the file: assumed worker1, worker2, with made-up addresses" in text
+    assert "note: no edge Nodes in the file" in text
+
+
+def test_a_file_without_settings_is_planned_with_the_example_pool_and_that_is_said(tmp_path: Path) -> None:
+    text, code = plan_file(write(tmp_path, *CLUSTER))
+    assert code == 0
+    assert "example pool 203.0.113.0/24" in text
+
+
+def test_settings_are_taken_from_a_config_map_in_the_file(tmp_path: Path) -> None:
+    own = SETTINGS | {"pools": [{"name": "p", "cidrs": ["198.51.100.0/24"]}]}
+    config_map = {"kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"settings.json": json.dumps(own)}}
+    text, _ = plan_file(write(tmp_path, config_map, *CLUSTER))
+    assert "default/web: 198.51.100." in text
+
+
+def test_a_broken_config_map_is_told_with_its_place(tmp_path: Path) -> None:
+    config_map = {"kind": "ConfigMap", "data": {"settings.json": "{"}}
+    with pytest.raises(ConfigError, match=r"settings\.json: not JSON"):
+        plan_file(write(tmp_path, config_map))
+
+
+def test_settings_may_be_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS))
+    assert plan_file(write(tmp_path, *CLUSTER), path)[1] == 0
+
+
+@pytest.mark.parametrize("shape", ["documents", "list", "kubernetes list", "json lines of one object"])
+def test_a_file_may_have_any_shape_that_kubectl_takes(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "objects"
+    if shape == "documents":
+        path.write_text(yaml.safe_dump_all(CLUSTER))
+    elif shape == "list":
+        path.write_text(json.dumps(CLUSTER))
+    elif shape == "kubernetes list":
+        path.write_text(json.dumps({"kind": "List", "items": CLUSTER}))
+    else:
+        path.write_text("\n---\n".join(map(json.dumps, CLUSTER)))
+    assert "edge1 announces 203.0.113.10" in plan_file(path, settings_file(tmp_path))[0]
+
+
+def test_unquoted_times_stay_text_as_in_kubernetes(tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(yaml.safe_dump_all(CLUSTER).replace("'2026-01-01T00:00:00Z'", "2026-01-01T00:00:00Z"))
+    assert "'2026" not in path.read_text()
+    assert plan_file(path, settings_file(tmp_path))[1] == 0
+
+
+def test_one_node_can_be_asked_for(tmp_path: Path) -> None:
+    text, _ = plan_file(write(tmp_path, *CLUSTER), settings_file(tmp_path), node="edge2")
+    assert "edge2 announces" in text
+    assert "edge1" not in text
+    with pytest.raises(ConfigError, match=r"--node nobody.*Edge nodes there: edge1, edge2"):
+        plan_file(write(tmp_path, *CLUSTER), settings_file(tmp_path), node="nobody")
+
+
+def test_a_plan_for_machines_says_the_same(tmp_path: Path) -> None:
+    text, code = plan_file(write(tmp_path, *CLUSTER), settings_file(tmp_path), as_json=True)
+    assert code == 0
+    report = json.loads(text)
+    [web] = report["services"]
+    assert web["service"] == "default/web"
+    [port] = web["programmed"]
+    assert (port["vip"], port["protocol"], port["port"]) == ("203.0.113.10", "TCP", 80)
+    assert [(d["node"], d["drained"], d["share"]) for d in port["destinations"]] == [
+        ("worker1", False, 0.5001),
+        ("worker2", True, 0.4999),
+    ]
+    assert [(v["edge"], v["announce"], v["reason"]) for v in web["verdicts"]] == [
+        ("edge1", True, "Announced"),
+        ("edge2", True, "Announced"),
+    ]
+    assert report["rejections"] == []
+
+
+BAD = [
+    service("asks", vip=None, annotations={"samegate.dev/address": "192.0.2.77"}),
+    service(
+        "ports", vip="203.0.113.12", ports=[{"name": "s", "port": 1, "protocol": "SCTP"}, {"name": "http", "port": 80}]
+    ),
+]
+
+
+def test_a_check_lists_what_is_refused_and_fails(tmp_path: Path) -> None:
+    text, code = check_file(write(tmp_path, *CLUSTER, *BAD), settings_file(tmp_path))
+    assert code == 1
+    lines = text.splitlines()
+    assert any(line.startswith("refused: default/asks: AddressOutsidePool:") for line in lines)
+    assert any(line.startswith("refused: default/ports: UnsupportedProtocol:") for line in lines)
+    assert lines[-1].endswith("3 Services, 1 EndpointSlices, 4 Nodes: 2 refused")
+
+
+def test_a_check_of_good_objects_passes(tmp_path: Path) -> None:
+    text, code = check_file(write(tmp_path, *CLUSTER), settings_file(tmp_path))
+    assert (code, text.splitlines()[-1].partition(": ")[2]) == (
+        0,
+        "1 Services, 1 EndpointSlices, 4 Nodes: nothing refused",
+    )
+    assert json.loads(check_file(write(tmp_path, *CLUSTER), settings_file(tmp_path), as_json=True)[0])["services"] == []
+
+
+def test_bad_services_leave_the_others_planned(tmp_path: Path) -> None:
+    text, code = plan_file(write(tmp_path, *CLUSTER, *BAD), settings_file(tmp_path))
+    assert code == 1
+    assert "edge1 announces 203.0.113.10: Announced" in text
+    assert "default/asks: no address" in text
+
+
+@pytest.mark.parametrize("content", ["{", "a: [1", "\x00", "- &a [*a]", "? [", "!!python/object:os.system {}"])
+def test_a_file_that_is_no_yaml_is_an_error_and_no_crash(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    try:
+        check_file(path, settings_file(tmp_path))
+    except ConfigError as error:
+        assert "Mend the file" in str(error)
+
+
+def test_an_empty_file_plans_nothing(tmp_path: Path) -> None:
+    text, code = plan_file(write(tmp_path), settings_file(tmp_path))
+    assert code == 0
+    assert "announces" not in text
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        plan_file(tmp_path / "nowhere")
+
+
+def test_the_command_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(yaml.safe_dump_all(CLUSTER)))
+    assert main(["plan", "-"]) == 0
+    assert "edge1 announces 203.0.113.10" in capsys.readouterr().out
+
+
+def test_the_same_objects_give_the_same_plan_in_any_order() -> None:
+    assert plan(CLUSTER, settings()) == plan(list(reversed(CLUSTER)), settings())
