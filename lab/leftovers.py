@@ -26,7 +26,7 @@ _ASPECTS = {
     "ipvs": "ipvsadm -Sn 2>/dev/null",
     "packet filter": 'for t in raw mangle filter nat; do iptables-legacy -t $t -S 2>/dev/null | sed "s/^/$t /"; done',
     "address sets": "ipset list -n 2>/dev/null",
-    "sysctls": "sysctl -a 2>/dev/null | grep -E '^net\\.ipv4\\.(vs\\.|conf\\.(all|default|lo|eth0)\\.|ip_forward|ping_group_range|fwmark)'",
+    "sysctls": "sysctl -a 2>/dev/null | grep -E '^net\\.ipv4\\.(vs\\.|conf\\.(all|default|lo|vec0)\\.|ip_forward|ping_group_range|fwmark)'",
 }
 _DEFAULT_SYSCTLS = "unshare --net sysctl -a 2>/dev/null | grep '^net\\.ipv4\\.vs\\.'"
 

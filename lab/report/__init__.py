@@ -41,7 +41,16 @@ def main(arguments: list[str]) -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
-    findings = run.run(keys, lambda finding: print(table.line(finding), file=log, flush=True) if plain else None, say)
+    try:
+        findings = run.run(
+            keys, lambda finding: print(table.line(finding), file=log, flush=True) if plain else None, say
+        )
+    except run.NotReached as error:
+        print(
+            f"error: nothing was measured: {error}. See `python -m lab status`; `python -m lab deploy` puts samegate there",
+            file=sys.stderr,
+        )
+        return 2
     if options.json:
         print(json.dumps(run.as_json(findings), indent=1))
     elif not plain:

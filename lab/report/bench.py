@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -232,9 +233,12 @@ class Bench:
 
         def settled() -> bool:
             try:
-                last[0] = self.trouble()
+                found = self.trouble()
             except netns.CommandError as error:
-                last[0] = str(error)
+                found = str(error)
+            if found not in (None, last[0]):
+                self.say(f"not settled: {found}")
+            last[0] = found
             return last[0] is None
 
         try:
@@ -258,12 +262,10 @@ class Bench:
 
     def pids(self, node: str, command: str) -> list[int]:
         """Processes on a machine whose command line contains `command`, except the search itself."""
-        # The command line travels by stdin, so that no shell of the search carries it.
-        script = (
-            'read wanted; for d in /proc/[0-9]*; do line=$(tr "\\0" " " <$d/cmdline 2>/dev/null); '
-            'case "$line" in *"$wanted"*) echo ${d#/proc/};; esac; done'
-        )
-        return [int(pid) for pid in self.machine(node).run(script, input=command + "\n").stdout.split()]
+        # In brackets the first letter matches itself, and the search's own command line no longer matches.
+        pattern = f"[{command[0]}]{re.escape(command[1:])}"
+        found = self.machine(node).run(["pgrep", "-f", pattern], check=False).stdout
+        return [int(pid) for pid in found.split()]
 
     @contextmanager
     def counting(self, node: str, source: str, destination: str) -> Iterator[Callable[[], int]]:

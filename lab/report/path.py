@@ -171,18 +171,18 @@ def _crossings(bench: Bench, vip: str, port: int) -> int:
 
 @contextmanager
 def vip_routed_by_hand(vip: str, edge: Node) -> Iterator[None]:
-    """An address that no Service has, routed to an edge node all the way from the core."""
-    tor = topology.TORS[0]
+    """An address that no Service has, routed to an edge node all the way from the core, by either ToR if it comes back."""
     uplink = topology.LINKS[0].right.address
     if uplink is None:
         raise ValueError("the cable between core and tor1 has no addresses")
+    hops = [(topology.CORE, str(uplink.ip)), *((tor.namespace, str(edge.address)) for tor in topology.TORS)]
     try:
-        netns.run(topology.CORE, ["ip", "route", "add", f"{vip}/32", "via", str(uplink.ip)])
-        netns.run(tor.namespace, ["ip", "route", "add", f"{vip}/32", "via", str(edge.address)])
+        for namespace, hop in hops:
+            netns.run(namespace, ["ip", "route", "add", f"{vip}/32", "via", hop])
         yield
     finally:
-        netns.run(tor.namespace, ["ip", "route", "del", f"{vip}/32", "via", str(edge.address)], check=False)
-        netns.run(topology.CORE, ["ip", "route", "del", f"{vip}/32", "via", str(uplink.ip)], check=False)
+        for namespace, hop in hops:
+            netns.run(namespace, ["ip", "route", "del", f"{vip}/32", "via", hop], check=False)
 
 
 @contextmanager

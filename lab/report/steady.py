@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from lab import topology
-from lab.report.bench import APPS, Bench, Target, addresses_of, is_test_only, wait_until
+from lab.report.bench import APPS, Bench, NotReached, Target, addresses_of, is_test_only, wait_until
 from lab.report.catalogue import CONNECTIONS
 from lab.report.measurement import Control, Measured
 from lab.traffic.connections import Sample
@@ -84,6 +85,19 @@ def ipvs_connections(bench: Bench, target: Target) -> dict[str, int]:
     return counts
 
 
+def new_connections(bench: Bench, target: Target, before: Mapping[str, int], expected: int) -> dict[str, int]:
+    """Connections by edge node since `before`. IPVS sums its counters up only every two seconds, so this waits for all `expected` ones."""
+    counts: dict[str, int] = {}
+
+    def all_counted() -> bool:
+        counts.update({edge: count - before[edge] for edge, count in ipvs_connections(bench, target).items()})
+        return sum(counts.values()) >= expected
+
+    with suppress(NotReached):
+        wait_until("IPVS has counted all connections", all_counted, 6)
+    return counts
+
+
 def parse_connections(table: str, service: str) -> int:
     """The connection count of `service` (ADDRESS:PORT) in what `ipvsadm -Ln --stats --exact` printed; 0 if it is not there."""
     for line in table.splitlines():
@@ -98,13 +112,17 @@ def measure_spread(bench: Bench) -> Mapping[str, Measured]:
     target = bench.target(ECHO)
     before = ipvs_connections(bench, target)
     samples = bench.connect(target, CONNECTIONS)
-    after = ipvs_connections(bench, target)
     value = {
-        "edges": {edge: after[edge] - before[edge] for edge in after},
+        "edges": new_connections(bench, target, before, CONNECTIONS),
         "workers": dict(Counter(str(sample.node or "failed") for sample in samples)),
     }
     pods = dict(Counter(str(sample.pod or "failed") for sample in samples))
-    return {"spread": Measured(value, {"pods": pods, "ipvs_before": before, "ipvs_after": after})}
+    return {
+        "spread": Measured(
+            value,
+            {"pods": pods, "ipvs_before": before, "errors": dict(Counter(str(sample.error) for sample in samples))},
+        )
+    }
 
 
 def most_pods(samples: Iterable[Sample]) -> int:
@@ -121,8 +139,7 @@ def measure_affinity(bench: Bench) -> Mapping[str, Measured]:
         target = ready_target(bench, AFFINITY)
         before = ipvs_connections(bench, target)
         samples = bench.connect(target, 30 * AFFINITY_CLIENTS, sources=bench.sources(AFFINITY_CLIENTS))
-        after = ipvs_connections(bench, target)
-    over_edges = {edge: after[edge] - before[edge] for edge in after}
+        over_edges = new_connections(bench, target, before, 30 * AFFINITY_CLIENTS)
     without = most_pods(bench.connect(bench.target(ECHO), 30, sources=bench.sources(1)))
     pods = sorted({str(sample.pod) for sample in samples})
     control = Control(
