@@ -216,12 +216,21 @@ def apply_objects() -> None:
 
 def nodes_not_ready() -> list[str]:
     """The nodes whose condition Ready is not True."""
-    ready = set()
+    boots = ready_boots()
+    return [node.name for node in topology.NODES if node.name not in boots]
+
+
+def ready_boots() -> dict[str, str]:
+    """The nodes whose condition Ready is True, and the boot (`boot_id`) that their kubelets reported it for.
+
+    A node whose machine went down keeps its condition for a while: compare with the machine's own.
+    """
+    boots = {}
     for item in get("nodes")["items"]:
         for condition in item.get("status", {}).get("conditions", []):
             if condition["type"] == "Ready" and condition["status"] == "True":
-                ready.add(item["metadata"]["name"])
-    return [node.name for node in topology.NODES if node.name not in ready]
+                boots[item["metadata"]["name"]] = str(item["status"].get("nodeInfo", {}).get("bootID", ""))
+    return boots
 
 
 def dns_ready() -> bool:

@@ -205,6 +205,10 @@ class Machine:
         argv = self.ssh(command)
         return netns.run(topology.CONTROL, argv, input=input, check=check, timeout_seconds=timeout_seconds)
 
+    def boot_id(self) -> str:
+        """The kernel's name of this boot; another after each start."""
+        return self.run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+
     def ssh(self, command: str | list[str], *options: str) -> list[str]:
         """The ssh command line, to be run in the control namespace."""
         remote = command if isinstance(command, str) else shlex.join(command)

@@ -89,7 +89,7 @@ def steps(*, bgp_password: str | None = None) -> list[Step]:
         Step("machines started", _machines_trouble, start_machines),
         Step("images", cluster.images_trouble, cluster.push_images),
         Step("control plane ready", control_plane.ready_trouble, _nothing, wait_seconds=90),
-        Step("cluster objects", _objects_trouble, cluster.apply_objects),
+        Step("cluster objects", cluster.objects_trouble, cluster.apply_objects),
         Step("machines reachable", _unreachable, _nothing, wait_seconds=120),
         Step("nodes ready", _nodes_trouble, _nothing, wait_seconds=180),
         Step("cluster DNS", _not(cluster.dns_ready, "CoreDNS has no ready pod"), _nothing, wait_seconds=180),
@@ -129,13 +129,14 @@ def _unreachable() -> str | None:
     return None
 
 
-def _objects_trouble() -> str | None:
-    return cluster.objects_trouble()
-
-
 def _nodes_trouble() -> str | None:
-    waiting = cluster.nodes_not_ready()
-    return f"not ready: {', '.join(waiting)}" if waiting else None
+    boots = cluster.ready_boots()
+    for machine in _machines():
+        if machine.name not in boots:
+            return f"{machine.name} is not ready"
+        if boots[machine.name] != machine.boot_id():
+            return f"{machine.name}: its kubelet has not reported since the machine booted"
+    return None
 
 
 def down() -> list[str]:
@@ -179,7 +180,11 @@ def leftovers() -> list[str]:
             if f"{state}/" in command:
                 found.append(f"process {entry.name}: {command.strip()[:120]}")
     mounts = Path("/proc/self/mounts").read_text().splitlines()
-    found += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith((state, f"{netns.DIRECTORY}/{topology.PREFIX}"))]
+    found += [
+        f"mount {line.split()[1]}"
+        for line in mounts
+        if line.split()[1].startswith((state, f"{netns.DIRECTORY}/{topology.PREFIX}"))
+    ]
     if topology.STATE.is_dir():
         kept = _kept()
         found += [f"file {path}" for path in sorted(topology.STATE.iterdir()) if path not in kept]
