@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
 from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
-from lbnode.errors import Bug, Retry
+from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     PROBE_DEVICE,
     TUNNEL_OVERHEAD_BYTES,
@@ -31,13 +33,15 @@ from lbnode.model import (
     SetTimeouts,
 )
 
+# Names in the record beside those of sysctls.
 _TIMEOUTS = "ipvs-timeouts"
+_POOLS = "pools"
 
 
 class KernelEdge:
     """:class:`lbnode.dataplane.base.EdgeDataPlane` over netlink, iptables and ``/proc/sys``.
 
-    ``pools`` bound what is seen and touched. ``sysctls`` names those that :meth:`read` reports. ``sysctl_base`` is where
+    ``pools`` bound what is seen and touched, together with the pools of former agents on this node. ``sysctls`` names those that :meth:`read` reports. ``sysctl_base`` is where
     ``/proc/sys/net`` is mounted. ``record_directory`` keeps former values for :meth:`clean`; without it they are not restored.
     Not for use by several threads at once.
     """
@@ -52,15 +56,19 @@ class KernelEdge:
         sysctl_base: Path = Path("/proc/sys/net"),
         record_directory: Path | None = None,
     ) -> None:
-        self._pools = tuple(pools)
+        self._given = tuple(pools)
+        self._record = Record(record_directory, "edge")
+        # What an agent with other settings put there must go: seen in former pools, it is wanted by nobody.
+        former = tuple(ip_network(text) for text in self._record.values.get(_POOLS, "").split())
+        self._pools = tuple(dict.fromkeys((*self._given, *former)))
+        self._record.note(_POOLS, " ".join(map(str, self._pools)))
         self._node_address = node_address
         self._names = tuple(sysctls)
         self._mtu_bytes = fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[4]
         self._sysctls = Sysctls(sysctl_base)
-        self._record = Record(record_directory, "edge")
         self._ipvs = Ipvs(self._pools)
         self._links = Links()
-        self._filter = PacketFilter(self._pools)
+        self._filter = PacketFilter(self._given)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -72,17 +80,30 @@ class KernelEdge:
         # IPVS first: asking for it loads its module, without which its sysctls do not exist.
         services = self._ipvs.services()
         try:
+            vips = self._links.addresses(self._pools)
+            if self._pools != self._given:
+                self._forget_former_pools({*vips, *(s.key.address for s in services)})
             return EdgeState(
                 sysctls=self._sysctls.read(self._names),
                 timeouts=self._ipvs.timeouts(),
                 filter_digest=self._filter.digest(),
-                vips=self._links.addresses(self._pools),
+                vips=vips,
                 services=services,
                 probe_device=self._links.probe_device_ready(self._mtu_bytes),
                 probe_routes=self._links.probe_routes(),
             )
         except OSError as error:
             raise failure("to be read", error) from None
+
+    def _forget_former_pools(self, seen: set[IPAddress]) -> None:
+        # Once nothing of ours is left in them they are other people's.
+        if all(any(address in pool for pool in self._given) for address in seen):
+            self._pools = self._ipvs.pools = self._given
+            self._record.note(_POOLS, " ".join(map(str, self._given)))
+
+    def remember_sysctl(self, name: str, former: str) -> None:
+        """Have :meth:`clean` put ``former`` back: for a sysctl that somebody else in the agent changed."""
+        self._record.keep(name, former)
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
@@ -148,7 +169,8 @@ class KernelEdge:
         try:
             for address in self._links.addresses(self._pools):
                 self._links.remove_address(address)
-            self._ipvs.apply([RemoveService(s.key) for s in self._ipvs.services()])
+            with suppress(ConfigError):  # a kernel without IPVS has no services of ours
+                self._ipvs.apply([RemoveService(s.key) for s in self._ipvs.services()])
             if (device := self._links.device(PROBE_DEVICE)) is not None:
                 self._links.remove_device(device)
             self._filter.remove()
@@ -156,7 +178,7 @@ class KernelEdge:
                 if name == _TIMEOUTS:
                     tcp, fin, udp = map(int, value.split())
                     self._ipvs.apply([SetTimeouts(IpvsTimeouts(tcp, fin, udp))])
-                elif self._sysctls.read([name]):
+                elif name != _POOLS and self._sysctls.read([name]):
                     self._sysctls.write(name, value)
         except OSError as error:
             raise failure("to be cleaned", error) from None

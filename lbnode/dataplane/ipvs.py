@@ -70,10 +70,10 @@ _U16, _U32, _PORT = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("!H"
 
 
 class Ipvs:
-    """IPVS services whose address lies in ``pools``."""
+    """IPVS services whose address lies in ``pools``, which may be changed at any time."""
 
     def __init__(self, pools: Sequence[IPNetwork]) -> None:
-        self._pools = tuple(pools)
+        self.pools = tuple(pools)
         self._link: Netlink | None = None
         self._family = 0
         # The kernel keeps the last weight of a drained destination to itself.
@@ -109,6 +109,7 @@ class Ipvs:
             ]
             full = [self._with_destinations(link, service) for service in found]
         except OSError as error:
+            self.close()
             raise Retry(f"cannot read IPVS: {error.strerror}") from None
         return tuple(sorted(full, key=lambda s: s.key.order))
 
@@ -133,10 +134,14 @@ class Ipvs:
             Retry: at least one operation failed, named in the message; the others of the batch were carried out.
         """
         link = self._open()
-        results = link.batch([(self._family, 0, self._request(o)) for o in operations])
-        for operation, error in zip(operations, results, strict=True):
-            if error:
-                raise _failure(operation, error)
+        try:
+            results = link.batch([(self._family, 0, self._request(o)) for o in operations])
+        except OSError as error:
+            self.close()
+            raise Retry(f"cannot send to IPVS: {error.strerror}") from None
+        for operation, result in zip(operations, results, strict=True):
+            if result:
+                raise _failure(operation, result)
             self._remember(operation)
 
     def _remember(self, operation: IpvsOperation) -> None:
@@ -179,7 +184,7 @@ class Ipvs:
             return None
         address = _address(_U16.unpack(fields[_SVC_AF])[0], fields[_SVC_ADDR])
         protocol = _PROTOCOLS.get(_U16.unpack(fields[_SVC_PROTOCOL])[0])
-        if protocol is None or not any(address in pool for pool in self._pools):
+        if protocol is None or not any(address in pool for pool in self.pools):
             return None
         flags = _U32.unpack_from(fields[_SVC_FLAGS])[0]
         (netmask,) = struct.unpack("!I" if address.version == 4 else "=I", fields[_SVC_NETMASK])

@@ -128,7 +128,8 @@ class Netlink:
             errors: dict[int, int] = {}
             while len(errors) < len(chunk):
                 for kind, _, sequence, payload in messages(self._receive()):
-                    if kind == NLMSG_ERROR:
+                    # Answers to an earlier request that was given up may still come.
+                    if kind == NLMSG_ERROR and 0 <= sequence - first < len(chunk):
                         errors[sequence] = error_number(payload)
             results += [errors[first + i] for i in range(len(chunk))]
         return results

@@ -88,7 +88,12 @@ class Record:
 
     def keep(self, name: str, value: str) -> None:
         """Note ``value`` as what ``name`` was, unless something is noted already. On disk before this returns."""
-        if name in self._values:
+        if name not in self._values:
+            self.note(name, value)
+
+    def note(self, name: str, value: str) -> None:
+        """Note ``value`` in place of whatever is noted. On disk before this returns; an unchanged value is not written."""
+        if self._values.get(name) == value:
             return
         self._values[name] = value
         if self._file is not None:

@@ -15,6 +15,7 @@ import structlog
 
 from lbnode import kube
 from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.sysctl import Record
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import IPAddress
@@ -36,6 +37,7 @@ MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
 OWN_SYSCTLS = Path("/proc/sys/net")
 #: Survives pods: what the sysctls were before us.
 RECORD_DIRECTORY = Path("/var/lib/samegate")
+PING_GROUPS = "net.ipv4.ping_group_range"
 NAMESPACE = "samegate-system"
 LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
@@ -76,13 +78,15 @@ def clean(role: Literal["edge", "worker"], settings_path: Path) -> int:
 
 async def _edge(settings: SettingsFile) -> None:
     node_name = _required("NODE_NAME")
-    ensure_ping_allowed(_sysctl_base())
+    former_range = ensure_ping_allowed(_sysctl_base())
     api = kube.client()
     metrics = EdgeMetrics()
-    loop = Loop(RESYNC_SECONDS)
+    loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed)
     watcher = kube.Watcher(api, loop.wake)
     surroundings = Surroundings(edge_refusal, loop.wake)
     kernel = _edge_kernel(settings.current)
+    if former_range is not None:
+        kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
 
     def make_speaker(now: AgentSettings, addresses: tuple[IPAddress, ...]) -> Bird:
         return Bird(now.bgp, now.pool_networks, node_name, addresses)
@@ -127,7 +131,7 @@ async def _worker(settings: SettingsFile) -> None:
     node_name = _required("NODE_NAME")
     api = kube.client()
     metrics = WorkerMetrics()
-    loop = Loop(RESYNC_SECONDS)
+    loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed)
     watcher = kube.Watcher(api, loop.wake)
     surroundings = Surroundings(worker_refusal, loop.wake)
     kernel = _worker_kernel(settings.current)
@@ -161,7 +165,7 @@ async def _controller(settings: SettingsFile) -> None:
     identity = os.environ.get("POD_NAME", os.uname().nodename)
     api = kube.client()
     metrics = ControllerMetrics()
-    loop = Loop(CONTROLLER_RESYNC_SECONDS)
+    loop = Loop(CONTROLLER_RESYNC_SECONDS, metrics.reconcile_failed)
     namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
     writer = kube.Writer(api, namespace, identity)
     watcher = kube.Watcher(api, loop.wake)

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -142,6 +142,33 @@ def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
         assert shown() == before
         assert "SAMEGATE" not in sh("iptables-legacy-save") + sh("ip6tables-legacy-save")
         other.close()
+
+
+def test_what_a_former_agent_left_in_a_pool_that_is_gone_is_taken_away(tmp_path: Path) -> None:
+    old = VirtualKey(ip_address("198.51.100.9"), Protocol.TCP, 80)
+    with new_namespace():
+        former = KernelEdge([*POOLS, ip_network("198.51.100.0/24")], NODE, record_directory=tmp_path)
+        former.apply([AddAddress(old.address), AddService(VirtualService(old))])
+        former.close()
+        now = KernelEdge(POOLS, NODE, record_directory=tmp_path)
+        now.apply(diff_edge(EdgeState(timeouts=now.read().timeouts), None, now.read()))
+        assert (loopback_addresses(), sh("ipvsadm -Sn")) == (set(), "")
+
+        # From then on the former pool is nobody's, and what others put there stays.
+        now.read()
+        sh(f"ip addr add {old.address}/32 dev lo")
+        assert now.read().vips == frozenset()
+        now.clean()
+        assert loopback_addresses() == {old.address}
+        now.close()
+
+
+def test_a_sysctl_that_somebody_else_in_the_agent_changed_is_put_back(kernel_edge: KernelEdge) -> None:
+    before = sh("sysctl net.ipv4.ping_group_range")
+    kernel_edge.remember_sysctl("net.ipv4.ping_group_range", "1\t0")
+    sh("sysctl -qw net.ipv4.ping_group_range='0 0'")
+    kernel_edge.clean()
+    assert sh("sysctl net.ipv4.ping_group_range") == before
 
 
 def test_a_missing_sysctl_names_the_module_to_load(kernel_edge: KernelEdge) -> None:
