@@ -19,7 +19,7 @@ NON_ROOT_UID = 65532
 """`samegate` of the image's /etc/passwd."""
 REMOVAL_SECONDS = 25
 """What an agent may take beyond its drain to take its kernel state away on a slow node."""
-MINIMUM_READY_SECONDS = 3
+MINIMUM_READY_SECONDS = 5
 """How long an edge node must have announced before the next one is replaced; routers install a route in less than a second."""
 
 Object = dict[str, Any]

@@ -29,9 +29,15 @@ log = structlog.get_logger()
 
 
 class Loop:
-    """Runs passes one after the other, never two at once."""
+    """Runs passes one after the other, never two at once.
 
-    def __init__(self, resync_seconds: float) -> None:
+    Args:
+        resync_seconds: time from one pass to the next when nothing happens.
+        failed: told ``ConfigError``, ``Retry`` or ``Bug`` at the end of a pass with one.
+    """
+
+    def __init__(self, resync_seconds: float, failed: Callable[[str], None] = lambda kind: None) -> None:
+        self._failed = failed
         self._resync_seconds = resync_seconds
         self._woken = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -74,13 +80,14 @@ class Loop:
         try:
             await pass_once()
         except ConfigError as error:
-            self._tell("pass.config_error", str(error))
+            self._tell("ConfigError", str(error))
             return self._resync_seconds
         except Retry as error:
-            self._tell("pass.retry", str(error))
+            self._tell("Retry", str(error))
             return error.after_seconds
         except Exception as error:
             self.last_error = repr(error)
+            self._failed("Bug")
             log.exception("pass.bug")
             return self._resync_seconds
         else:
@@ -89,10 +96,11 @@ class Loop:
         finally:
             self.last_pass_seconds = time.monotonic()
 
-    def _tell(self, event: str, text: str) -> None:
+    def _tell(self, kind: str, text: str) -> None:
+        self._failed(kind)
         # The same error each second would drown the log: it is told when it appears and when it changes.
         if text != self.last_error:
-            log.warning(event, error=text)
+            log.warning("pass.failed", kind=kind, error=text)
         self.last_error = text
 
 

@@ -15,7 +15,6 @@ import structlog
 
 from lbnode import kube
 from lbnode.dataplane.edge import KernelEdge
-from lbnode.dataplane.sysctl import Record
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import IPAddress
@@ -37,7 +36,6 @@ MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
 OWN_SYSCTLS = Path("/proc/sys/net")
 #: Survives pods: what the sysctls were before us.
 RECORD_DIRECTORY = Path("/var/lib/samegate")
-PING_GROUPS = "net.ipv4.ping_group_range"
 NAMESPACE = "samegate-system"
 LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.

@@ -46,6 +46,20 @@ def test_the_last_error_is_kept_for_the_status_page() -> None:
     assert loop.last_error == "pool: is too wide. Name a longer prefix"
 
 
+def test_failures_are_counted_by_their_kind() -> None:
+    kinds: list[str] = []
+    loop = Loop(0.01, kinds.append)
+    outcomes: list[Exception] = [Retry("later", 0.01), ConfigError("v", "r", "w"), KeyError("bug")]
+
+    async def pass_once() -> None:
+        if len(kinds) == 2:
+            loop.stop()
+        raise outcomes[len(kinds)]
+
+    asyncio.run(loop.run(pass_once))
+    assert kinds == ["Retry", "ConfigError", "Bug"]
+
+
 def test_a_retry_comes_after_its_own_delay_not_at_the_next_resync() -> None:
     _, done = passes(Retry("soon", 0.01), None, resync_seconds=60)
     assert len(done) == 2
