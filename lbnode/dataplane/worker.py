@@ -84,7 +84,10 @@ class KernelWorker:
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
-        device = self._links.device(_ANY_IPIP_DEVICE)
+        try:
+            device = self._links.device(_ANY_IPIP_DEVICE)
+        except OSError as error:
+            raise failure(f"to tell of {_ANY_IPIP_DEVICE}", error) from None
         if device is not None and device.up:
             return (
                 f"device {_ANY_IPIP_DEVICE} is up: it unwraps IPIP from anybody, past the packet filter. Run `ip link set {_ANY_IPIP_DEVICE} down`",

@@ -85,6 +85,7 @@ class Worker:
         elif plan.blocked is not None:
             raise Retry(": ".join(plan.blocked), 1.0)
         observed = await self._in_thread(self._kernel.read)
+        plan = replace(plan, warnings=(*plan.warnings, *await self._in_thread(self._kernel.warnings)))
         operations = diff_worker(plan.state, plan.filter, observed)
         if operations:
             log.info("kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations}))
