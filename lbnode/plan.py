@@ -265,7 +265,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, f"alias *{event.anchor} is not allowed here", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, f"alias *{event.anchor} is not allowed here", event.start_mark
+            )
         return super().compose_node(parent, index)
 
 

@@ -17,8 +17,8 @@ never its place in the table.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lbnode.model import (
@@ -47,6 +47,7 @@ from lbnode.objects import (
     ONE_PACKET_ANNOTATION,
     SERVICE_PROXY_LABEL,
     Endpoint,
+    EndpointSliceObject,
     NodeObject,
     ServiceObject,
     ServicePort,
@@ -129,6 +130,7 @@ def translate_edge(
             f"edge nodes run different kernels ({shown}): their hash tables may differ in size, and flows break when one leaves. Use one build"
         )
 
+    slices = _by_service(snapshot)
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
     services: list[VirtualService] = []
@@ -143,7 +145,9 @@ def translate_edge(
                 continue
             targets: list[_Target] = []
             for port, protocol in ports:
-                target, refused = _target(snapshot, settings, service, port, protocol, address.version)
+                target, refused = _target(
+                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version
+                )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
                 services.append(
@@ -176,7 +180,7 @@ def translate_edge(
         draining=node is not None and node.draining,
         blocked=_edge_blocked(node, node_name, settings),
         rejections=tuple(rejections),
-        warnings=tuple(warnings + _stray_endpoints(snapshot, settings)),
+        warnings=tuple(warnings + _stray_endpoints(snapshot, slices, settings)),
     )
 
 
@@ -294,14 +298,15 @@ def _address_problem(
 
 
 def _target(
-    snapshot: Snapshot,
+    nodes: Mapping[str, NodeObject],
+    slices: Sequence[EndpointSliceObject],
     settings: AgentSettings,
     service: ServiceObject,
     port: ServicePort,
     protocol: Protocol,
     family: int,
 ) -> tuple[_Target, list[Rejection]]:
-    endpoints, known = _endpoints(snapshot, service, port, family)
+    endpoints, known = _endpoints(slices, port, family)
     refused: list[Rejection] = []
     if not endpoints and known and isinstance(port.target, str):
         message = (
@@ -309,7 +314,6 @@ def _target(
             "Name a container port so, or give targetPort a number"
         )
         refused.append(Rejection(service.name, "UnknownNamedPort", message))
-    nodes = snapshot.nodes
 
     def is_held(endpoint: Endpoint) -> bool:
         node = nodes.get(endpoint.node_name or "")
@@ -356,14 +360,20 @@ def _target(
     return _Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
 
 
-def _endpoints(
-    snapshot: Snapshot, service: ServiceObject, port: ServicePort, family: int
-) -> tuple[list[Endpoint], bool]:
+def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSliceObject]]:
+    found: defaultdict[ServiceName, list[EndpointSliceObject]] = defaultdict(list)
+    for piece in snapshot.slices:
+        if piece.service is not None:
+            found[piece.service].append(piece)
+    return found
+
+
+def _endpoints(slices: Sequence[EndpointSliceObject], port: ServicePort, family: int) -> tuple[list[Endpoint], bool]:
     """Endpoints of a Service port, each pod once, and whether the Service has endpoints on any port."""
     found: dict[tuple[IPAddress, ...], Endpoint] = {}
     known = False
-    for piece in snapshot.slices:
-        if piece.service != service.name or piece.version != family or not piece.endpoints:
+    for piece in slices:
+        if piece.version != family or not piece.endpoints:
             continue
         known = True
         if not any(p.name == port.name and p.protocol == port.protocol for p in piece.ports):
@@ -431,13 +441,15 @@ def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettin
     return None
 
 
-def _stray_endpoints(snapshot: Snapshot, settings: AgentSettings) -> list[str]:
+def _stray_endpoints(
+    snapshot: Snapshot, slices: Mapping[ServiceName, Sequence[EndpointSliceObject]], settings: AgentSettings
+) -> list[str]:
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
     warnings = []
     for _, service in sorted(snapshot.services.items()):
         if not (is_ours(service, settings) and service.local):
             continue
-        nodes = {e.node_name for s in snapshot.slices if s.service == service.name for e in s.endpoints if e.node_name}
+        nodes = {e.node_name for s in slices[service.name] for e in s.endpoints if e.node_name}
         for name in sorted(n for n in nodes if n is not None):
             node = snapshot.nodes.get(name)
             if node is None or not node.matches(settings.worker_node_selector):
