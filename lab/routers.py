@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,13 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
     `bgp_password` is the TCP-MD5 key (RFC 2385) of its sessions with the edge nodes.
     """
     bgp = _render_core() if router == topology.CORE_ROUTER else _render_tor(router, bgp_password)
-    texts = {"zebra": [], "bfdd": _BFD, "bgpd": [*_LISTS, *bgp]}
-    head = [f"hostname {router.name}", "log stdout warnings"]
-    return {program: "\n".join([*head, *lines]) + "\n" for program, lines in texts.items()}
+    # The logs are the record of what went down and why: a counter goes with its session, a line stays.
+    texts = {
+        "zebra": ["log stdout warnings"],
+        "bfdd": ["log stdout debugging", "debug bfd peer", *_BFD],
+        "bgpd": ["log stdout informational", *_LISTS, *bgp],
+    }
+    return {program: "\n".join([f"hostname {router.name}", *lines]) + "\n" for program, lines in texts.items()}
 
 
 _BFD = [
@@ -316,16 +322,39 @@ def bfd_peers(router: str) -> list[dict[str, Any]]:
     return answer
 
 
-def bfd_down_count() -> int:
-    """How often a BFD session of any router went down since the routers started.
+@dataclass(frozen=True)
+class BfdDown:
+    """A BFD session that went from up to down. `reason` is FRR's word: `control-expired` when nothing was heard."""
 
-    FRR counts this per session; a session that was removed takes its count along.
-    """
-    total = 0
+    router: str
+    when: str
+    peer: str
+    reason: str
+
+
+_BFD_DOWN = re.compile(
+    r"^(\S+ \S+) BFD: .*state-change: \[.*?peer:(\S+) .*\] up -> down(?: reason:(\S+))?", re.MULTILINE
+)
+
+
+def bfd_downs_in(router: str, log: str) -> tuple[BfdDown, ...]:
+    """The sessions that went down, in the log of a router's bfdd; a session that never came up is not among them."""
+    return tuple(BfdDown(router, when, peer, reason) for when, peer, reason in _BFD_DOWN.findall(log))
+
+
+def bfd_downs() -> tuple[BfdDown, ...]:
+    """Every BFD session of any router that went down since the lab was made, whether it still exists or not."""
+    events: list[BfdDown] = []
     for router in topology.ROUTERS:
-        counters = json.loads(vtysh(router.name, "show bfd peers counters json"))
-        total += sum(int(peer.get("session-down", 0)) for peer in counters)
-    return total
+        log = daemons(router)[1].log
+        if log.is_file():
+            events += bfd_downs_in(router.name, log.read_text(errors="replace"))
+    return tuple(events)
+
+
+def bfd_down_count() -> int:
+    """How often a BFD session of any router went down since the lab was made."""
+    return len(bfd_downs())
 
 
 def sessions_trouble() -> str | None:

@@ -208,7 +208,7 @@ def render(status: Status) -> RenderableType:
     if not status.vips:
         vips.add_row("none announced", *("-" for _ in names))
     downs = "unknown" if status.bfd_downs is None else str(status.bfd_downs)
-    return Group(machines, programs, sessions, vips, f"BFD sessions gone down since the routers started: {downs}")
+    return Group(machines, programs, sessions, vips, f"BFD sessions gone down since the lab was made: {downs}")
 
 
 def _coloured(text: str, *, good: bool) -> str:

@@ -54,6 +54,31 @@ def test_a_connected_route_has_no_next_hop() -> None:
     assert routers.next_hops([{"dst": "198.18.0.0/24", "dev": "rack", "scope": "link"}]) == []
 
 
+BFD_LOG = """\
+2026/11/23 18:55:28 BFD: [PSB4R-8T1TJ] session-new: mhop:no peer:198.18.1.1 local:198.18.1.0 vrf:default ifname:tor1
+2026/11/23 18:55:29 BFD: [J1C6V-VMRW5] state-change: [mhop:no peer:198.18.1.1 local:198.18.1.0 vrf:default ifname:tor1] \
+down -> up
+2026/11/23 18:55:31 BFD: [SEY1D-NT8EQ] state-change: [mhop:no peer:198.18.1.3 local:198.18.1.2 vrf:default ifname:tor2] \
+init -> down reason:control-expired
+2026/11/23 18:55:33 BFD: [SEY1D-NT8EQ] state-change: [mhop:no peer:198.18.1.1 local:198.18.1.0 vrf:default ifname:tor1] \
+up -> down reason:control-expired
+2026/11/23 18:55:34 BFD: [J1C6V-VMRW5] state-change: [mhop:no peer:198.18.1.1 local:198.18.1.0 vrf:default ifname:tor1] \
+init -> up
+2026/11/23 18:55:39 BFD: [NW21R-MRYNT] session-delete: mhop:no peer:198.18.1.1 local:198.18.1.0 vrf:default ifname:tor1
+"""
+"""As FRR 8.4 wrote it while the daemon at the far end was stopped for two seconds."""
+
+
+def test_only_sessions_that_were_up_count_as_gone_down() -> None:
+    (event,) = routers.bfd_downs_in("core", BFD_LOG)
+    assert event == routers.BfdDown("core", "2026/11/23 18:55:33", "198.18.1.1", "control-expired")
+
+
+def test_a_session_that_went_down_counts_though_it_was_removed_since() -> None:
+    assert "session-delete" in BFD_LOG.splitlines()[-1]
+    assert len(routers.bfd_downs_in("core", BFD_LOG)) == 1
+
+
 def _needs_frr() -> None:
     if os.geteuid() != 0 or shutil.which("vtysh") is None:
         pytest.skip("FRR's parser needs root and the package frr")
