@@ -22,7 +22,8 @@ from lbnode.settings import AgentSettings, parse_json
 #: Events within so many seconds share one pass.
 DEBOUNCE_SECONDS = 0.03
 #: A pass may take at most this share of the time between two resyncs, so that reading a large table never fills the CPU.
-BUSY_SHARE = 0.2
+#: Not less: on a busy machine a pass takes a second, and what breaks must be repaired or withdrawn within three.
+BUSY_SHARE = 0.5
 SETTINGS_POLL_SECONDS = 1.0
 
 log = structlog.get_logger()
