@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
         parser.error(str(error))
 
     from lab.report import run
+    from lab.report.bench import NotReached
 
     began = time.monotonic()
     log = sys.stderr if options.json else sys.stdout
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         findings = run.run(
             keys, lambda finding: print(table.line(finding), file=log, flush=True) if plain else None, say
         )
-    except run.NotReached as error:
+    except NotReached as error:
         print(
             f"error: nothing was measured: {error}. See `python -m lab status`; `python -m lab deploy` puts samegate there",
             file=sys.stderr,

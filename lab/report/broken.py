@@ -17,7 +17,7 @@ from lab.report.catalogue import CONNECTIONS, FLOWS
 from lab.report.endpoint_watch import EndpointWatch
 from lab.report.live_flows import LEAVER
 from lab.report.measurement import Control, Measured
-from lab.report.route_watch import RouteWatch, gained_at, lost_at
+from lab.report.route_watch import RouteWatch, first_lost_at, gained_at, lost_at
 from lab.report.steady import ECHO, ipvs_connections
 from lab.topology import Node
 from lab.traffic.connections import Sample
@@ -186,15 +186,19 @@ def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
         birds = bench.pids(LEAVER.name, "bird -")
         bench.machine(LEAVER.name).run(f"kill -KILL {' '.join(map(str, birds))}")
         wait_until(
-            "BIRD's routes are gone", lambda: lost_at(watch.events, target.vip, str(LEAVER.address), began), 15, 0.05
+            "BIRD's route is gone",
+            lambda: first_lost_at(watch.events, target.vip, str(LEAVER.address), began),
+            15,
+            0.05,
         )
         without = flows.check()
         bench.wait_announced(target.vip, bench.edges, 60)
         flows.check()
         ended = flows.stop()
+        gone = first_lost_at(watch.events, target.vip, str(LEAVER.address), began)
         samples["bird"] = {
-            "route_gone_s": _after(began, lost_at(watch.events, target.vip, str(LEAVER.address), began)),
-            "route_back_s": _after(began, gained_at(watch.events, target.vip, str(LEAVER.address), began)),
+            "route_gone_s": _after(began, gone),
+            "route_back_s": _after(began, gained_at(watch.events, target.vip, str(LEAVER.address), gone or began)),
             "without": without.summary,
             "ended": ended.summary,
         }

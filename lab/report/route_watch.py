@@ -49,6 +49,11 @@ def lost_at(events: Iterable[RouteEvent], prefix: str, next_hop: str, since: flo
     return lost
 
 
+def first_lost_at(events: Iterable[RouteEvent], prefix: str, next_hop: str, since: float) -> float | None:
+    """When, from `since` on, the route to `prefix` was first without `next_hop`, even if it came back."""
+    return next((e.at for e in events if e.prefix == prefix and e.at >= since and next_hop not in e.next_hops), None)
+
+
 def gained_at(events: Iterable[RouteEvent], prefix: str, next_hop: str, since: float) -> float | None:
     """When, from `since` on, the route to `prefix` first had `next_hop`."""
     return next((e.at for e in events if e.prefix == prefix and e.at >= since and next_hop in e.next_hops), None)

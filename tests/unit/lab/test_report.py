@@ -218,6 +218,12 @@ def test_a_next_hop_is_lost_when_it_went_for_good() -> None:
     assert route_watch.lost_at(flapped, "203.0.113.9", "b", since=0) is None
 
 
+def test_a_next_hop_that_came_back_was_lost_at_first_all_the_same() -> None:
+    flapped = events((1, {"a", "b"}), (2, {"a"}), (3, {"a", "b"}))
+    assert route_watch.first_lost_at(flapped, "203.0.113.7", "b", since=0) == 2
+    assert route_watch.first_lost_at(flapped, "203.0.113.7", "b", since=2.5) is None
+
+
 def test_a_next_hop_is_gained_at_its_first_appearance_from_then_on() -> None:
     history = events((1, {"a", "b"}), (2, {"a"}), (3, {"a", "b"}))
     assert route_watch.gained_at(history, "203.0.113.7", "b", since=1.5) == 3
