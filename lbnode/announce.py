@@ -1,7 +1,7 @@
 """Whether an edge node announces a VIP, and why: a list of guards, the first that speaks decides.
 
-A verdict that *holds* leaves things as they are: it announces what is announced now and nothing else. Holding is for doubt about
-ourselves (a start, a prober that may be broken); what is known to be broken withdraws.
+A verdict that *holds* leaves things as they are: it announces what is announced now and nothing else. Holding is for doubt (a start, a
+prober that may be broken, a kube-proxy that contradicts the API); what is known to be broken withdraws.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ def announce(facts: EdgeFacts, settings: Health) -> dict[IPAddress, Verdict]:
     return verdicts
 
 
-#: Reasons that leave things as they are. An announced VIP stays, another one does not come.
-_HOLDING = frozenset({"Starting", "NodeUnknown", "AllProbesFail"})
+#: Reasons that leave things as they are. An announced VIP stays, another one does not come. Among them is that every kube-proxy reports
+#: no endpoint though the API has ready ones: before the first announcement it means that rules are still to come, later on that kube-proxy
+#: is slow or away, and then its rules still deliver.
+_HOLDING = frozenset({"Starting", "NodeUnknown", "AllProbesFail", "NoEndpointsOnWorkers"})
 
 
 def _node_verdict(facts: EdgeFacts) -> Verdict | None:

@@ -98,9 +98,10 @@ def test_a_vip_that_is_not_announced_has_a_reason(facts: EdgeFacts, reason: str)
         (on(blocked=("NodeUnknown", "gone")), "NodeUnknown"),
         (on(health=ALL_FAIL), "AllProbesFail"),
         (on(health=ALL_FAIL, peers_reach_a_worker=False), "AllProbesFail"),
+        (on(health=replace(GOOD.health, without_endpoints=frozenset({(WEB, W1), (WEB, W2)}))), "NoEndpointsOnWorkers"),
     ],
 )
-def test_doubt_about_ourselves_leaves_things_as_they_are(facts: EdgeFacts, reason: str) -> None:
+def test_doubt_leaves_things_as_they_are(facts: EdgeFacts, reason: str) -> None:
     assert verdict(facts) == replace(verdict(replace(facts, announced=frozenset({VIP}))), announce=False)
     held = verdict(replace(facts, announced=frozenset({VIP})))
     assert (held.announce, held.reason) == (True, reason)
