@@ -69,7 +69,9 @@ def _alone() -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise SystemExit("another `python -m lab up` or `down` is at work in this checkout: wait for it") from None
+        raise SystemExit(
+            "another `python -m lab` (up, down, deploy or destroy) is at work in this checkout: wait for it"
+        ) from None
     finally:
         os.close(descriptor)
 
@@ -151,7 +153,9 @@ def execute(place: str, argv: Sequence[str]) -> int:
         tty = ["-t"] if sys.stdin.isatty() and not line else []
         command = Machine(place).ssh(line or "exec bash -l", *tty)
         return subprocess.run(netns.enter(topology.CONTROL, command), check=False).returncode
-    return subprocess.run(netns.enter(f"{topology.PREFIX}{place}", ["sh", "-c", line or "exec bash"]), check=False).returncode
+    return subprocess.run(
+        netns.enter(f"{topology.PREFIX}{place}", ["sh", "-c", line or "exec bash"]), check=False
+    ).returncode
 
 
 def logs(name: str, *, lines: int, console: bool) -> int:
