@@ -60,7 +60,9 @@ def announced(addresses: Sequence[IPAddress], reports: Mapping[str, Mapping[IPAd
     if not addresses:
         return Condition(ANNOUNCED, "False", "NoAddress", "There is no address to announce.")
     if not reports:
-        return Condition(ANNOUNCED, "False", "NoEdgeNode", "No node has the edge node labels. Label one, or change edgeNodeSelector.")
+        return Condition(
+            ANNOUNCED, "False", "NoEdgeNode", "No node has the edge node labels. Label one, or change edgeNodeSelector."
+        )
     silent = sorted(node for node, report in reports.items() if report is None)
     speaking = {node: report for node, report in sorted(reports.items()) if report is not None}
     told: list[str] = []
@@ -73,7 +75,11 @@ def announced(addresses: Sequence[IPAddress], reports: Mapping[str, Mapping[IPAd
             if verdict.announce:
                 by.append(node)
             else:
-                told.append(f"{address} not by {node}: {verdict.reason}" + (f" ({verdict.detail})" if verdict.detail else "") + ".")
+                told.append(
+                    f"{address} not by {node}: {verdict.reason}"
+                    + (f" ({verdict.detail})" if verdict.detail else "")
+                    + "."
+                )
                 reasons.append(verdict.reason)
         if by:
             told.insert(0, f"{address} by {', '.join(by)}.")
@@ -88,7 +94,9 @@ def announced(addresses: Sequence[IPAddress], reports: Mapping[str, Mapping[IPAd
     return Condition(ANNOUNCED, "False", reasons[0] if reasons else "NotProgrammed", message)
 
 
-def merge(before: Sequence[Raw], wanted: Sequence[Condition], generation: int, now: str) -> tuple[list[Raw], list[Happening]]:
+def merge(
+    before: Sequence[Raw], wanted: Sequence[Condition], generation: int, now: str
+) -> tuple[list[Raw], list[Happening]]:
     """Conditions to write and events to create; both empty when nothing would change.
 
     Only the conditions wanted are returned: a strategic merge patch merges them by type and leaves others alone. The transition time stays
@@ -119,5 +127,7 @@ def merge(before: Sequence[Raw], wanted: Sequence[Condition], generation: int, n
             }
         )
         if turned or old.get("reason") != condition.reason:
-            happenings.append(Happening("Normal" if condition.status == "True" else "Warning", condition.reason, condition.message))
+            happenings.append(
+                Happening("Normal" if condition.status == "True" else "Warning", condition.reason, condition.message)
+            )
     return patches, happenings

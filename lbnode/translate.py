@@ -59,7 +59,10 @@ from lbnode.settings import AgentSettings
 
 #: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
 #: a removed destination end at once; a reused source port is scheduled anew; ICMP errors follow the packet that they quote.
+#: Answers to probes come back by the uplink though their source is routed into a tunnel, which a strict reverse path filter drops; the kernel
+#: takes the larger of this and the device's own value (ip-sysctl), and 2 is loose.
 EDGE_SYSCTLS = {
+    "net.ipv4.conf.all.rp_filter": "2",
     "net.ipv4.vs.conn_reuse_mode": "1",
     "net.ipv4.vs.expire_nodest_conn": "1",
     "net.ipv4.vs.schedule_icmp": "1",

@@ -147,12 +147,15 @@ class Edge:
             log.info("worker.health", worker=str(worker), healthy=worker in after.healthy, reason=reason)
         return before != after
 
-    def health(self, plan_workers: Mapping[str, IPAddress]) -> WorkerHealth:
+    def health(self, nodes: Mapping[str, NodeObject]) -> WorkerHealth:
         """What the probes and the workers themselves say."""
         now, settings = self._clock(), self._settings().health
         states = {a: rise_and_fall.expire(s, now, settings) for a, s in self._workers.items()}
         without = [
-            (service, address) for name, address in plan_workers.items() for service in self._without_endpoints(name)
+            (service, address)
+            for node in nodes.values()
+            for service in self._without_endpoints(node.name)
+            for address in node.addresses
         ]
         return rise_and_fall.summary(states, without)
 
@@ -185,8 +188,7 @@ class Edge:
         now = self._clock()
         self._last_announced |= dict.fromkeys(speaks.announced, now)
 
-        names = {n.name: a for n in snapshot.nodes.values() for a in n.addresses}
-        health = self.health(names)
+        health = self.health(snapshot.nodes)
         plan = translate_edge(snapshot, settings, self._node_name, health)
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)

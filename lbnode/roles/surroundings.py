@@ -107,9 +107,12 @@ async def proxy_mode(host: str = "127.0.0.1", port: int = PROXY_MODE_PORT) -> st
     return body.strip() if status == 200 else None
 
 
-async def kube_proxy_has_endpoints(port: int) -> bool:
-    """kube-proxy's health check node port: 200 while the Service has a ready endpoint on this node (KEP-1669), else 503 or no answer."""
-    return (await _get("127.0.0.1", port, "/"))[0] == 200
+async def kube_proxy_has_endpoints(port: int) -> bool | None:
+    """kube-proxy's health check node port: 200 while the Service has a ready endpoint on this node, 503 while not (KEP-1669).
+
+    ``None`` when there is no such answer.
+    """
+    return {200: True, 503: False}.get((await _get("127.0.0.1", port, "/"))[0])
 
 
 async def _get(host: str, port: int, path: str) -> tuple[int, str]:

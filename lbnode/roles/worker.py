@@ -44,7 +44,7 @@ class Worker:
     """One worker.
 
     Args:
-        has_endpoints: asks kube-proxy's health check node port; ``False`` when it reports none or does not answer.
+        has_endpoints: asks kube-proxy's health check node port; ``None`` when it does not answer.
         refusal: a reason and its explanation when this node's Service proxy cannot deliver tunnelled packets, else ``None``.
     """
 
@@ -55,7 +55,7 @@ class Worker:
         copy: Callable[[], Copy],
         kernel: WorkerDataPlane,
         metrics: WorkerMetrics,
-        has_endpoints: Callable[[int], Awaitable[bool]],
+        has_endpoints: Callable[[int], Awaitable[bool | None]],
         refusal: Callable[[], tuple[str, str] | None] = lambda: None,
     ) -> None:
         self._node_name = node_name
@@ -68,6 +68,7 @@ class Worker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._snapshot: tuple[int, Snapshot] | None = None
         self._without: frozenset[ServiceName] = frozenset()
+        self._with: frozenset[ServiceName] = frozenset()
         self.view = WorkerView()
 
     async def pass_once(self) -> None:
@@ -118,7 +119,11 @@ class Worker:
 
         async def one(check: HealthCheck) -> ServiceName | None:
             async with gate:
-                return None if await self._has_endpoints(check.port) else check.service
+                answer = await self._has_endpoints(check.port)
+            if answer is None:
+                # A slow or restarting kube-proxy says nothing: its rules stay in the kernel, and so does its last answer here.
+                answer = check.service in self._with
+            return None if answer else check.service
 
         while True:
             checks = self.view.plan.checks if self.view.plan is not None else ()
@@ -127,6 +132,7 @@ class Worker:
             if without != self._without:
                 log.info("kube_proxy.without_endpoints", services=sorted(map(str, without)))
             self._without = without
+            self._with = frozenset(c.service for c in checks) - without
             # A thousand Services are asked each ten seconds rather than each half.
             await asyncio.sleep(max(CHECK_INTERVAL_SECONDS, len(checks) * 0.01))
 

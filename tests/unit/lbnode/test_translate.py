@@ -469,8 +469,9 @@ def test_timeouts_come_from_the_settings() -> None:
     assert plan(ipvs={"udpSeconds": 7}).state.timeouts.udp_seconds == 7
 
 
-def test_sysctls_let_a_node_pick_up_flows_that_it_never_saw_open() -> None:
+def test_sysctls_let_a_node_pick_up_flows_that_it_never_saw_open_and_hear_its_probes() -> None:
     assert plan().state.sysctls == {
+        "net.ipv4.conf.all.rp_filter": "2",
         "net.ipv4.vs.sloppy_tcp": "1",
         "net.ipv4.vs.expire_nodest_conn": "1",
         "net.ipv4.vs.conn_reuse_mode": "1",

@@ -50,8 +50,8 @@ def test_a_listener_is_found_in_the_kernels_table_and_a_client_is_not_one() -> N
         assert not listens_on(client.getsockname()[1], table)
 
 
-def answering(reply: bytes) -> tuple[bool, str | None]:
-    async def go() -> tuple[bool, str | None]:
+def answering(reply: bytes) -> tuple[bool | None, str | None]:
+    async def go() -> tuple[bool | None, str | None]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(reply)
@@ -70,19 +70,19 @@ def answering(reply: bytes) -> tuple[bool, str | None]:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\niptables", (True, "iptables")),
         (b"HTTP/1.1 503 Service Unavailable\r\n\r\n{}", (False, None)),
-        (b"nonsense", (False, None)),
-        (b"", (False, None)),
+        (b"nonsense", (None, None)),
+        (b"", (None, None)),
     ],
     ids=["ready", "none", "nonsense", "hangs up"],
 )
-def test_kube_proxys_answers_are_read(reply: bytes, expected: tuple[bool, str | None]) -> None:
+def test_kube_proxys_answers_are_read(reply: bytes, expected: tuple[bool | None, str | None]) -> None:
     assert answering(reply) == expected
 
 
-def test_a_kube_proxy_that_is_not_there_has_no_endpoints() -> None:
+def test_a_kube_proxy_that_is_not_there_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert asyncio.run(kube_proxy_has_endpoints(port)) is False
+    assert asyncio.run(kube_proxy_has_endpoints(port)) is None
 
 
 def test_a_change_of_the_refusal_wakes_the_role_once(tmp_path: Path) -> None:

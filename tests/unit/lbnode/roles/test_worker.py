@@ -33,8 +33,10 @@ class World:
             store = self.copy.services if raw["kind"] == "Service" else self.copy.slices
             store[ServiceName("shop", raw["metadata"]["name"])] = raw
 
-        async def has_endpoints(port: int) -> bool:
-            return port not in self.without
+        self.mute = False
+
+        async def has_endpoints(port: int) -> bool | None:
+            return None if self.mute else port not in self.without
 
         settings = parse(SETTINGS)
         self.worker = Worker(
@@ -116,15 +118,32 @@ def test_without_the_api_everything_stays() -> None:
     assert world.kernel.addresses == {PROBE}
 
 
+async def ask_once(world: World) -> None:
+    asking = asyncio.create_task(world.worker.ask_kube_proxy())
+    await asyncio.sleep(0.05)
+    asking.cancel()
+
+
 def test_the_status_page_names_services_whose_endpoints_kube_proxy_lacks() -> None:
     world = World()
     world.run()
     world.without = {32100}
-
-    async def ask_once() -> None:
-        asking = asyncio.create_task(world.worker.ask_kube_proxy())
-        await asyncio.sleep(0.05)
-        asking.cancel()
-
-    asyncio.run(ask_once())
+    asyncio.run(ask_once(world))
     assert world.worker.status()["without_endpoints"] == ["shop/web"]
+
+
+def test_a_kube_proxy_that_never_answered_has_no_endpoints() -> None:
+    world = World()
+    world.run()
+    world.mute = True
+    asyncio.run(ask_once(world))
+    assert world.worker.status()["without_endpoints"] == ["shop/web"]
+
+
+def test_a_kube_proxy_that_falls_silent_keeps_its_last_answer() -> None:
+    world = World()
+    world.run()
+    asyncio.run(ask_once(world))
+    world.mute = True
+    asyncio.run(ask_once(world))
+    assert world.worker.status()["without_endpoints"] == []
