@@ -1,0 +1,99 @@
+"""A kernel that lacks a module: the error names it and how to load it, at each place that needs one. Tried on a real kernel without them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import uml
+
+pytestmark = pytest.mark.root
+
+_INSIDE = """
+import json, subprocess, sys
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.worker import KernelWorker
+from lbnode.errors import ConfigError
+from lbnode.model import AddProbeDevice, AddService, EdgeFilter, EnsureTunnel, Protocol, ReplaceFilter, Tunnel, VirtualKey, VirtualService
+
+POOLS = (ip_network("203.0.113.0/24"),)
+NODE = ip_address("198.51.100.11")
+WEB = VirtualService(VirtualKey(ip_address("203.0.113.7"), Protocol.TCP, 80))
+Path("/proc/sys/kernel/modprobe").write_text("/bin/false")
+said = {}
+
+def attempt(name, act):
+    try:
+        act()
+        said[name] = ["fine", ""]
+    except Exception as error:
+        said[name] = [type(error).__name__, str(error)]
+
+def edge():
+    return KernelEdge(POOLS, NODE, record_directory=Path("/run/record"))
+
+attempt("read without ip_vs", lambda: edge().read())
+subprocess.run(["/run/modprobe", "ip_vs"], check=True)
+attempt("service without ip_vs_mh", lambda: edge().apply([AddService(WEB)]))
+attempt("probe device without ipip", lambda: edge().apply([AddProbeDevice()]))
+worker = KernelWorker(POOLS, (ip_network("192.0.2.0/24"),), record_directory=Path("/run/record"))
+attempt("tunnel without ipip", lambda: worker.apply([EnsureTunnel(Tunnel(NODE, ip_address("198.51.100.21")))]))
+attempt("filter without its matches", lambda: edge().apply([ReplaceFilter(EdgeFilter(POOLS, frozenset()))]))
+subprocess.run(["/run/modprobe", "ip_vs_mh", "ipip"], check=True)
+attempt("service with ip_vs_mh", lambda: edge().apply([AddService(WEB)]))
+attempt("probe device with ipip", lambda: edge().apply([AddProbeDevice()]))
+Path("/mnt/said.json").write_text(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, list[str]]:
+    """Kind and text of the error at each step, in a machine whose kernel loads nothing by itself."""
+    for tool in (uml.KERNEL, "cc"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (Debian packages user-mode-linux, gcc)")
+    with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
+        result = uml.run(
+            [sys.executable, "-c", _INSIDE],
+            Path(exchange),
+            cwd=Path(__file__).resolve().parents[2],
+            timeout_seconds=240,
+        )
+        answer = Path(exchange) / "said.json"
+        assert answer.exists(), f"{result.output}\n{result.console[-2000:]}"
+        found: dict[str, list[str]] = json.loads(answer.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("step", "module"),
+    [
+        ("read without ip_vs", "ip_vs"),
+        ("service without ip_vs_mh", "ip_vs_mh"),
+        ("probe device without ipip", "ipip"),
+        ("tunnel without ipip", "ipip"),
+    ],
+)
+def test_a_missing_module_is_named_with_how_to_load_it(said: dict[str, list[str]], step: str, module: str) -> None:
+    kind, text = said[step]
+    assert kind == "ConfigError", text
+    assert f"modprobe {module}" in text
+    assert "modules-load.d" in text
+
+
+def test_a_filter_whose_modules_are_missing_says_so(said: dict[str, list[str]]) -> None:
+    kind, text = said["filter without its matches"]
+    assert kind == "ConfigError", text
+    assert "iptables" in text or "nf_tables" in text
+
+
+@pytest.mark.parametrize("step", ["service with ip_vs_mh", "probe device with ipip"])
+def test_with_the_module_the_same_step_works(said: dict[str, list[str]], step: str) -> None:
+    assert said[step] == ["fine", ""]
