@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="bring the rack up, or repair it; does nothing when it is whole")
     up.add_argument("--json", action="store_true", help="one JSON document at the end instead of progress")
-    up.add_argument("--bgp-password", metavar="KEY", help="TCP-MD5 key of the ToRs' sessions with the edge nodes")
+    up.add_argument(
+        "--bgp-password",
+        metavar="KEY",
+        help="TCP-MD5 key of the ToRs' sessions with the edge nodes; give it at every `up`, without it they have none",
+    )
     commands.add_parser("down", help="take everything away that `up` made")
     show = commands.add_parser("status", help="machines, programs, sessions, addresses and their next hops")
     show.add_argument("--json", action="store_true", help="as JSON")

@@ -172,8 +172,3 @@ def _bootstrap(root: Path, log: Path) -> None:
     log.write_text(completed.stdout + completed.stderr)
     if completed.returncode != 0:
         raise netns.CommandError(argv[5:9], completed.returncode, f"{completed.stderr}\n(whole output: {log})")
-
-
-def modules_present() -> bool:
-    """Whether this machine has the kernel and modules of User-Mode Linux."""
-    return MODULES.is_dir() and shutil.which("linux.uml") is not None

@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from lab.machines import Machine
 pytestmark = pytest.mark.lab
 
 POD = "sg-rack-test"
+STRANGERS_VIP = f"{topology.VIP_POOL[250]}/32"
 
 
 def lab(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -60,7 +62,7 @@ def test_clients_reach_every_machine_through_the_routers() -> None:
 
 
 def test_an_address_of_the_pool_that_nobody_announces_is_unreachable_at_the_core() -> None:
-    vip = str(topology.VIP_POOL[250])
+    vip = str(topology.VIP_POOL[251])
     answer = netns.run(topology.CLIENT, ["ping", "-c", "1", "-W", "2", vip], check=False)
     assert answer.returncode != 0
     assert f"From {topology.CLIENT_GATEWAY}" in answer.stdout
@@ -144,6 +146,62 @@ def test_cluster_dns_knows_the_api_server() -> None:
     for node in topology.NODES:
         machine = Machine(node.name)
         assert str(topology.API_SERVICE_ADDRESS) in machine.run(query).stdout
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[Path]:
+    """A BIRD on the control address that tells both ToRs three routes. Gives its control socket."""
+    routes = "".join(
+        f"  route {prefix} blackhole;\n" for prefix in (STRANGERS_VIP, topology.VIP_POOL, "198.51.100.1/32")
+    )
+    sessions = "".join(
+        f"""protocol bgp {tor.name} {{
+  local {topology.CONTROL_ADDRESS} as {topology.EDGE_ASN}; neighbor {tor.router_id} as {tor.asn};
+  hold time 9; connect delay time 1; connect retry time 2;
+  ipv4 {{ import all; export all; }};
+}}
+"""
+        for tor in topology.TORS
+    )
+    configuration, socket = tmp_path / "bird.conf", tmp_path / "bird.ctl"
+    configuration.write_text(
+        f"router id {topology.CONTROL_ADDRESS};\nprotocol device {{}}\n"
+        f"protocol static own {{\n  ipv4;\n{routes}}}\n{sessions}"
+    )
+    argv = ("bird", "-f", "-c", str(configuration), "-s", str(socket))
+    speaker = processes.Daemon("test-stranger", topology.CONTROL, argv)
+    processes.start(speaker)
+    yield socket
+    processes.stop(speaker.name, grace_seconds=0)
+
+
+def test_tors_take_host_routes_of_the_pool_only_and_tell_nothing(stranger: Path) -> None:
+    def announced() -> bool:
+        return all(routers.routes(tor.name, STRANGERS_VIP) == (str(topology.CONTROL_ADDRESS),) for tor in topology.TORS)
+
+    assert eventually(announced, seconds=30)
+    assert eventually(lambda: routers.routes("core", STRANGERS_VIP) == ("198.18.1.1", "198.18.1.3"), seconds=5)
+    for router in topology.ROUTERS:
+        assert routers.routes(router.name, str(topology.VIP_POOL)) == ()
+        assert routers.routes(router.name, "198.51.100.1/32") == ()
+    learnt = netns.run(topology.CONTROL, ["birdc", "-s", str(stranger), "show route protocol tor1"]).stdout
+    learnt += netns.run(topology.CONTROL, ["birdc", "-s", str(stranger), "show route protocol tor2"]).stdout
+    assert "via" not in learnt
+
+
+def test_a_speaker_that_dies_takes_its_routes_along(stranger: Path) -> None:
+    assert eventually(lambda: len(routers.routes("core", STRANGERS_VIP)) == 2, seconds=30)
+    processes.stop("test-stranger", grace_seconds=0)
+    assert eventually(lambda: routers.routes("core", STRANGERS_VIP) == (), seconds=5)
+
+
+def eventually(holds: Callable[[], bool], *, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_a_killed_router_daemon_is_repaired() -> None:
