@@ -20,8 +20,9 @@ from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
-from lbnode.objects import ServiceObject, Snapshot, is_ours, read_snapshot
+from lbnode.objects import ServiceObject, Snapshot, is_ours
 from lbnode.observe import ControllerMetrics
+from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.edge import announced_by
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
@@ -62,44 +63,32 @@ class Controller:
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._copy = copy
+        self._cluster = ClusterView(copy)
         self._writer = writer
         self._metrics = metrics
         self._leads = leads
         self._clock = clock
-        self._snapshot: tuple[int, Snapshot] | None = None
         self._leaving_since: dict[ServiceName, float] = {}
         self.edges: Neighbours | None = None
         self.allocation = Allocation()
 
-    def snapshot(self) -> Snapshot:
-        """The objects, parsed once per change."""
-        copy = self._copy()
-        if self._snapshot is None or self._snapshot[0] != copy.version:
-            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
-            self._snapshot = (copy.version, read_snapshot(raws))
-        return self._snapshot[1]
-
     def edge_pages(self) -> dict[str, str]:
         """Status page of each edge node."""
-        if not self._copy().synced:
-            return {}
         settings = self._settings()
-        nodes = (n for n in self.snapshot().nodes.values() if n.matches(settings.edge_node_selector) and n.addresses)
-        return {n.name: f"http://{n.addresses[0]}:{settings.ports.edge}/v1/status" for n in nodes}
+        return self._cluster.status_pages(settings.edge_node_selector, settings.ports.edge)
 
     async def pass_once(self) -> None:
         """Write what differs. One Service that cannot be written does not hold up the others."""
         self._metrics.leader(self._leads())
         if not self._leads():
             return
-        if not self._copy().synced:
+        if not self._cluster.synced:
             raise Retry("the Kubernetes API has not answered yet", 0.5)
         with self._metrics.reconcile_seconds.time():
             await self._pass()
 
     async def _pass(self) -> None:
-        settings, snapshot = self._settings(), self.snapshot()
+        settings, snapshot = self._settings(), self._cluster.snapshot()
         self.allocation = allocate(snapshot.services.values(), settings)
         rejections = self._rejections(snapshot, settings)
         reports = self._reports()
@@ -140,7 +129,7 @@ class Controller:
         reports: Mapping[str, Mapping[IPAddress, Verdict] | None],
     ) -> None:
         addresses = self.allocation.addresses.get(service.name, ())
-        raw = self._copy().services[service.name]
+        raw = self._cluster.raw.services[service.name]
         if addresses and FINALIZER not in service.finalizers:
             # The finalizer before the address: a Service that was announced must not vanish unseen.
             await self._writer.set_finalizers(service.name, [*service.finalizers, FINALIZER], _version(raw))
@@ -177,7 +166,7 @@ class Controller:
             self._metrics.wrote("status")
         # A Service of type LoadBalancer that is not being deleted belongs to another controller now, and so does the finalizer.
         if FINALIZER in service.finalizers and (service.deleting or service.type != "LoadBalancer"):
-            raw = self._copy().services.get(service.name, {})
+            raw = self._cluster.raw.services.get(service.name, {})
             left = [f for f in service.finalizers if f != FINALIZER]
             await self._writer.set_finalizers(service.name, left, _version(raw))
             self._metrics.wrote("finalizer")

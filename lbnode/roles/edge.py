@@ -22,9 +22,10 @@ from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.kube import Copy
 from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealth, address_order
-from lbnode.objects import NodeObject, Snapshot, read_snapshot
+from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
+from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
@@ -75,7 +76,7 @@ class Edge:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self._copy = copy
+        self.cluster = ClusterView(copy)
         self._kernel = kernel
         self._make_speaker = make_speaker
         self._metrics = metrics
@@ -85,7 +86,6 @@ class Edge:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._speaker: Speaker | None = None
         self._speaker_key: object = None
-        self._snapshot: tuple[int, Snapshot] | None = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
         self._last_announced: dict[IPAddress, float] = {}
         self._told: dict[IPAddress, Verdict] = {}
@@ -97,14 +97,6 @@ class Edge:
 
     # What the prober and the neighbours need to know.
 
-    def snapshot(self) -> Snapshot:
-        """The objects, parsed once per change."""
-        copy = self._copy()
-        if self._snapshot is None or self._snapshot[0] != copy.version:
-            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
-            self._snapshot = (copy.version, read_snapshot(raws))
-        return self._snapshot[1]
-
     def probe_targets(self) -> dict[IPAddress, IPAddress]:
         """Worker address to probe address, for the routes that the kernel has."""
         observed = self.view.observed
@@ -114,22 +106,13 @@ class Edge:
 
     def worker_pages(self) -> dict[str, str]:
         """Status page of each worker."""
-        port = self._settings().ports.worker
-        return self._pages(lambda n: n.matches(self._settings().worker_node_selector), port)
+        settings = self._settings()
+        return self.cluster.status_pages(settings.worker_node_selector, settings.ports.worker)
 
     def peer_pages(self) -> dict[str, str]:
         """Status page of each other edge node."""
-        port = self._settings().ports.edge
-        return self._pages(lambda n: n.name != self._node_name and n.matches(self._settings().edge_node_selector), port)
-
-    def _pages(self, wanted: Callable[[NodeObject], bool], port: int) -> dict[str, str]:
-        if not self._copy().synced:
-            return {}
-        return {
-            n.name: f"http://{n.addresses[0]}:{port}/v1/status"
-            for n in self.snapshot().nodes.values()
-            if wanted(n) and n.addresses
-        }
+        settings = self._settings()
+        return self.cluster.status_pages(settings.edge_node_selector, settings.ports.edge, but=self._node_name)
 
     def probed(self, results: tuple[ProbeResult, ...]) -> bool:
         """Take a round of probes; whether the health of a worker changed."""
@@ -180,9 +163,9 @@ class Edge:
             await self._pass()
 
     async def _pass(self) -> None:
-        if not self._copy().synced:
+        if not self.cluster.synced:
             raise Retry("the Kubernetes API has not answered yet; what is announced and programmed stays", 0.5)
-        settings, snapshot = self._settings(), self.snapshot()
+        settings, snapshot = self._settings(), self.cluster.snapshot()
         speaker = self._current_speaker(settings, snapshot)
         speaks = await self._read_speaker(speaker)
         now = self._clock()

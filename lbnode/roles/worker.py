@@ -19,8 +19,8 @@ from lbnode.diff import diff_worker
 from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import ServiceName, WorkerState
-from lbnode.objects import Snapshot, read_snapshot
 from lbnode.observe import WorkerMetrics
+from lbnode.roles.cluster_view import ClusterView
 from lbnode.settings import AgentSettings
 from lbnode.translate import HealthCheck, WorkerPlan, translate_worker
 
@@ -60,13 +60,12 @@ class Worker:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self._copy = copy
+        self._cluster = ClusterView(copy)
         self._kernel = kernel
         self._metrics = metrics
         self._has_endpoints = has_endpoints
         self._refusal = refusal
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
-        self._snapshot: tuple[int, Snapshot] | None = None
         self._without: frozenset[ServiceName] = frozenset()
         self._with: frozenset[ServiceName] = frozenset()
         self.view = WorkerView()
@@ -77,9 +76,9 @@ class Worker:
             await self._pass()
 
     async def _pass(self) -> None:
-        if not self._copy().synced:
+        if not self._cluster.synced:
             raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
-        plan = translate_worker(self._parsed(), self._settings(), self._node_name)
+        plan = translate_worker(self._cluster.snapshot(), self._settings(), self._node_name)
         if (refused := self._refusal()) is not None:
             # Without its probe address no edge node sends anything here; tunnels and filter stay for the day it is mended.
             plan = replace(plan, blocked=refused, state=replace(plan.state, probe_addresses=frozenset()))
@@ -102,13 +101,6 @@ class Worker:
         self.view = WorkerView(plan, observed, self.view.kernel_writes)
         self._metrics.tunnels({t.edge_address: t in observed.tunnels for t in plan.state.tunnels})
         self._metrics.ready(not self.not_ready())
-
-    def _parsed(self) -> Snapshot:
-        copy = self._copy()
-        if self._snapshot is None or self._snapshot[0] != copy.version:
-            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
-            self._snapshot = (copy.version, read_snapshot(raws))
-        return self._snapshot[1]
 
     async def _in_thread(self, act: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)

@@ -143,7 +143,7 @@ def test_draining_by_annotation_withdraws_and_keeps_forwarding() -> None:
     world = World()
     assert announced_after(world, 2)
     writes = world.kernel.writes
-    world.put(node("edge1", world.edge.snapshot().nodes["edge1"].addresses[0], "edge", drain=True))
+    world.put(node("edge1", world.edge.cluster.snapshot().nodes["edge1"].addresses[0], "edge", drain=True))
     asyncio.run(world.run(10))
     assert world.speaker.history[-1] == frozenset()
     assert world.kernel.writes == writes
