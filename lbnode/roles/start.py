@@ -25,6 +25,7 @@ from lbnode.roles.edge import Edge
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
+from lbnode.roles.removal import release_services
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
@@ -41,6 +42,8 @@ LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
 RESYNC_SECONDS = 1.0
 CONTROLLER_RESYNC_SECONDS = 5.0
+#: A worker says on its page when its kube-proxy has new endpoints; a VIP that comes back waits for it, within its three seconds.
+WORKER_POLL_SECONDS = 0.5
 #: An agent whose loop has not come by for so long is restarted by its liveness probe.
 STUCK_SECONDS = 60.0
 
@@ -99,7 +102,7 @@ async def _edge(settings: SettingsFile) -> None:
         time.monotonic,
         lambda: surroundings.refusal,
     )
-    edge.workers = Neighbours(edge.worker_pages, fetch_status, loop.wake)
+    edge.workers = Neighbours(edge.worker_pages, fetch_status, loop.wake, WORKER_POLL_SECONDS)
     edge.peers = Neighbours(edge.peer_pages, fetch_status, loop.wake)
 
     async def probe() -> None:
@@ -191,6 +194,9 @@ async def _controller(settings: SettingsFile) -> None:
     await _until_terminated(
         loop, controller.pass_once, tasks, pages, settings.current.ports.controller, os.environ.get("POD_IP")
     )
+    deployment = os.environ.get("DEPLOYMENT_NAME", "")
+    if leadership.leads and deployment and await kube.deployment_is_going(api, deployment, namespace) is True:
+        await release_services(watcher.copy, settings.current, writer)
     await leadership.release()
 
 
