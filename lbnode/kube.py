@@ -26,7 +26,7 @@ from lightkube.core.exceptions import ConfigError as KubeconfigError
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.apps_v1 import DaemonSet
+from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Event, Node, Service, ServiceStatus
 from lightkube.resources.discovery_v1 import EndpointSlice
@@ -184,13 +184,22 @@ async def _as_raw(listing: Any) -> Any:
 
 async def daemonset_is_going(api: AsyncClient, name: str, namespace: str) -> bool | None:
     """Whether the DaemonSet is deleted or being deleted; ``None`` when the API server does not say."""
+    return await _is_going(api, DaemonSet, name, namespace)
+
+
+async def deployment_is_going(api: AsyncClient, name: str, namespace: str) -> bool | None:
+    """The same of a Deployment."""
+    return await _is_going(api, Deployment, name, namespace)
+
+
+async def _is_going(api: AsyncClient, kind: Any, name: str, namespace: str) -> bool | None:
     try:
-        found = await api.get(DaemonSet, name, namespace=namespace)
+        found = await api.get(kind, name, namespace=namespace)
     except ApiError as error:
         return True if error.status.code == 404 else None
     except API_ERRORS:
         return None
-    return found.metadata is not None and found.metadata.deletionTimestamp is not None
+    return bool(found.metadata is not None and found.metadata.deletionTimestamp is not None)
 
 
 class Writer:

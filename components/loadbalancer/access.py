@@ -63,6 +63,8 @@ def controller() -> list[dict[str, Any]]:
         "kind": "Role",
         "metadata": {"name": CONTROLLER, "namespace": NAMESPACE, "labels": labels("controller")},
         "rules": [
+            # Whether it is being removed for good: then it takes addresses and finalizers off the Services that stay.
+            {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": [CONTROLLER], "verbs": ["get"]},
             # `create` knows no resource names: the name of a new object is in its body, which authorization does not see.
             {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
             {

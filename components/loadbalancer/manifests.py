@@ -22,6 +22,8 @@ REMOVAL_SECONDS = 25
 MINIMUM_READY_SECONDS = 5
 """How long an edge node must have announced before the next one is replaced; routers install a route in less than a second."""
 
+_FOREGROUND = {"pulumi.com/deletionPropagationPolicy": "foreground"}
+
 Object = dict[str, Any]
 
 
@@ -38,6 +40,7 @@ def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...
             settings_map(settings),
         ),
         (controller(settings, image), disruption_budget(), worker(settings, image)),
+        # Last up, first down: when the controller releases Services for good, nobody announces them any more.
         (edge(settings, image),),
     )
 
@@ -117,7 +120,7 @@ def controller(settings: AgentSettings, image: str) -> Object:
         "name": "agent",
         "image": image,
         "args": ["run", "controller"],
-        "env": _environment(),
+        "env": [*_environment(), {"name": "DEPLOYMENT_NAME", "value": CONTROLLER}],
         "ports": [{"name": "http", "containerPort": settings.ports.controller, "protocol": "TCP"}],
         "readinessProbe": _probe("/readyz", settings.ports.controller, period=5, failures=3),
         "livenessProbe": _probe("/healthz", settings.ports.controller, period=15, failures=6),
@@ -154,7 +157,8 @@ def controller(settings: AgentSettings, image: str) -> Object:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(CONTROLLER, "controller"),
+        # Foreground, as for the DaemonSets: it is still there to be asked while its pods end.
+        "metadata": {**_metadata(CONTROLLER, "controller"), "annotations": _FOREGROUND},
         "spec": {
             "replicas": 2,
             "selector": {"matchLabels": selector("controller")},
@@ -179,7 +183,7 @@ def _daemon_set(role: str, name: str, pod: Object) -> Object:
         "kind": "DaemonSet",
         # Foreground: the object stays, marked as deleted, until its last pod has gone. So the agents learn of their removal,
         # and rights and settings outlive them.
-        "metadata": {**_metadata(name, role), "annotations": {"pulumi.com/deletionPropagationPolicy": "foreground"}},
+        "metadata": {**_metadata(name, role), "annotations": _FOREGROUND},
         "spec": {
             "selector": {"matchLabels": selector(role)},
             "minReadySeconds": MINIMUM_READY_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import runpy
@@ -83,6 +84,16 @@ def _run(monkeypatch: pytest.MonkeyPatch, *, preview: bool = False, **changes: A
 
     program()
     return Run(engine, exported)
+
+
+# One loop that stays open: the SDK makes a loop in each of its threads and closes none, so that ending them would warn.
+LOOP = asyncio.new_event_loop()
+
+
+@pytest.fixture(autouse=True)
+def own_event_loop() -> None:
+    """The SDK takes the thread's loop, which a test before may have closed."""
+    asyncio.set_event_loop(LOOP)
 
 
 @pytest.fixture

@@ -172,9 +172,13 @@ def test_rights_and_settings_outlive_the_agents_and_edge_nodes_go_before_workers
     assert position["DaemonSet/samegate-system/samegate-worker"] < position["DaemonSet/samegate-system/samegate-edge"]
 
 
-def test_daemon_sets_are_deleted_in_the_foreground_so_that_agents_learn_of_it() -> None:
-    for name in ("samegate-edge", "samegate-worker"):
-        annotations = _objects()[f"DaemonSet/samegate-system/{name}"]["metadata"]["annotations"]
+def test_agents_are_deleted_in_the_foreground_so_that_they_learn_of_it() -> None:
+    for name in (
+        "DaemonSet/samegate-system/samegate-edge",
+        "DaemonSet/samegate-system/samegate-worker",
+        "Deployment/samegate-system/samegate-controller",
+    ):
+        annotations = _objects()[name]["metadata"]["annotations"]
         assert annotations["pulumi.com/deletionPropagationPolicy"] == "foreground"
 
 
@@ -202,6 +206,7 @@ ALLOWED["samegate-controller"] = {
     ("", "services", "patch"),
     ("", "services/status", "patch"),
     ("", "events", "create"),
+    ("apps", "deployments:samegate-controller@samegate-system", "get"),
     ("coordination.k8s.io", "leases@samegate-system", "create"),
     ("coordination.k8s.io", "leases:samegate-controller@samegate-system", "get"),
     ("coordination.k8s.io", "leases:samegate-controller@samegate-system", "update"),
