@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import CHECKOUT
+
+from tests.lab.conftest import CHECKOUT
 
 pytestmark = pytest.mark.lab
 
