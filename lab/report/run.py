@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +18,7 @@ from lab.report import broken, killed, lifecycle, live_flows, path, steady
 from lab.report.bench import Bench, NotReached
 from lab.report.catalogue import BY_KEY, nested
 from lab.report.measurement import Finding, Measured, Measurement, failed, judge
+from lab.routers import BfdDown
 from lab.traffic.client import TrafficFailed
 
 REPORT = topology.STATE / "report.json"
@@ -62,51 +64,29 @@ _EXPECTED = (
 )  # fmt: skip
 """What a broken rack makes of a measurement: told in its row, the others go on."""
 
-Downs = Mapping[tuple[str, str], int]
-"""How often each BFD session went down, by router and peer address."""
 
-
-def bfd_downs() -> dict[tuple[str, str], int]:
-    """The routers' own counters."""
-    return {
-        (router.name, str(peer["peer"])): int(peer.get("session-down", 0))
-        for router in topology.ROUTERS
-        for peer in json.loads(routers.vtysh(router.name, "show bfd peers counters json"))
-    }
-
-
-def new_downs(before: Downs, after: Downs, on_purpose: Iterable[str]) -> dict[str, int]:
-    """Sessions that went down in between (`ROUTER PEER`: times), but those with the peers in `on_purpose`.
-
-    A session that is younger than `before` counts from zero; so does one whose counter went back.
-    """
+def new_downs(before: Iterable[BfdDown], after: Iterable[BfdDown], on_purpose: Iterable[str]) -> list[BfdDown]:
+    """What is in `after` and was not in `before`, but sessions with the peers (addresses) in `on_purpose`."""
     excused = set(on_purpose)
-    found = {}
-    for (router, peer), count in after.items():
-        earlier = before.get((router, peer), 0)
-        downs = count - earlier if count >= earlier else count
-        if downs > 0 and peer not in excused:
-            found[f"{router} {peer}"] = downs
-    return found
+    return [down for down in (Counter(after) - Counter(before)).elements() if down.peer not in excused]
 
 
 class BfdLedger:
     """BFD sessions that went down over the run without anybody wanting it."""
 
     def __init__(self) -> None:
-        self._last = bfd_downs()
+        self._last = routers.bfd_downs()
         self.false: list[dict[str, Any]] = []
 
     def close(self, measurement: str, loses: Iterable[str]) -> None:
         """Account for what happened since the last time."""
-        now = bfd_downs()
+        now = routers.bfd_downs()
         purposely = [str(topology.node(name).address) for name in loses]
-        for session, downs in new_downs(self._last, now, purposely).items():
-            self.false.append({"during": measurement, "session": session, "downs": downs})
+        self.false += [{"during": measurement, **asdict(down)} for down in new_downs(self._last, now, purposely)]
         self._last = now
 
     def measured(self) -> Measured:
-        return Measured(sum(entry["downs"] for entry in self.false), {"false_downs": self.false})
+        return Measured(len(self.false), {"false_downs": self.false})
 
 
 def run(

@@ -12,6 +12,7 @@ from lab import leftovers
 from lab.report import broken, catalogue, endpoint_watch, killed, live_flows, route_watch, run, steady, table
 from lab.report.measurement import Control, Measured, failed, judge
 from lab.report.route_watch import RouteEvent
+from lab.routers import BfdDown
 from lab.traffic.connections import Sample
 
 # Written down from the table, independently of the catalogue.
@@ -327,17 +328,12 @@ def test_kernel_events_of_other_owners_are_not_counted() -> None:
 
 
 def test_only_downs_that_nobody_wanted_are_false() -> None:
-    before = {("tor1", "198.18.0.11"): 2, ("tor1", "198.18.0.12"): 1, ("core", "198.18.1.1"): 0}
-    after = {
-        ("tor1", "198.18.0.11"): 3,
-        ("tor1", "198.18.0.12"): 2,
-        ("core", "198.18.1.1"): 0,
-        ("tor2", "198.18.0.11"): 1,
-    }
-    assert run.new_downs(before, after, ["198.18.0.12"]) == {"tor1 198.18.0.11": 1, "tor2 198.18.0.11": 1}
-    # A session that was made anew counts from zero.
-    assert run.new_downs({("tor1", "x"): 5}, {("tor1", "x"): 0}, []) == {}
-    assert run.new_downs({("tor1", "x"): 5}, {("tor1", "x"): 1}, []) == {"tor1 x": 1}
+    first = BfdDown("tor1", "2026/11/23 19:03:33", "198.18.0.11", "control-expired")
+    killed_edge = BfdDown("tor1", "2026/11/23 19:05:00", "198.18.0.12", "control-expired")
+    false = BfdDown("tor2", "2026/11/23 19:05:01", "198.18.0.11", "control-expired")
+    assert run.new_downs([first], [first, killed_edge, false], ["198.18.0.12"]) == [false]
+    # Two in one second are two.
+    assert run.new_downs([first], [first, first], []) == [first]
 
 
 def test_leftovers_name_machine_aspect_and_direction() -> None:
