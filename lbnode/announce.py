@@ -106,7 +106,11 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
     is_up = vip.address in facts.announced
     if watermark(is_up, len(fit), len(vip.workers), settings):
         if vip.held and fit <= vip.held:
-            return Verdict(True, "Held", f"ready only by the memory of Unknown Nodes; {_count(fit, vip)} answer probes")
+            return Verdict(
+                True,
+                "Held",
+                f"ready only by the memory of Nodes that are, or were a moment ago, Unknown; {_count(fit, vip)} answer probes",
+            )
         return Verdict(True, "Announced", f"{_count(fit, vip)} healthy")
     if undecided and watermark(is_up, len(fit) + len(undecided), len(vip.workers), settings):
         return Verdict(False, "Starting", f"{len(undecided)} workers are not probed to a decision yet")

@@ -11,8 +11,8 @@ never its place in the table.
   endpoints that still serve keep a drained worker.
 - ``Cluster``: every worker, while there is a ready endpoint anywhere, because kube-proxy forwards from each.
 - No ready endpoint anywhere: serving terminating ones count as ready, as kube-proxy delivers to them then.
-- Endpoints that are unready on a Node whose Ready condition is Unknown count as ready and are *held*: the API or the kubelet is away,
-  and the tunnel probe decides.
+- Endpoints that are unready on a Node whose Ready condition is Unknown, or was until a moment ago, count as ready and are *held*: the
+  API or the kubelet is away, and the tunnel probe decides.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def translate_edge(
             targets: list[_Target] = []
             for port, protocol in ports:
                 target, refused = _target(
-                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version
+                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, health
                 )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
@@ -308,6 +308,7 @@ def _target(
     port: ServicePort,
     protocol: Protocol,
     family: int,
+    health: WorkerHealth,
 ) -> tuple[_Target, list[Rejection]]:
     endpoints, known = _endpoints(slices, port, family)
     refused: list[Rejection] = []
@@ -320,7 +321,12 @@ def _target(
 
     def is_held(endpoint: Endpoint) -> bool:
         node = nodes.get(endpoint.node_name or "")
-        return not endpoint.ready and not endpoint.terminating and node is not None and node.ready == "Unknown"
+        if node is None or endpoint.ready or endpoint.terminating:
+            return False
+        # Of a node that has just come back its own kube-proxy knows better: after a reboot it says that nothing is there yet.
+        return node.ready == "Unknown" or (
+            node.returned and not any((service.name, a) in health.without_endpoints for a in node.addresses)
+        )
 
     ready = [e for e in endpoints if e.ready or is_held(e)]
     # An endpoint that terminates on an Unknown node was evicted in absence and may well run on.

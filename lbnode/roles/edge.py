@@ -88,6 +88,7 @@ class Edge:
         self._speaker_key: object = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
         self._last_announced: dict[IPAddress, float] = {}
+        self._nodes_seen: dict[str, rise_and_fall.NodeMemory] = {}
         self._told: dict[IPAddress, Verdict] = {}
         self._warned: frozenset[str] = frozenset()
         self.workers: Neighbours | None = None
@@ -172,6 +173,8 @@ class Edge:
         self._last_announced |= dict.fromkeys(speaks.announced, now)
 
         health = self.health(snapshot.nodes)
+        self._nodes_seen, nodes = rise_and_fall.mark_returned(self._nodes_seen, snapshot.nodes, now)
+        snapshot = replace(snapshot, nodes=nodes)
         plan = translate_edge(snapshot, settings, self._node_name, health)
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -277,6 +278,22 @@ def test_pods_evicted_from_unknown_nodes_are_the_last_resort() -> None:
     assert destinations(plan(away, service(), both("gone", "ready"))) == (Destination(W1, 1, True), Destination(W2))
     alone = plan(away, service(), both("gone", "unready"))
     assert alone.vips[VIP].workers == {W1}
+
+
+def returned(health: WorkerHealth) -> EdgePlan:
+    """A plan where both nodes have just come back and the readiness of their pods lags behind."""
+    cluster = snapshot(*EDGES, *WORKERS, service(), both("unready", "unready"))
+    nodes = {name: replace(found, returned=True) for name, found in cluster.nodes.items()}
+    return translate_edge(replace(cluster, nodes=nodes), settings(), "edge1", health)
+
+
+def test_endpoints_that_lag_behind_their_returned_node_are_held() -> None:
+    assert returned(WorkerHealth()).vips[VIP].held == {W1, W2}
+
+
+def test_endpoints_of_a_returned_node_whose_kube_proxy_has_none_are_not_held() -> None:
+    (name,) = {facts.service for facts in returned(WorkerHealth()).vips.values()}
+    assert returned(WorkerHealth(without_endpoints=frozenset({(name, W1)}))).vips[VIP].held == {W2}
 
 
 def test_endpoints_that_are_unready_on_a_node_that_says_so_are_not_held() -> None:
