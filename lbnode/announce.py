@@ -109,7 +109,7 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
             return Verdict(
                 True,
                 "Held",
-                f"ready only by the memory of Nodes that are, or were a moment ago, Unknown; {_count(fit, vip)} answer probes",
+                f"its endpoints were ready until the API or their Nodes went away; {_count(fit, vip)} answer probes",
             )
         return Verdict(True, "Announced", f"{_count(fit, vip)} healthy")
     if undecided and watermark(is_up, len(fit) + len(undecided), len(vip.workers), settings):

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from lbnode.model import IPAddress, ServiceName, WorkerHealth
-from lbnode.objects import NodeObject
 from lbnode.settings import Health
 
 
@@ -61,40 +60,3 @@ def summary(
         unhealthy=frozenset(a for a, s in states.items() if s.healthy is False),
         without_endpoints=frozenset(without_endpoints),
     )
-
-
-#: How long the readiness of a node's pods may lag behind its own: the kubelet posts the node's status first, then each pod's, and the
-#: endpoints follow those. Ten seconds are kubelet's interval of node status reports (``nodeStatusUpdateFrequency``); twice that.
-RETURN_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeMemory:
-    """A Node's readiness as last seen; ``changed_seconds`` is when it was first seen so, ``None`` if never otherwise."""
-
-    ready: str
-    since: str
-    changed_seconds: float | None = None
-
-
-def mark_returned(
-    memory: Mapping[str, NodeMemory], nodes: Mapping[str, NodeObject], now_seconds: float
-) -> tuple[dict[str, NodeMemory], dict[str, NodeObject]]:
-    """What to remember for the next time, and the nodes with ``returned`` set where readiness came back a moment ago.
-
-    The time of transition tells of an absence even if the API server was away for all of it and showed only the end.
-    """
-    remembered: dict[str, NodeMemory] = {}
-    marked: dict[str, NodeObject] = {}
-    for name, node in nodes.items():
-        before = memory.get(name)
-        if before is None:
-            after = NodeMemory(node.ready, node.ready_since)
-        elif (before.ready, before.since) == (node.ready, node.ready_since):
-            after = before
-        else:
-            after = NodeMemory(node.ready, node.ready_since, now_seconds)
-        remembered[name] = after
-        lately = after.changed_seconds is not None and now_seconds - after.changed_seconds < RETURN_SECONDS
-        marked[name] = replace(node, returned=node.ready == "True" and lately)
-    return remembered, marked

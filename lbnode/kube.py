@@ -67,13 +67,15 @@ def client() -> AsyncClient:
 
 @dataclass
 class Copy:
-    """What the API server said last. ``synced`` once every kind was listed."""
+    """What the API server said last. ``synced`` once every kind was listed; ``returned_seconds`` is the event loop's time at which it last
+    answered after it had not."""
 
     services: dict[ServiceName, Raw] = field(default_factory=dict)
     slices: dict[ServiceName, Raw] = field(default_factory=dict)
     nodes: dict[ServiceName, Raw] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     version: int = 0
+    returned_seconds: float | None = None
 
     @property
     def synced(self) -> bool:
@@ -107,6 +109,7 @@ class Watcher:
         self.copy = Copy()
         #: Monotonic second of the last word from the API server, by kind.
         self.heard: dict[str, float] = {}
+        self._failing: set[str] = set()
 
     async def run(self) -> None:
         """Follow all kinds until cancelled."""
@@ -119,8 +122,8 @@ class Watcher:
         while True:
             try:
                 await self._list_and_watch(kind)
-                failures = 0
             except API_ERRORS as error:
+                self._failing.add(kind)
                 failures += 1
                 log.warning("api.unreachable", kind=kind, error=str(error) or type(error).__name__, failures=failures)
             pause = RELIST_PAUSE_SECONDS * (1 + random.random())  # noqa: S311 jitter, not a secret
@@ -137,6 +140,9 @@ class Watcher:
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)
         self.heard[kind] = loop.time()
+        if kind in self._failing:
+            self._failing.discard(kind)
+            self.copy.returned_seconds = loop.time()
         if differs:
             self._note_change()
         events = api.watch(

@@ -107,19 +107,13 @@ class EndpointSliceObject:
 
 @dataclass(frozen=True, slots=True)
 class NodeObject:
-    """A Node. ``ready`` is the status of its Ready condition; absent counts as Unknown.
-
-    ``ready_since`` is that condition's time of transition as text. ``returned`` is no field of the API: the role sets it while the Node's
-    readiness changed only a moment ago, because the readiness of its pods follows seconds later.
-    """
+    """A Node. ``ready`` is the status of its Ready condition; absent counts as Unknown."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[IPAddress, ...] = ()
     ready: Literal["True", "False", "Unknown"] = "True"
-    ready_since: str = ""
-    returned: bool = False
     kernel_version: str = ""
     deleting: bool = False
 
@@ -312,14 +306,6 @@ def read_node(raw: object) -> tuple[NodeObject | None, tuple[Rejection, ...]]:
                 if a.get("type") == "InternalIP"
             ),
             ready="True" if ready == "True" else "False" if ready == "False" else "Unknown",
-            ready_since=next(
-                (
-                    _text(c, "lastTransitionTime")
-                    for c in map(_as_mapping, _list(status, "conditions"))
-                    if c.get("type") == "Ready"
-                ),
-                "",
-            ),
             kernel_version=_text(_mapping(status, "nodeInfo"), "kernelVersion"),
             deleting=bool(meta.get("deletionTimestamp")),
         )

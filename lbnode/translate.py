@@ -11,8 +11,8 @@ never its place in the table.
   endpoints that still serve keep a drained worker.
 - ``Cluster``: every worker, while there is a ready endpoint anywhere, because kube-proxy forwards from each.
 - No ready endpoint anywhere: serving terminating ones count as ready, as kube-proxy delivers to them then.
-- Endpoints that are unready on a Node whose Ready condition is Unknown, or was until a moment ago, count as ready and are *held*: the
-  API or the kubelet is away, and the tunnel probe decides.
+- Endpoints that are unready on a Node whose Ready condition is Unknown count as ready and are *held*: the API or the kubelet is away,
+  and the tunnel probe decides. So are, where no endpoint is ready, those that have grace (:mod:`lbnode.grace`).
 """
 
 from __future__ import annotations
@@ -121,8 +121,12 @@ def translate_edge(
     settings: AgentSettings,
     node_name: str,
     health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
+    graced: frozenset[tuple[ServiceName, str]] = frozenset(),
 ) -> EdgePlan:
-    """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against."""
+    """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
+
+    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready.
+    """
     pools = settings.pool_networks
     workers, warnings = _workers(snapshot, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
@@ -149,7 +153,7 @@ def translate_edge(
             targets: list[_Target] = []
             for port, protocol in ports:
                 target, refused = _target(
-                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, health
+                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, graced
                 )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
@@ -308,7 +312,7 @@ def _target(
     port: ServicePort,
     protocol: Protocol,
     family: int,
-    health: WorkerHealth,
+    graced: frozenset[tuple[ServiceName, str]],
 ) -> tuple[_Target, list[Rejection]]:
     endpoints, known = _endpoints(slices, port, family)
     refused: list[Rejection] = []
@@ -319,14 +323,13 @@ def _target(
         )
         refused.append(Rejection(service.name, "UnknownNamedPort", message))
 
+    some_ready = any(e.ready for e in endpoints)
+
     def is_held(endpoint: Endpoint) -> bool:
         node = nodes.get(endpoint.node_name or "")
         if node is None or endpoint.ready or endpoint.terminating:
             return False
-        # Of a node that has just come back its own kube-proxy knows better: after a reboot it says that nothing is there yet.
-        return node.ready == "Unknown" or (
-            node.returned and not any((service.name, a) in health.without_endpoints for a in node.addresses)
-        )
+        return node.ready == "Unknown" or (not some_ready and (service.name, node.name) in graced)
 
     ready = [e for e in endpoints if e.ready or is_held(e)]
     # An endpoint that terminates on an Unknown node was evicted in absence and may well run on.

@@ -14,7 +14,9 @@ import struct
 
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; the same for IPv6
 _NAME_BYTES = 32  # XT_TABLE_MAXNAMELEN
-_INFO = struct.Struct("=32sI5I5III")  # struct ipt_getinfo; the last two are the number of entries and their size in bytes
+_INFO = struct.Struct(
+    "=32sI5I5III"
+)  # struct ipt_getinfo; the last two are the number of entries and their size in bytes
 _ENTRIES_HEADER_BYTES = 40  # struct ipt_get_entries: name and size, aligned to 8
 _COUNTERS_BYTES = 16  # struct xt_counters
 _MARK_BYTES = 4  # comefrom: the kernel's own scratch space

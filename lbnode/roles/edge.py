@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from lbnode import grace
 from lbnode import health as rise_and_fall
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
@@ -88,7 +89,7 @@ class Edge:
         self._speaker_key: object = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
         self._last_announced: dict[IPAddress, float] = {}
-        self._nodes_seen: dict[str, rise_and_fall.NodeMemory] = {}
+        self._grace = grace.Memory()
         self._told: dict[IPAddress, Verdict] = {}
         self._warned: frozenset[str] = frozenset()
         self.workers: Neighbours | None = None
@@ -173,9 +174,8 @@ class Edge:
         self._last_announced |= dict.fromkeys(speaks.announced, now)
 
         health = self.health(snapshot.nodes)
-        self._nodes_seen, nodes = rise_and_fall.mark_returned(self._nodes_seen, snapshot.nodes, now)
-        snapshot = replace(snapshot, nodes=nodes)
-        plan = translate_edge(snapshot, settings, self._node_name, health)
+        self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
+        plan = translate_edge(snapshot, settings, self._node_name, health, graced)
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
         # Routers need a moment after a withdrawal: until then what they still send is served.

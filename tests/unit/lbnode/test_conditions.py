@@ -38,7 +38,9 @@ def test_a_refused_port_leaves_the_service_accepted_but_is_told() -> None:
 
 
 def test_an_address_that_one_edge_node_announces_is_announced_and_the_other_node_says_why_not() -> None:
-    condition = announced([VIP], {"edge1": report(vip=YES), "edge2": report(vip=Verdict(False, "Draining", "by annotation"))})
+    condition = announced(
+        [VIP], {"edge1": report(vip=YES), "edge2": report(vip=Verdict(False, "Draining", "by annotation"))}
+    )
     assert condition.status == "True"
     assert "203.0.113.7 by edge1." in condition.message
     assert "not by edge2: Draining (by annotation)." in condition.message
@@ -60,7 +62,9 @@ def test_no_edge_node_at_all_is_said_with_the_way_out() -> None:
     assert "edgeNodeSelector" in condition.message
 
 
-def written(before: list[dict[str, Any]], *wanted: Condition, now: str = "2026-01-01T00:00:00Z") -> tuple[list[dict[str, Any]], list[str]]:
+def written(
+    before: list[dict[str, Any]], *wanted: Condition, now: str = "2026-01-01T00:00:00Z"
+) -> tuple[list[dict[str, Any]], list[str]]:
     patches, happenings = merge(before, wanted, 3, now)
     return patches, [f"{h.kind} {h.reason}" for h in happenings]
 
@@ -68,7 +72,14 @@ def written(before: list[dict[str, Any]], *wanted: Condition, now: str = "2026-0
 def test_a_first_condition_is_written_with_its_event() -> None:
     patches, events = written([], Condition(ACCEPTED, "True", "Accepted", "m"))
     assert patches == [
-        {"type": ACCEPTED, "status": "True", "reason": "Accepted", "message": "m", "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        {
+            "type": ACCEPTED,
+            "status": "True",
+            "reason": "Accepted",
+            "message": "m",
+            "observedGeneration": 3,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
     ]
     assert events == ["Normal Accepted"]
 
@@ -80,14 +91,18 @@ def test_an_unchanged_condition_writes_nothing() -> None:
 
 def test_a_new_message_keeps_the_transition_time_and_makes_no_event() -> None:
     first, _ = written([], Condition(ANNOUNCED, "True", "Announced", "by edge1"))
-    patches, events = written(first, Condition(ANNOUNCED, "True", "Announced", "by edge1, edge2"), now="2026-02-02T00:00:00Z")
+    patches, events = written(
+        first, Condition(ANNOUNCED, "True", "Announced", "by edge1, edge2"), now="2026-02-02T00:00:00Z"
+    )
     assert patches[0]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
     assert events == []
 
 
 def test_a_turn_to_false_is_a_warning_with_a_new_time() -> None:
     first, _ = written([], Condition(ANNOUNCED, "True", "Announced", "by edge1"))
-    patches, events = written(first, Condition(ANNOUNCED, "False", "NoReadyEndpoints", "none"), now="2026-02-02T00:00:00Z")
+    patches, events = written(
+        first, Condition(ANNOUNCED, "False", "NoReadyEndpoints", "none"), now="2026-02-02T00:00:00Z"
+    )
     assert patches[0]["lastTransitionTime"] == "2026-02-02T00:00:00Z"
     assert events == ["Warning NoReadyEndpoints"]
 

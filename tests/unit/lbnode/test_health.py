@@ -2,16 +2,12 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from itertools import groupby
-from typing import Literal
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode import health
 from lbnode.health import WorkerState, expire, step, summary
 from lbnode.model import ServiceName
-from lbnode.objects import NodeObject
 from lbnode.settings import Health
 
 SETTINGS = Health(rise=2, fall=3, interval_ms=500, timeout_ms=450)
@@ -71,37 +67,3 @@ def test_the_summary_names_only_decided_workers() -> None:
     assert found.healthy == {one}
     assert found.unhealthy == {two}
     assert found.without_endpoints == {pair}
-
-
-def _node(ready: Literal["True", "False", "Unknown"], since: str) -> dict[str, NodeObject]:
-    return {"worker1": NodeObject("worker1", ready=ready, ready_since=since)}
-
-
-def test_a_node_that_was_unknown_is_returned_for_a_while() -> None:
-    memory, _ = health.mark_returned({}, _node("Unknown", "10:00"), 0.0)
-    memory, marked = health.mark_returned(memory, _node("True", "10:05"), 5.0)
-    assert marked["worker1"].returned
-    memory, marked = health.mark_returned(memory, _node("True", "10:05"), 5.0 + health.RETURN_SECONDS - 0.1)
-    assert marked["worker1"].returned
-    _, marked = health.mark_returned(memory, _node("True", "10:05"), 5.0 + health.RETURN_SECONDS)
-    assert not marked["worker1"].returned
-
-
-def test_an_absence_that_nobody_saw_shows_in_the_time_of_transition() -> None:
-    memory, _ = health.mark_returned({}, _node("True", "10:00"), 0.0)
-    _, marked = health.mark_returned(memory, _node("True", "10:05"), 300.0)
-    assert marked["worker1"].returned
-
-
-@pytest.mark.parametrize("ready", ["True", "False", "Unknown"])
-def test_a_node_that_does_not_change_has_not_returned(ready: Literal["True", "False", "Unknown"]) -> None:
-    memory, marked = health.mark_returned({}, _node(ready, "10:00"), 0.0)
-    assert not marked["worker1"].returned
-    _, marked = health.mark_returned(memory, _node(ready, "10:00"), 1.0)
-    assert not marked["worker1"].returned
-
-
-def test_a_node_that_became_unready_has_not_returned() -> None:
-    memory, _ = health.mark_returned({}, _node("True", "10:00"), 0.0)
-    _, marked = health.mark_returned(memory, _node("False", "10:05"), 1.0)
-    assert not marked["worker1"].returned

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -280,20 +279,25 @@ def test_pods_evicted_from_unknown_nodes_are_the_last_resort() -> None:
     assert alone.vips[VIP].workers == {W1}
 
 
-def returned(health: WorkerHealth) -> EdgePlan:
-    """A plan where both nodes have just come back and the readiness of their pods lags behind."""
-    cluster = snapshot(*EDGES, *WORKERS, service(), both("unready", "unready"))
-    nodes = {name: replace(found, returned=True) for name, found in cluster.nodes.items()}
-    return translate_edge(replace(cluster, nodes=nodes), settings(), "edge1", health)
+def graced(*pairs: tuple[str, str], endpoints: dict[str, Any]) -> EdgePlan:
+    cluster = snapshot(*EDGES, *WORKERS, service(), endpoints)
+    return translate_edge(
+        cluster, settings(), "edge1", graced=frozenset((ServiceName("default", name), node) for name, node in pairs)
+    )
 
 
-def test_endpoints_that_lag_behind_their_returned_node_are_held() -> None:
-    assert returned(WorkerHealth()).vips[VIP].held == {W1, W2}
+def test_unready_endpoints_with_grace_are_held_where_none_is_ready() -> None:
+    plan = graced(("web", "worker1"), endpoints=both("unready", "unready"))
+    assert (plan.vips[VIP].workers, plan.vips[VIP].held) == ({W1}, {W1})
 
 
-def test_endpoints_of_a_returned_node_whose_kube_proxy_has_none_are_not_held() -> None:
-    (name,) = {facts.service for facts in returned(WorkerHealth()).vips.values()}
-    assert returned(WorkerHealth(without_endpoints=frozenset({(name, W1)}))).vips[VIP].held == {W2}
+def test_grace_counts_for_nothing_where_another_endpoint_is_ready() -> None:
+    plan = graced(("web", "worker1"), endpoints=both("unready", "ready"))
+    assert (plan.vips[VIP].workers, plan.vips[VIP].held) == ({W2}, set())
+
+
+def test_the_grace_of_another_service_counts_for_nothing() -> None:
+    assert graced(("other", "worker1"), endpoints=both("unready", "unready")).vips[VIP].workers == set()
 
 
 def test_endpoints_that_are_unready_on_a_node_that_says_so_are_not_held() -> None:

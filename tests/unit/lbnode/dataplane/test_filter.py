@@ -36,7 +36,17 @@ def saved(table: FilterTable, version: int, name: str) -> str:
     lines = transaction(name, render(table)[version, name], NOTHING, table.digest).splitlines()
     jumps = [line.replace("-I ", "-A ", 1).replace(" 1 -m", " -m", 1) for line in lines if line.startswith("-I ")]
     chains = [line for line in lines if line.startswith(":")]
-    return "\n".join(["# Generated", f"*{name}", ":PREROUTING ACCEPT [0:0]", *chains, *jumps, *(line for line in lines if line.startswith("-A ")), "COMMIT"])
+    return "\n".join(
+        [
+            "# Generated",
+            f"*{name}",
+            ":PREROUTING ACCEPT [0:0]",
+            *chains,
+            *jumps,
+            *(line for line in lines if line.startswith("-A ")),
+            "COMMIT",
+        ]
+    )
 
 
 def test_the_edge_lets_in_the_served_ports_and_echoes_and_nothing_else() -> None:
@@ -57,7 +67,11 @@ def test_the_edge_tracks_no_connection_of_a_pool_either_way_and_forwards_nothing
     rendered = render(EDGE)
     for version, pool in ((4, "203.0.113.0/24"), (6, "2001:db8::/64")):
         raw = rendered[version, "raw"].chains
-        assert raw["SAMEGATE-PREROUTING"] == ("-i sgprobe -j DROP", f"-d {pool} -j CT --notrack", f"-s {pool} -j CT --notrack")
+        assert raw["SAMEGATE-PREROUTING"] == (
+            "-i sgprobe -j DROP",
+            f"-d {pool} -j CT --notrack",
+            f"-s {pool} -j CT --notrack",
+        )
         assert raw["SAMEGATE-OUTPUT"] == (f"-d {pool} -j CT --notrack", f"-s {pool} -j CT --notrack")
         assert rendered[version, "mangle"].chains["SAMEGATE-FORWARD"] == (f"-d {pool} -j DROP",)
 
@@ -121,7 +135,9 @@ def test_a_transaction_leaves_other_peoples_lines_alone_and_drops_stale_chains()
     there = parse(saved(EDGE, 4, "mangle") + "\n:KUBE-X - [0:0]\n-A INPUT -j KUBE-X\n-A KUBE-X -j DROP")
     text = transaction("mangle", None, there, "")
     assert "KUBE" not in text
-    assert sorted(line for line in text.splitlines() if line.startswith("-X")) == sorted(f"-X {c}" for c in there.text.chains)
+    assert sorted(line for line in text.splitlines() if line.startswith("-X")) == sorted(
+        f"-X {c}" for c in there.text.chains
+    )
     assert sum(line.startswith("-D ") for line in text.splitlines()) == 2
 
 

@@ -42,7 +42,11 @@ def entry(rule: bytes, packets: int) -> bytes:
     return bytes(84) + struct.pack("=IHHIQQ", 0, 112, 112 + len(rule), packets, packets, packets * 60) + rule
 
 
-@given(st.lists(st.binary(max_size=6).map(lambda b: b.ljust(8, b"\1")), max_size=5), st.integers(0, 1000), st.integers(0, 1000))
+@given(
+    st.lists(st.binary(max_size=6).map(lambda b: b.ljust(8, b"\1")), max_size=5),
+    st.integers(0, 1000),
+    st.integers(0, 1000),
+)
 def test_a_fingerprint_sees_rules_and_not_counters(rules: list[bytes], before: int, after: int) -> None:
     one, two = (b"".join(entry(r, n) for r in rules) for n in (before, after))
     assert without_counters(one, 90, 92, 96) == without_counters(two, 90, 92, 96)

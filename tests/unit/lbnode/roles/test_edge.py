@@ -121,7 +121,7 @@ def test_no_ready_endpoint_withdraws_and_a_ready_one_brings_it_back() -> None:
     world = World()
     assert announced_after(world, 2)
     world.put(endpoints(worker1="unready", worker2="unready"))
-    asyncio.run(world.edge.pass_once())
+    asyncio.run(world.run(2))
     assert world.speaker.history[-1] == frozenset()
     assert world.edge.view.verdicts[VIP].reason == "NoReadyEndpoints"
     world.put(endpoints(worker2="ready"))
@@ -137,6 +137,31 @@ def test_endpoints_of_a_node_that_became_unknown_are_held_while_its_tunnel_answe
     world.put(endpoints(worker1="unready", worker2="unready"))
     asyncio.run(world.run(10))
     assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
+
+
+def test_after_an_api_outage_slices_may_arrive_before_nodes_and_pods_lag_behind_them() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes, changes = world.kernel.writes, len(world.speaker.history)
+    world.now_seconds += 120
+    world.copy.returned_seconds = world.now_seconds
+    world.put(endpoints(worker1="unready", worker2="unready"))
+    asyncio.run(world.run(1))
+    for ready in ("Unknown", "True"):
+        for name, address in WORKERS.items():
+            world.put(node(name, address, "worker", ready=ready))
+        asyncio.run(world.run(5))
+    world.put(endpoints(worker1="ready", worker2="ready"))
+    asyncio.run(world.run(5))
+    assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
+
+
+def test_pods_that_all_vanish_have_no_grace() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.put(endpoints())
+    asyncio.run(world.edge.pass_once())
+    assert world.speaker.history[-1] == frozenset()
 
 
 def test_draining_by_annotation_withdraws_and_keeps_forwarding() -> None:
