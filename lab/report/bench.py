@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,12 +219,24 @@ class Bench:
                     return f"pod {name} is terminating"
                 if not any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", [])):
                     return f"pod {name} is not Ready"
-        for service in self.services():
+        services = self.services()
+        wanted = {vip for service in services for vip in addresses_of(service)}
+        for edge in topology.EDGES:
+            # A VIP that was withdrawn is still served for some seconds: its removal must not fall into the next measurement.
+            if stale := self.held_vips(edge.name) - wanted:
+                return f"{edge.name} still holds {', '.join(sorted(stale))}"
+        for service in services:
             for vip in addresses_of(service):
                 for tor, edges in self.announced_by(vip).items():
                     if edges != self.edges and not is_test_only(service):
                         return f"{tor} sends {vip} ({service['metadata']['name']}) to {sorted(edges) or 'nobody'}"
         return None
+
+    def held_vips(self, edge: str) -> set[str]:
+        """Addresses of the pool that an edge node's kernel holds as its own."""
+        shown = self.machine(edge).run("ip -o -4 address show dev lo").stdout
+        found = (word.split("/")[0] for line in shown.splitlines() for word in line.split()[3:4])
+        return {address for address in found if IPv4Address(address) in topology.VIP_POOL}
 
     def settle(self, timeout_seconds: float = 120) -> float:
         """Seconds until nodes, pods and routes are as a settled rack has them.
@@ -234,7 +248,7 @@ class Bench:
         def settled() -> bool:
             try:
                 found = self.trouble()
-            except netns.CommandError as error:
+            except (netns.CommandError, subprocess.TimeoutExpired) as error:
                 found = str(error)
             if found not in (None, last[0]):
                 self.say(f"not settled: {found}")
