@@ -83,14 +83,15 @@ class KernelEdge:
             vips = self._links.addresses(self._pools)
             if self._pools != self._given:
                 self._forget_former_pools({*vips, *(s.key.address for s in services)})
+            probe_device, probe_routes = self._links.probe_paths(self._mtu_bytes)
             return EdgeState(
                 sysctls=self._sysctls.read(self._names),
                 timeouts=self._ipvs.timeouts(),
                 filter_digest=self._filter.digest(),
                 vips=vips,
                 services=services,
-                probe_device=self._links.probe_device_ready(self._mtu_bytes),
-                probe_routes=self._links.probe_routes(),
+                probe_device=probe_device,
+                probe_routes=probe_routes,
             )
         except OSError as error:
             raise failure("to be read", error) from None

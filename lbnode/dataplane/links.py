@@ -1,56 +1,60 @@
 """Addresses, tunnel devices and routes over rtnetlink.
 
-Numbers are those of ``linux/rtnetlink.h``, ``linux/if_link.h``, ``linux/if_tunnel.h`` and ``linux/lwtunnel.h``.
+Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h`` and ``net/ip_tunnels.h``.
 """
 
 from __future__ import annotations
 
 import errno
-import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+from pyroute2.iproute import AsyncIPRoute
+from pyroute2.netlink import nla
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, RT_SCOPE_HOST, RT_SCOPE_LINK, rtmsg
 
 from lbnode.dataplane.ipvs import missing_module, missing_privilege
-from lbnode.dataplane.netlink import (
-    NETLINK_ROUTE,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    Attributes,
-    Netlink,
-    attribute,
-    attributes,
-    nested,
-)
+from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump, get
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import PROBE_DEVICE, TUNNEL_DEVICE_PREFIX, IPAddress, IPNetwork, ProbeRoute, Tunnel
 
-_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
-_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
-_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
-
-_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
-_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
-_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
-_U16, _U32 = struct.Struct("=H"), struct.Struct("=I")
-
-_AF_INET, _AF_INET6 = 2, 10
-_IFF_UP = 1
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_EXT_MASK = 3, 4, 18, 29
-_INFO_KIND, _INFO_DATA = 1, 2
 _EXT_MASK_SKIP_STATS = 8
-_IPTUN_LOCAL, _IPTUN_REMOTE, _IPTUN_PMTUDISC, _IPTUN_COLLECT_METADATA = 2, 3, 10, 19
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD = 2
-_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_ENCAP_TYPE, _RTA_ENCAP = 1, 4, 7, 21, 22
-_ENCAP_TYPE_IP = 2
-_LWT_DST, _LWT_SRC, _LWT_FLAGS = 2, 3, 6
 _TUNNEL_DONT_FRAGMENT = 0x0100
-_TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_LINK, _SCOPE_HOST, _TYPE_UNICAST = 254, 4, 253, 254, 1
+_TABLE_MAIN = 254
+_FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _LOOPBACK_INDEX = 1  # in every network namespace
 _IPIP = "ipip"
+
+
+class _EncapIp(nla):
+    """``LWTUNNEL_IP_*``: the ``encap ip`` of a route, which pyroute2 0.9 leaves as bytes."""
+
+    nla_map = ((2, "destination", "ip4addr"), (3, "source", "ip4addr"), (6, "flags", "be16"))
+
+
+rtmsg.encaps[LWTUNNEL_ENCAP_IP] = _EncapIp
+
+
+class _Marshal(WholeDumps, MarshalRtnl):
+    pass
+
+
+class _RouteSocket(BlockingSocket, AsyncIPRoute):
+    """The kernel filters the dumps: ``strict_check`` is ``NETLINK_GET_STRICT_CHK``."""
+
+    def __init__(self) -> None:
+        super().__init__(strict_check=True)
+        self.set_marshal(_Marshal())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,70 +75,52 @@ class Links:
     """The rtnetlink side of a data plane. Methods raise ``OSError`` with the kernel's error number unless they say otherwise."""
 
     def __init__(self) -> None:
-        self._socket: Netlink | None = None
+        self._channel = Channel(_RouteSocket)
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _open(self) -> Netlink:
-        if self._socket is None:
-            self._socket = Netlink(NETLINK_ROUTE)
-        return self._socket
+        self._channel.close()
 
     # Addresses
 
     def addresses(self, networks: Iterable[IPNetwork]) -> frozenset[IPAddress]:
         """Host addresses on the loopback device that lie in ``networks``."""
         wanted = tuple(networks)
-        found: set[IPAddress] = set()
-        for version in {n.version for n in wanted}:
-            for address, prefix_length in self._addresses_of(_LOOPBACK_INDEX, version):
-                if prefix_length == address.max_prefixlen and any(address in n for n in wanted):
-                    found.add(address)
-        return frozenset(found)
+        return frozenset(
+            address
+            for address, prefix_length in self._addresses_of(_LOOPBACK_INDEX, {n.version for n in wanted})
+            if prefix_length == address.max_prefixlen and any(address in n for n in wanted)
+        )
 
     def add_address(self, address: IPAddress, index: int = _LOOPBACK_INDEX) -> None:
         """Hold a host address; holding it already is fine."""
-        self._open().request(_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address_payload(address, index))
+        self._channel.ask(lambda link: link.addr("replace", **_address_arguments(address, index)))
 
     def remove_address(self, address: IPAddress, index: int = _LOOPBACK_INDEX) -> None:
         """Let go of a host address; not having it is fine."""
-        self._forgiving(_DELADDR, _address_payload(address, index), errno.EADDRNOTAVAIL)
+        self._forgiving(lambda link: link.addr("del", **_address_arguments(address, index)), errno.EADDRNOTAVAIL)
 
-    def _addresses_of(self, index: int, version: int) -> list[tuple[IPAddress, int]]:
-        number = _AF_INET if version == 4 else _AF_INET6
-        found: list[tuple[IPAddress, int]] = []
-        for answer in self._open().dump(_GETADDR, _ADDRESS.pack(number, 0, 0, 0, index)):
-            family, prefix_length, _, _, at = _ADDRESS.unpack_from(answer)
-            fields = attributes(answer, _ADDRESS.size)
-            packed = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
-            if family == number and at == index and packed:
-                found.append((_unpacked(packed), prefix_length))
-        return found
+    def _addresses_of(self, index: int, versions: Iterable[int]) -> list[tuple[IPAddress, int]]:
+        def held(answer: Any) -> tuple[int, IPAddress, int]:
+            address = ip_address(answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"))
+            return answer["index"], address, answer["prefixlen"]
+
+        async def read(link: _RouteSocket) -> list[tuple[int, IPAddress, int]]:
+            requests = [_with(ifaddrmsg, family=_FAMILIES[version], index=index) for version in versions]
+            return [found for request in requests for found in await dump(link, RTM_GETADDR, request, held)]
+
+        return [(address, prefix_length) for at, address, prefix_length in self._channel.ask(read) if at == index]
 
     # Devices
 
     def device(self, name: str) -> Device | None:
-        try:
-            return _device(
-                self._open().get(_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0"))
-            )
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
+        return self._channel.ask(lambda link: _device_named(link, name))
 
     def ipip_devices(self) -> list[Device]:
         """All IPIP devices."""
-        request = (
-            _LINK.pack(0, 0, 0, 0, 0)
-            + nested(_IFLA_LINKINFO, attribute(_INFO_KIND, _IPIP.encode() + b"\0"))
-            + attribute(_IFLA_EXT_MASK, _U32.pack(_EXT_MASK_SKIP_STATS))
-        )
+        kind = {"attrs": [("IFLA_INFO_KIND", _IPIP)]}
+        request = _with(ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", kind)])
         try:
-            found = [_device(answer) for answer in self._open().dump(_GETLINK, request)]
+            found = self._channel.ask(lambda link: dump(link, RTM_GETLINK, request, _device))
         except OSError as error:
             # The kernel knows no such kind yet: the module is not loaded, so there is no device.
             if error.errno == errno.EOPNOTSUPP:
@@ -143,18 +129,14 @@ class Links:
         return [d for d in found if d.kind == _IPIP]
 
     def set_up(self, device: Device) -> None:
-        self._open().request(_NEWLINK, 0, _LINK.pack(0, 0, device.index, _IFF_UP, _IFF_UP))
+        self._channel.ask(lambda link: link.link("set", index=device.index, state="up"))
 
     def remove_device(self, device: Device) -> None:
-        self._forgiving(_DELLINK, _LINK.pack(0, 0, device.index, 0, 0), errno.ENODEV)
+        self._forgiving(lambda link: link.link("del", index=device.index), errno.ENODEV)
 
-    def _add_device(self, name: str, mtu_bytes: int | None, *data: bytes) -> Device:
-        request = _LINK.pack(0, 0, 0, _IFF_UP, _IFF_UP) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
-        if mtu_bytes is not None:
-            request += attribute(_IFLA_MTU, _U32.pack(mtu_bytes))
-        request += nested(_IFLA_LINKINFO, attribute(_INFO_KIND, _IPIP.encode() + b"\0"), nested(_INFO_DATA, *data))
+    def _add_device(self, name: str, **attributes: object) -> Device:
         try:
-            self._open().request(_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, request)
+            self._channel.ask(lambda link: link.link("add", ifname=name, kind=_IPIP, state="up", **attributes))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise missing_module("ipip", "IPIP tunnel device") from None
@@ -166,9 +148,18 @@ class Links:
 
     # The edge's one probe device: it sends where the route says, and the packet filter drops whatever it receives.
 
-    def probe_device_ready(self, mtu_bytes: int) -> bool:
-        device = self.device(PROBE_DEVICE)
-        return device is not None and _is_probe_device(device, mtu_bytes) and device.up
+    def probe_paths(self, mtu_bytes: int) -> tuple[bool, frozenset[ProbeRoute]]:
+        """Whether the probe device is ready, and the routes by it with their encapsulation."""
+
+        async def read(link: _RouteSocket) -> tuple[bool, frozenset[ProbeRoute]]:
+            device = await _device_named(link, PROBE_DEVICE)
+            if device is None:
+                return False, frozenset()
+            request = _with(rtmsg, family=AF_INET, attrs=[("RTA_TABLE", _TABLE_MAIN), ("RTA_OIF", device.index)])
+            routes = await dump(link, RTM_GETROUTE, request, lambda answer: _probe_route(answer, device.index))
+            return _is_probe_device(device, mtu_bytes) and device.up, frozenset(r for r in routes if r is not None)
+
+        return self._channel.ask(read)
 
     def ensure_probe_device(self, mtu_bytes: int) -> None:
         device = self.device(PROBE_DEVICE)
@@ -176,54 +167,45 @@ class Links:
             self.remove_device(device)
             device = None
         if device is None:
-            device = self._add_device(PROBE_DEVICE, mtu_bytes, attribute(_IPTUN_COLLECT_METADATA, b""))
+            device = self._add_device(PROBE_DEVICE, mtu=mtu_bytes, ipip_collect_metadata=True)
         if not device.up:
             self.set_up(device)
 
-    def probe_routes(self) -> frozenset[ProbeRoute]:
-        """The routes by the probe device with their encapsulation."""
-        device = self.device(PROBE_DEVICE)
-        if device is None:
-            return frozenset()
-        request = _ROUTE.pack(_AF_INET, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0) + attribute(_RTA_OIF, _U32.pack(device.index))
-        found = set()
-        for answer in self._open().dump(_GETROUTE, request):
-            fields = attributes(answer, _ROUTE.size)
-            encapsulation = attributes(fields.get(_RTA_ENCAP, b""))
-            # Without a destination it is a default route, which is none of ours.
-            if fields.get(_RTA_OIF) != _U32.pack(device.index) or _RTA_DST not in fields:
-                continue
-            worker = encapsulation.get(_LWT_DST, b"\0\0\0\0")
-            found.add(ProbeRoute(_unpacked(fields[_RTA_DST]), _unpacked(worker)))
-        return frozenset(found)
-
     def add_probe_route(self, route: ProbeRoute, source: IPAddress) -> None:
         """Route to the probe address in a tunnel from ``source`` to the worker, unfragmented; replaces one to the same address."""
-        self._open().request(_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, self._route_payload(route, source))
+        # The inner source must be the node's: the loopback device holds VIPs, which the kernel could choose as well.
+        encapsulation = {
+            "attrs": [
+                ("destination", str(route.worker_address)),
+                ("source", str(source)),
+                ("flags", _TUNNEL_DONT_FRAGMENT),
+            ]
+        }
+        arguments = self._route_arguments(route) | {
+            "prefsrc": str(source),
+            "attrs": [("RTA_ENCAP_TYPE", LWTUNNEL_ENCAP_IP), ("RTA_ENCAP", encapsulation)],
+        }
+        self._channel.ask(lambda link: link.route("replace", **arguments))
 
     def remove_probe_route(self, route: ProbeRoute) -> None:
         if self.device(PROBE_DEVICE) is not None:
-            self._forgiving(_DELROUTE, self._route_payload(route, None), errno.ESRCH)
+            arguments = self._route_arguments(route)
+            self._forgiving(lambda link: link.route("del", **arguments), errno.ESRCH)
 
-    def _route_payload(self, route: ProbeRoute, source: IPAddress | None) -> bytes:
+    def _route_arguments(self, route: ProbeRoute) -> dict[str, object]:
         _only_ipv4(route.worker_address)
         _only_ipv4(route.probe_address)
         device = self.device(PROBE_DEVICE)
         if device is None:
             raise Retry(f"device {PROBE_DEVICE} is missing")
-        payload = _ROUTE.pack(_AF_INET, 32, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_LINK, _TYPE_UNICAST, 0)
-        payload += attribute(_RTA_DST, route.probe_address.packed) + attribute(_RTA_OIF, _U32.pack(device.index))
-        if source is not None:
-            # The inner source must be the node's: the loopback device holds VIPs, which the kernel could choose as well.
-            payload += attribute(_RTA_PREFSRC, source.packed)
-            payload += attribute(_RTA_ENCAP_TYPE, _U16.pack(_ENCAP_TYPE_IP))
-            payload += nested(
-                _RTA_ENCAP,
-                attribute(_LWT_DST, route.worker_address.packed),
-                attribute(_LWT_SRC, source.packed),
-                attribute(_LWT_FLAGS, struct.pack("!H", _TUNNEL_DONT_FRAGMENT)),
-            )
-        return payload
+        return {
+            "dst": f"{route.probe_address}/32",
+            "oif": device.index,
+            "table": _TABLE_MAIN,
+            "proto": "static",
+            "scope": RT_SCOPE_LINK,
+            "type": "unicast",
+        }
 
     # The worker's tunnels: one device for each edge node, so that nobody else's packets are taken out of their wrapping.
 
@@ -231,7 +213,7 @@ class Links:
         return [d for d in self.ipip_devices() if d.name.startswith(TUNNEL_DEVICE_PREFIX)]
 
     def holds(self, device: Device, address: IPAddress) -> bool:
-        return (address, address.max_prefixlen) in self._addresses_of(device.index, address.version)
+        return (address, address.max_prefixlen) in self._addresses_of(device.index, [address.version])
 
     def ensure_tunnel(self, tunnel: Tunnel) -> None:
         """Create the device or mend it; a device of this name with other ends is replaced. Address and state included."""
@@ -247,10 +229,9 @@ class Links:
         if device is None:
             device = self._add_device(
                 tunnel.device,
-                None,
-                attribute(_IPTUN_LOCAL, tunnel.node_address.packed),
-                attribute(_IPTUN_REMOTE, tunnel.edge_address.packed),
-                attribute(_IPTUN_PMTUDISC, b"\1"),
+                ipip_local=str(tunnel.node_address),
+                ipip_remote=str(tunnel.edge_address),
+                ipip_pmtudisc=1,
             )
         # An interface without address drops packets in spite of a loose reverse path filter.
         self.add_address(tunnel.node_address, device.index)
@@ -268,9 +249,9 @@ class Links:
             if device.name == name or ends:
                 self.remove_device(device)
 
-    def _forgiving(self, kind: int, payload: bytes, *forgiven: int) -> None:
+    def _forgiving(self, question: Callable[[_RouteSocket], Coroutine[Any, Any, object]], *forgiven: int) -> None:
         try:
-            self._open().request(kind, 0, payload)
+            self._channel.ask(question)
         except OSError as error:
             if error.errno not in forgiven:
                 raise
@@ -287,38 +268,84 @@ def _is_probe_device(device: Device, mtu_bytes: int) -> bool:
     return device.kind == _IPIP and device.external and device.mtu_bytes == mtu_bytes
 
 
-def _address_payload(address: IPAddress, index: int) -> bytes:
+def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
+    arguments: dict[str, object] = {
+        "index": index,
+        "family": _FAMILIES[address.version],
+        "address": str(address),
+        "local": str(address),
+        "prefixlen": address.max_prefixlen,
+    }
+    if address.version == 6:
+        return arguments | {"flags": _IFA_F_NODAD}
     # Host scope keeps the kernel from choosing a VIP as source of the node's own packets.
-    family = _AF_INET if address.version == 4 else _AF_INET6
-    payload = _ADDRESS.pack(family, address.max_prefixlen, 0, _SCOPE_HOST if address.version == 4 else 0, index)
-    payload += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
-    return payload + (attribute(_IFA_FLAGS, _U32.pack(_IFA_F_NODAD)) if address.version == 6 else b"")
+    return arguments | {"scope": RT_SCOPE_HOST}
 
 
-def _device(answer: bytes) -> Device:
-    _, _, index, flags, _ = _LINK.unpack_from(answer)
-    fields = attributes(answer, _LINK.size)
-    information = attributes(fields.get(_IFLA_LINKINFO, b""))
-    data: Attributes = attributes(information.get(_INFO_DATA, b""))
+def _with(message: type[Any], **fields: object) -> Any:
+    made = message()
+    made.update(fields)
+    return made
+
+
+async def _device_named(link: _RouteSocket, name: str) -> Device | None:
+    request = _with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
+    try:
+        return _device(await get(link, RTM_GETLINK, request))
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+
+
+def _probe_route(answer: Any, index: int) -> ProbeRoute | None:
+    # Without a destination it is a default route, which is none of ours.
+    if (probe_address := answer.get_attr("RTA_DST")) is None or answer.get_attr("RTA_OIF") != index:
+        return None
+    encapsulation = answer.get_attr("RTA_ENCAP")
+    worker = encapsulation.get_attr("destination") if isinstance(encapsulation, _EncapIp) else None
+    return ProbeRoute(ip_address(probe_address), ip_address(worker or 0))
+
+
+def _device(answer: Any) -> Device:
+    fields = _by_name(answer)
+    information = _by_name(fields.get("IFLA_LINKINFO"))
+    kind = information.get("IFLA_INFO_KIND")
+    data = _by_name(information.get("IFLA_INFO_DATA") if kind == _IPIP else None)
     return Device(
-        name=fields[_IFLA_IFNAME].rstrip(b"\0").decode(),
-        index=index,
-        up=bool(flags & _IFF_UP),
-        kind=information.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
-        local=_end(data, _IPTUN_LOCAL),
-        remote=_end(data, _IPTUN_REMOTE),
-        external=_IPTUN_COLLECT_METADATA in data,
-        mtu_bytes=_U32.unpack(fields[_IFLA_MTU])[0] if _IFLA_MTU in fields else 0,
+        name=fields["IFLA_IFNAME"],
+        index=answer["index"],
+        up=bool(answer["flags"] & IFF_UP),
+        kind=kind or "",
+        local=_end(data.get("IFLA_IPIP_LOCAL")),
+        remote=_end(data.get("IFLA_IPIP_REMOTE")),
+        external="IFLA_IPIP_COLLECT_METADATA" in data,
+        mtu_bytes=fields.get("IFLA_MTU", 0),
     )
 
 
-def _end(data: Attributes, kind: int) -> IPAddress | None:
-    packed = data.get(kind, b"")
-    return _unpacked(packed) if len(packed) == 4 and any(packed) else None
+_WANTED_OF_DEVICES = frozenset(
+    {
+        "IFLA_IFNAME",
+        "IFLA_MTU",
+        "IFLA_LINKINFO",
+        "IFLA_INFO_KIND",
+        "IFLA_INFO_DATA",
+        "IFLA_IPIP_LOCAL",
+        "IFLA_IPIP_REMOTE",
+        "IFLA_IPIP_COLLECT_METADATA",
+    }
+)
 
 
-def _unpacked(packed: bytes) -> IPAddress:
-    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
+def _by_name(answer: Any) -> dict[str, Any]:
+    # A device has dozens of attributes, of which each get_attr() looks at all.
+    return {a.name: a.value for a in answer["attrs"] if a.name in _WANTED_OF_DEVICES} if answer is not None else {}
+
+
+def _end(text: str | None) -> IPAddress | None:
+    address = ip_address(text or 0)
+    return None if address.is_unspecified else address
 
 
 def _only_ipv4(address: IPAddress) -> None:

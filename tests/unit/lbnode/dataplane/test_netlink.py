@@ -1,55 +1,160 @@
-"""Netlink bytes, against the layouts of the kernel's headers written out by hand, and hostile input."""
+"""Questions to the kernel, against one that is played: what it says is written out by hand from the kernel's headers."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import struct
+from collections.abc import Callable
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
+from pyroute2.netlink import genlmsg
 
-from lbnode.dataplane.netlink import NLMSG_ERROR, attribute, attributes, error_number, messages, nested
-from lbnode.dataplane.xtables import without_counters
+from lbnode.dataplane.netlink import BATCH_MESSAGES, BlockingSocket, Channel, WholeDumps, batch, dump, get
+from lbnode.errors import Bug, Retry
 
-
-def test_an_attribute_is_length_type_payload_and_padding() -> None:
-    assert attribute(3, b"lo\0") == struct.pack("=HH", 7, 3) + b"lo\0" + b"\0"
-    assert nested(18, attribute(1, b"ipip")) == struct.pack("=HH", 12, 18 | 0x8000) + struct.pack("=HH", 8, 1) + b"ipip"
-
-
-@given(st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=40), max_size=8))
-def test_attributes_read_back(values: dict[int, bytes]) -> None:
-    assert attributes(b"".join(attribute(k, v) for k, v in values.items())) == values
+KIND, MULTI, INTERRUPTED = 0x1C, 0x2, 0x10
+ERROR, DONE = 2, 3
 
 
-@given(st.binary(max_size=200))
-def test_hostile_bytes_end_the_parsing_and_raise_nothing(data: bytes) -> None:
-    attributes(data)
-    list(messages(data))
-    error_number(data)
+def message(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(payload), kind, flags, sequence, 0) + payload
 
 
-def test_messages_are_split_by_their_length_and_errors_are_positive_numbers() -> None:
-    one = struct.pack("=IHHII", 20, NLMSG_ERROR, 0, 7, 0) + struct.pack("=i", -17)
-    two = struct.pack("=IHHII", 17, 99, 2, 8, 0) + b"x" + b"\0\0\0"
-    found = list(messages(one + two))
-    assert [(kind, flags, sequence) for kind, flags, sequence, _ in found] == [(NLMSG_ERROR, 0, 7), (99, 2, 8)]
-    assert error_number(found[0][3]) == 17
-    assert found[1][3] == b"x"
+def refusal(sequence: int, number: int) -> bytes:
+    """An acknowledgement for number 0. A refusal repeats the request."""
+    return message(ERROR, 0, sequence, struct.pack("=i", -number) + message(KIND, 1, sequence, bytes(4)))
 
 
-def entry(rule: bytes, packets: int) -> bytes:
-    """A ``struct ipt_entry``: 84 bytes of match, cache, two offsets, mark, two counters, then the rule's own bytes."""
-    return bytes(84) + struct.pack("=IHHIQQ", 0, 112, 112 + len(rule), packets, packets, packets * 60) + rule
+def answer(sequence: int, command: int, flags: int = 0) -> bytes:
+    return message(KIND, flags, sequence, struct.pack("=BBH", command, 1, 0))
 
 
-@given(
-    st.lists(st.binary(max_size=6).map(lambda b: b.ljust(8, b"\1")), max_size=5),
-    st.integers(0, 1000),
-    st.integers(0, 1000),
-)
-def test_a_fingerprint_sees_rules_and_not_counters(rules: list[bytes], before: int, after: int) -> None:
-    one, two = (b"".join(entry(r, n) for r in rules) for n in (before, after))
-    assert without_counters(one, 90, 92, 96) == without_counters(two, 90, 92, 96)
-    if rules:
-        other = b"".join(entry(r, before) for r in [*rules[:-1], rules[-1][:-1] + b"\2"])
-        assert without_counters(one, 90, 92, 96) != without_counters(other, 90, 92, 96)
+class PlayedSocket(BlockingSocket):
+    """``kernel`` makes the datagrams that answer the sequence numbers of one ``sendmsg``."""
+
+    marshal_class = WholeDumps
+    kernel: Callable[[list[int]], list[bytes]]
+    closed = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marshal.msg_map[KIND] = genlmsg
+        self.pending: list[bytes] = []
+        self.sent: list[int] = []
+
+    async def setup_endpoint(self) -> None:
+        pass
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        sequences, at = [], 0
+        while at < len(data):
+            length, _, _, sequence, _ = struct.unpack_from("=IHHII", data, at)
+            sequences.append(sequence)
+            at += length
+        self.sent.append(len(sequences))
+        self.pending += type(self).kernel(sequences)
+        return len(data)
+
+    def recv(self, buffersize: int, flags: int = 0) -> bytes:
+        if not self.pending:
+            raise TimeoutError
+        return self.pending.pop(0)
+
+    def close(self, code: int = 0) -> None:
+        type(self).closed += 1
+        super().close()
+
+
+def channel(kernel: Callable[[list[int]], list[bytes]]) -> tuple[Channel[PlayedSocket], type[PlayedSocket]]:
+    played = type("Played", (PlayedSocket,), {"kernel": staticmethod(kernel), "closed": 0})
+    return Channel(played), played
+
+
+async def commands(socket: PlayedSocket) -> list[int]:
+    return await dump(socket, KIND, genlmsg(), lambda a: int(a["cmd"]))
+
+
+def test_a_dump_is_all_messages_up_to_the_end() -> None:
+    def kernel(sequences: list[int]) -> list[bytes]:
+        (s,) = sequences
+        return [answer(s, 1, MULTI) + answer(s, 2, MULTI), answer(s, 3, MULTI), message(DONE, MULTI, s, bytes(4))]
+
+    asked, _ = channel(kernel)
+    assert asked.ask(commands) == [1, 2, 3]
+    asked.close()
+
+
+def test_answers_to_a_request_that_was_given_up_are_passed_over() -> None:
+    def kernel(sequences: list[int]) -> list[bytes]:
+        (s,) = sequences
+        return [answer(s + 7, 9), refusal(s + 8, errno.EBUSY), answer(s, 4)]
+
+    async def one(socket: PlayedSocket) -> int:
+        return int((await get(socket, KIND, genlmsg()))["cmd"])
+
+    asked, _ = channel(kernel)
+    assert asked.ask(one) == 4
+    asked.close()
+
+
+def test_a_refusal_is_an_operating_system_error_and_the_socket_stays() -> None:
+    asked, played = channel(lambda sequences: [refusal(sequences[0], errno.EPERM)])
+    for _ in range(2):
+        with pytest.raises(PermissionError):
+            asked.ask(commands)
+    assert played.closed == 0
+    asked.close()
+
+
+@pytest.mark.parametrize("place", ["first", "last", "end"])
+def test_a_table_that_changed_while_it_was_read_is_read_again(place: str) -> None:
+    def kernel(sequences: list[int]) -> list[bytes]:
+        (s,) = sequences
+        flags = {p: MULTI | (INTERRUPTED if p == place else 0) for p in ("first", "last", "end")}
+        return [answer(s, 1, flags["first"]), answer(s, 2, flags["last"]), message(DONE, flags["end"], s, bytes(4))]
+
+    asked, played = channel(kernel)
+    with pytest.raises(Retry, match="changed while it was read"):
+        asked.ask(commands)
+    assert played.closed == 1
+
+
+def test_a_silent_kernel_is_asked_again_later_by_another_socket() -> None:
+    asked, played = channel(lambda _: [])
+    with pytest.raises(Retry, match="did not answer"):
+        asked.ask(commands)
+    assert played.closed == 1
+
+
+def test_a_batch_tells_the_error_of_each_message_and_goes_on_to_its_end() -> None:
+    refused = {3: errno.EEXIST, BATCH_MESSAGES + 1: errno.ENOENT}
+    seen: list[int] = []
+
+    def kernel(sequences: list[int]) -> list[bytes]:
+        first = len(seen)
+        seen.extend(sequences)
+        return [refusal(s, refused.get(first + n, 0)) for n, s in enumerate(sequences)]
+
+    asked, _ = channel(kernel)
+    number = BATCH_MESSAGES + 5
+
+    async def send(socket: PlayedSocket) -> tuple[list[int], list[int]]:
+        return await batch(socket, [(KIND, 5, genlmsg()) for _ in range(number)]), socket.sent
+
+    results, sent = asked.ask(send)
+    assert results == [refused.get(n, 0) for n in range(number)]
+    assert sent == [BATCH_MESSAGES, 5]
+    assert len(set(seen)) == number
+    asked.close()
+
+
+def test_a_question_that_waits_for_anything_but_the_kernel_is_a_bug() -> None:
+    async def other(_: PlayedSocket) -> None:
+        await asyncio.Future(loop=loop)
+
+    loop = asyncio.new_event_loop()
+    asked, _ = channel(lambda _: [])
+    with pytest.raises(Bug, match="something else"):
+        asked.ask(other)
+    loop.close()
