@@ -17,7 +17,8 @@ Snapshot = Mapping[str, Mapping[str, tuple[str, ...]]]
 """By machine and aspect (links, addresses, rules...), the lines that describe it, sorted."""
 
 # What kubelet, kube-proxy and the container network change with every pod is no leftover of ours.
-_FOREIGN = re.compile(r"\b(veth|cni|kube)|KUBE-|CNI-|cali|@if")
+# The kernel computes sync_qlen_max from the memory that is free when IPVS is loaded.
+_FOREIGN = re.compile(r"\b(veth|cni|kube)|KUBE-|CNI-|cali|@if|net\.ipv4\.vs\.sync_qlen_max")
 _ASPECTS = {
     "links": "ip -o link show | awk '{print $2}'",
     "addresses": "ip -o addr show | awk '{print $2, $3, $4}'",
