@@ -21,7 +21,7 @@ status: tools ## Show the machines, sessions, addresses and routes of the lab
 lab-down: tools ## Take the lab away without a trace (the tool cache stays)
 	@$(VENV)/python -m lab down
 
-test: tools lint ## Run the linters, then every test, in the lab too, which stays up
+test: tools lint ## Run the linters, then every test; the lab is brought up for it and taken down after
 	@$(VENV)/python -m lab up
 	@$(VENV)/pytest -m ""
 

@@ -95,7 +95,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 def on_host() -> list[str]:
     """What of the lab is on the host: namespaces, links, mounts, processes, files. Empty after `down`."""
-    found = [f"namespace {name}" for name in sorted(netns.existing()) if name.startswith("sg-")]
+    found = [f"namespace {name}" for name in sorted(netns.existing()) if name.startswith(topology.PREFIX)]
     links = netns.run(None, ["ip", "-o", "link", "show"]).stdout
     names = {topology.RACK_BRIDGE, *(node.tap for node in topology.NODES)}
     found += [

@@ -1,4 +1,4 @@
-"""The lab, brought up and deployed once for all tests that need it; it stays up unless SAMEGATE_LAB_DOWN is set."""
+"""The lab, brought up and deployed once for all tests that need it; `test_take_down.py` takes it away."""
 
 from __future__ import annotations
 
