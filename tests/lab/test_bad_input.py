@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab import cluster, netns, routers, topology
+from lab import cluster, netns, processes, routers, topology
 from lab.report.bench import APPS, SYSTEM_NAMESPACE, Bench, Target, addresses_of, wait_until
 from lab.report.steady import ECHO
 
@@ -229,28 +229,42 @@ def test_an_exhausted_pool_is_told_and_hurts_nobody(bench: Bench, echo: Target) 
 
 @contextmanager
 def tor1_configured(commands: list[str], undo: list[str]) -> Iterator[None]:
-    """The first ToR with other BGP settings."""
+    """The first ToR with other BGP settings; a route-map EVERYTHING is there (FRR sends nothing to an external peer without a policy)."""
     enter = ["configure terminal", f"router bgp {topology.TOR1_ROUTER.asn}"]
+    routers.vtysh("tor1", "configure terminal", "route-map EVERYTHING permit 10")
     routers.vtysh("tor1", *enter, *commands)
     try:
         yield
     finally:
         routers.vtysh("tor1", *enter, *undo)
+        routers.vtysh("tor1", "configure terminal", "no route-map EVERYTHING")
+
+
+@contextmanager
+def tor1_with_key(key: str) -> Iterator[None]:
+    """The first ToR with a TCP-MD5 key for the edge nodes. FRR keeps the key of a listening range when it is taken back: so it starts anew."""
+    enter = ["configure terminal", f"router bgp {topology.TOR1_ROUTER.asn}"]
+    routers.vtysh("tor1", *enter, f"neighbor EDGES password {key}")
+    routers.vtysh("tor1", "clear bgp *")
+    try:
+        yield
+    finally:
+        processes.stop("tor1-bgpd")
+        routers.start()
 
 
 def test_a_bgp_key_on_one_side_only_is_seen_and_the_other_router_serves(bench: Bench, echo: Target) -> None:
-    with tor1_configured(["neighbor EDGES password another-key"], ["no neighbor EDGES password"]):
-        routers.vtysh("tor1", "clear bgp *")
+    with tor1_with_key("another-key"):
         wait_until("tor1 has lost the VIP", lambda: not bench.announced_by(echo.vip)["tor1"], 30)
-        wait_until(
-            "edge1 sees its session down",
-            lambda: status(bench, "edge1")["sessions"]["tor1"]["state"] != "Established",
-            30,
-        )
+        wait_until("edge1 sees its session down", lambda: session_state(bench, "tor1") != "Established", 30)
         assert bench.announced_by(echo.vip)["tor2"] == bench.edges
         assert is_served(bench, echo)
-        assert status(bench, "edge1")["sessions"]["tor2"]["state"] == "Established"
+        assert session_state(bench, "tor2") == "Established"
     bench.wait_announced(echo.vip, bench.edges, RECONNECT_SECONDS)
+
+
+def session_state(bench: Bench, peer: str) -> str:
+    return str(status(bench, EDGE1.name)["sessions"][peer]["state"])
 
 
 def host_routes(bench: Bench, node: str) -> str:
@@ -269,7 +283,7 @@ def test_a_default_route_and_a_table_of_routes_from_a_router_are_not_learnt(benc
         with tor1_configured(
             [
                 family,
-                "no neighbor EDGES route-map NOTHING out",
+                "neighbor EDGES route-map EVERYTHING out",
                 "neighbor EDGES default-originate",
                 "redistribute kernel",
             ],
