@@ -3,26 +3,16 @@
 A pure function of a snapshot, the settings and the node's name, so that all edge nodes that see the same objects build the same hash
 tables. What an edge node alone knows (its probes) enters as :class:`WorkerHealth` and changes only whether a destination is drained,
 never its place in the table.
-
-**Which workers are destinations** of a Service port, by the EndpointSlices and Nodes:
-
-- ``externalTrafficPolicy: Local``: the workers that hold endpoints. One with a ready endpoint is active; one whose endpoints are
-  unready or terminate is drained, its slots stay, and it goes when its last endpoint goes. UDP flows never end by themselves, so there only
-  endpoints that still serve keep a drained worker.
-- ``Cluster``: every worker, while there is a ready endpoint anywhere, because kube-proxy forwards from each.
-- No ready endpoint anywhere: serving terminating ones count as ready, as kube-proxy delivers to them then.
-- Endpoints that are unready on a Node whose Ready condition is Unknown count as ready and are *held*: the API or the kubelet is away,
-  and the tunnel probe decides. So are, where no endpoint is ready, those that have grace (:mod:`lbnode.grace`).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
-    Destination,
     EdgeFilter,
     EdgeState,
     IPAddress,
@@ -43,10 +33,8 @@ from lbnode.model import (
 )
 from lbnode.objects import (
     ADDRESS_ANNOTATION,
-    EXCLUDE_NODE_LABEL,
     ONE_PACKET_ANNOTATION,
     SERVICE_PROXY_LABEL,
-    Endpoint,
     EndpointSliceObject,
     NodeObject,
     ServiceObject,
@@ -68,9 +56,6 @@ EDGE_SYSCTLS = {
     "net.ipv4.vs.schedule_icmp": "1",
     "net.ipv4.vs.sloppy_tcp": "1",
 }
-#: A drained destination has this share of the table, whatever its share was: the kernel does not show the share of a weight-0 destination,
-#: so only a constant can be kept equal on all edge nodes.
-DRAINED_WEIGHT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +89,6 @@ class WorkerPlan:
     checks: tuple[HealthCheck, ...] = ()
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Destinations of one Service port in one family, probes aside."""
-
-    destinations: tuple[Destination, ...] = ()
-    held: frozenset[IPAddress] = frozenset()
-    endpoints: int = 0
-    terminating_only: bool = False
 
 
 def translate_edge(
@@ -150,9 +125,9 @@ def translate_edge(
             if (problem := _address_problem(service, address, vips, settings)) is not None:
                 rejections.append(problem)
                 continue
-            targets: list[_Target] = []
+            targets: list[Target] = []
             for port, protocol in ports:
-                target, refused = _target(
+                target, refused = destinations_of(
                     snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, graced
                 )
                 rejections += [r for r in refused if r not in rejections]
@@ -160,7 +135,7 @@ def translate_edge(
                 services.append(
                     VirtualService(
                         key=VirtualKey(address, protocol, port.port),
-                        destinations=_drain_unfit(target.destinations, service.name, protocol, health),
+                        destinations=drain_unfit(target.destinations, service.name, protocol, health),
                         hash_source_port=not service.client_ip_affinity,
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
@@ -304,74 +279,6 @@ def _address_problem(
     return None
 
 
-def _target(
-    nodes: Mapping[str, NodeObject],
-    slices: Sequence[EndpointSliceObject],
-    settings: AgentSettings,
-    service: ServiceObject,
-    port: ServicePort,
-    protocol: Protocol,
-    family: int,
-    graced: frozenset[tuple[ServiceName, str]],
-) -> tuple[_Target, list[Rejection]]:
-    endpoints, known = _endpoints(slices, port, family)
-    refused: list[Rejection] = []
-    if not endpoints and known and isinstance(port.target, str):
-        message = (
-            f"port {port.name or port.port}: no pod has a port named {port.target!r}. "
-            "Name a container port so, or give targetPort a number"
-        )
-        refused.append(Rejection(service.name, "UnknownNamedPort", message))
-
-    some_ready = any(e.ready for e in endpoints)
-
-    def is_held(endpoint: Endpoint) -> bool:
-        node = nodes.get(endpoint.node_name or "")
-        if node is None or endpoint.ready or endpoint.terminating:
-            return False
-        return node.ready == "Unknown" or (not some_ready and (service.name, node.name) in graced)
-
-    ready = [e for e in endpoints if e.ready or is_held(e)]
-    # An endpoint that terminates on an Unknown node was evicted in absence and may well run on.
-    last_resort = [
-        e
-        for e in endpoints
-        if e.terminating and (e.serving or ((n := nodes.get(e.node_name or "")) is not None and n.ready == "Unknown"))
-    ]
-    terminating_only = not ready and bool(last_resort)
-    delivering = ready or last_resort
-    count: Counter[str] = Counter(e.node_name or "" for e in delivering)
-    if protocol is Protocol.UDP:
-        present = {e.node_name for e in (*ready, *last_resort)}
-    else:
-        present = {e.node_name for e in endpoints}
-    surely_ready = {e.node_name for e in endpoints if e.ready}
-
-    destinations: list[Destination] = []
-    held: set[IPAddress] = set()
-    for node in nodes.values():
-        address = node.address(family)
-        if address is None or not node.matches(settings.worker_node_selector):
-            continue
-        if service.local:
-            if node.name not in present:
-                continue
-            active = count[node.name] > 0
-            weight = count[node.name] if settings.weights == "endpoints" else 1
-        else:
-            if not endpoints:
-                continue
-            # A node that says it is not ready keeps its place in the table but gets nothing new.
-            active = bool(delivering) and node.ready != "False"
-            weight = 1
-        drained = not active or node.draining or node.deleting or EXCLUDE_NODE_LABEL in node.labels
-        destinations.append(Destination(address, DRAINED_WEIGHT if drained else weight, drained))
-        if service.local and not drained and not terminating_only and node.name not in surely_ready:
-            held.add(address)
-    destinations.sort(key=lambda d: address_order(d.address))
-    return _Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
-
-
 def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSliceObject]]:
     found: defaultdict[ServiceName, list[EndpointSliceObject]] = defaultdict(list)
     for piece in snapshot.slices:
@@ -380,48 +287,7 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
-def _endpoints(slices: Sequence[EndpointSliceObject], port: ServicePort, family: int) -> tuple[list[Endpoint], bool]:
-    """Endpoints of a Service port, each pod once, and whether the Service has endpoints on any port."""
-    found: dict[tuple[IPAddress, ...], Endpoint] = {}
-    known = False
-    for piece in slices:
-        if piece.version != family or not piece.endpoints:
-            continue
-        known = True
-        if not any(p.name == port.name and p.protocol == port.protocol for p in piece.ports):
-            continue
-        for endpoint in piece.endpoints:
-            # A pod that moves between slices is in both for a while (discovery/v1); the better view counts.
-            other = found.get(endpoint.addresses)
-            if other is None or (endpoint.ready, endpoint.serving) > (other.ready, other.serving):
-                found[endpoint.addresses] = endpoint
-    return list(found.values()), known
-
-
-def _drain_unfit(
-    destinations: tuple[Destination, ...], service: ServiceName, protocol: Protocol, health: WorkerHealth
-) -> tuple[Destination, ...]:
-    """Drain the destinations that probes or the worker's kube-proxy speak against, unless that leaves none: then withdrawal decides."""
-
-    def is_unfit(destination: Destination) -> bool:
-        return destination.address in health.unhealthy or (service, destination.address) in health.without_endpoints
-
-    active = [d for d in destinations if not d.drained]
-    if all(map(is_unfit, active)):
-        return destinations
-    fitted: list[Destination] = []
-    for destination in destinations:
-        if destination.address in health.unhealthy and protocol is Protocol.UDP:
-            # A UDP flow would follow its drained destination as long as it sends; without the destination it moves on.
-            continue
-        if not destination.drained and is_unfit(destination):
-            fitted.append(Destination(destination.address, DRAINED_WEIGHT, True))
-        else:
-            fitted.append(destination)
-    return tuple(fitted)
-
-
-def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[_Target]) -> VipFacts:
+def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]) -> VipFacts:
     """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
     listed = list(targets)
     workers = {d.address for t in listed for d in t.destinations if not d.drained}

@@ -118,6 +118,7 @@ def test_an_expired_watch_lists_anew_and_loses_nothing(monkeypatch: pytest.Monke
 def test_a_cut_line_lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script([[service(1)], [service(20, port=82)]], [[b'{"type": "MODIFIED", "obj']])
     follow(script, port_is(82), monkeypatch)
+    assert script.listed == 2
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
@@ -138,6 +139,7 @@ def test_a_silent_watch_is_taken_for_half_open_and_listed_anew(monkeypatch: pyte
     monkeypatch.setattr(kube, "SILENCE_SECONDS", 0.05)
     script = Script([[service(1)], [service(20, port=84)]], [])
     follow(script, port_is(84), monkeypatch)
+    assert script.listed >= 2
 
 
 def test_half_open_connections_are_found_within_a_minute() -> None:

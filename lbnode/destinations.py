@@ -1,0 +1,147 @@
+"""Which workers are destinations of a Service port, by the EndpointSlices and Nodes.
+
+- ``externalTrafficPolicy: Local``: the workers that hold endpoints. One with a ready endpoint is active; one whose endpoints are
+  unready or terminate is drained, its slots stay, and it goes when its last endpoint goes. UDP flows never end by themselves, so there only
+  endpoints that still serve keep a drained worker.
+- ``Cluster``: every worker, while there is a ready endpoint anywhere, because kube-proxy forwards from each.
+- No ready endpoint anywhere: serving terminating ones count as ready, as kube-proxy delivers to them then.
+- Endpoints that are unready on a Node whose Ready condition is Unknown count as ready and are *held*: the API or the kubelet is away,
+  and the tunnel probe decides. So are, where no endpoint is ready, those that have grace (:mod:`lbnode.grace`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lbnode.model import Destination, IPAddress, Protocol, Rejection, ServiceName, WorkerHealth, address_order
+from lbnode.objects import EXCLUDE_NODE_LABEL, Endpoint, EndpointSliceObject, NodeObject, ServiceObject, ServicePort
+from lbnode.settings import AgentSettings
+
+#: A drained destination has this share of the table, whatever its share was: the kernel does not show the share of a weight-0 destination,
+#: so only a constant can be kept equal on all edge nodes.
+DRAINED_WEIGHT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Destinations of one Service port in one family, probes aside."""
+
+    destinations: tuple[Destination, ...] = ()
+    held: frozenset[IPAddress] = frozenset()
+    endpoints: int = 0
+    terminating_only: bool = False
+
+
+def destinations_of(
+    nodes: Mapping[str, NodeObject],
+    slices: Sequence[EndpointSliceObject],
+    settings: AgentSettings,
+    service: ServiceObject,
+    port: ServicePort,
+    protocol: Protocol,
+    family: int,
+    graced: frozenset[tuple[ServiceName, str]],
+) -> tuple[Target, list[Rejection]]:
+    """The destinations of one port of ``service`` in the IP version ``family``, and why there are none where a mistake is the reason.
+
+    ``slices`` are the Service's own; ``graced`` as in :func:`lbnode.translate.translate_edge`.
+    """
+    endpoints, known = _endpoints(slices, port, family)
+    refused: list[Rejection] = []
+    if not endpoints and known and isinstance(port.target, str):
+        message = (
+            f"port {port.name or port.port}: no pod has a port named {port.target!r}. "
+            "Name a container port so, or give targetPort a number"
+        )
+        refused.append(Rejection(service.name, "UnknownNamedPort", message))
+
+    some_ready = any(e.ready for e in endpoints)
+
+    def is_held(endpoint: Endpoint) -> bool:
+        node = nodes.get(endpoint.node_name or "")
+        if node is None or endpoint.ready or endpoint.terminating:
+            return False
+        return node.ready == "Unknown" or (not some_ready and (service.name, node.name) in graced)
+
+    ready = [e for e in endpoints if e.ready or is_held(e)]
+    # An endpoint that terminates on an Unknown node was evicted in absence and may well run on.
+    last_resort = [
+        e
+        for e in endpoints
+        if e.terminating and (e.serving or ((n := nodes.get(e.node_name or "")) is not None and n.ready == "Unknown"))
+    ]
+    terminating_only = not ready and bool(last_resort)
+    delivering = ready or last_resort
+    count: Counter[str] = Counter(e.node_name or "" for e in delivering)
+    if protocol is Protocol.UDP:
+        present = {e.node_name for e in (*ready, *last_resort)}
+    else:
+        present = {e.node_name for e in endpoints}
+    surely_ready = {e.node_name for e in endpoints if e.ready}
+
+    destinations: list[Destination] = []
+    held: set[IPAddress] = set()
+    for node in nodes.values():
+        address = node.address(family)
+        if address is None or not node.matches(settings.worker_node_selector):
+            continue
+        if service.local:
+            if node.name not in present:
+                continue
+            active = count[node.name] > 0
+            weight = count[node.name] if settings.weights == "endpoints" else 1
+        else:
+            if not endpoints:
+                continue
+            # A node that says it is not ready keeps its place in the table but gets nothing new.
+            active = bool(delivering) and node.ready != "False"
+            weight = 1
+        drained = not active or node.draining or node.deleting or EXCLUDE_NODE_LABEL in node.labels
+        destinations.append(Destination(address, DRAINED_WEIGHT if drained else weight, drained))
+        if service.local and not drained and not terminating_only and node.name not in surely_ready:
+            held.add(address)
+    destinations.sort(key=lambda d: address_order(d.address))
+    return Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
+
+
+def _endpoints(slices: Sequence[EndpointSliceObject], port: ServicePort, family: int) -> tuple[list[Endpoint], bool]:
+    """Endpoints of a Service port, each pod once, and whether the Service has endpoints on any port."""
+    found: dict[tuple[IPAddress, ...], Endpoint] = {}
+    known = False
+    for piece in slices:
+        if piece.version != family or not piece.endpoints:
+            continue
+        known = True
+        if not any(p.name == port.name and p.protocol == port.protocol for p in piece.ports):
+            continue
+        for endpoint in piece.endpoints:
+            # A pod that moves between slices is in both for a while (discovery/v1); the better view counts.
+            other = found.get(endpoint.addresses)
+            if other is None or (endpoint.ready, endpoint.serving) > (other.ready, other.serving):
+                found[endpoint.addresses] = endpoint
+    return list(found.values()), known
+
+
+def drain_unfit(
+    destinations: tuple[Destination, ...], service: ServiceName, protocol: Protocol, health: WorkerHealth
+) -> tuple[Destination, ...]:
+    """Drain the destinations that probes or the worker's kube-proxy speak against, unless that leaves none: then withdrawal decides."""
+
+    def is_unfit(destination: Destination) -> bool:
+        return destination.address in health.unhealthy or (service, destination.address) in health.without_endpoints
+
+    active = [d for d in destinations if not d.drained]
+    if all(map(is_unfit, active)):
+        return destinations
+    fitted: list[Destination] = []
+    for destination in destinations:
+        if destination.address in health.unhealthy and protocol is Protocol.UDP:
+            # A UDP flow would follow its drained destination as long as it sends; without the destination it moves on.
+            continue
+        if not destination.drained and is_unfit(destination):
+            fitted.append(Destination(destination.address, DRAINED_WEIGHT, True))
+        else:
+            fitted.append(destination)
+    return tuple(fitted)
