@@ -99,6 +99,8 @@ def kubelet_configuration() -> dict[str, Any]:
         "nodeStatusUpdateFrequency": "10s",
         "nodeStatusReportFrequency": "5m",
         "nodeLeaseDurationSeconds": 40,
+        # Mounted ConfigMaps follow their objects at this pace; the default of a minute makes every test of settings wait that long.
+        "syncFrequency": "15s",
         "fileCheckFrequency": "5m",
         "volumeStatsAggPeriod": "10m",
         "imageGCHighThresholdPercent": 100,
