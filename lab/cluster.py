@@ -113,6 +113,14 @@ def dns_objects(image: str) -> list[dict[str, Any]]:
         "serviceAccountName": "coredns",
         "dnsPolicy": "Default",
         "nodeSelector": {topology.ROLE_LABEL: "worker"},
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {"matchLabels": labels},
+            }
+        ],
         # Port 53 without a capability: the pod's own network namespace lowers the limit (sysctl is in the safe set).
         "securityContext": {
             "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
@@ -147,7 +155,8 @@ def dns_objects(image: str) -> list[dict[str, Any]]:
             "kind": "Deployment",
             "metadata": metadata | {"labels": labels},
             "spec": {
-                "replicas": 1,
+                # One a worker: names resolve while a machine is gone, and `up` need not wait for the one that comes back.
+                "replicas": 2,
                 "selector": {"matchLabels": labels},
                 "template": {"metadata": {"labels": labels}, "spec": pod},
             },
