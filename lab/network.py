@@ -19,6 +19,12 @@ ROUTER_SYSCTLS = {
     "net.ipv4.conf.all.send_redirects": "0",
     "net.ipv4.conf.default.send_redirects": "0",
 }
+# The core picks a ToR by other fields than the ToRs pick an edge node by: client, VIP and source port. With the same fields, namespaces of one
+# kernel compute the same hash, and each ToR sees only flows of one half: then one edge node may get them all. Routers have a seed each.
+CORE_SYSCTLS = {
+    "net.ipv4.fib_multipath_hash_policy": "3",
+    "net.ipv4.fib_multipath_hash_fields": str(0x0001 | 0x0002 | 0x0010),
+}
 HOST_SYSCTLS = {
     # The packet hash crosses veth: without this a client's retransmission is hashed to another edge node by the
     # namespace router, which no real router does.
@@ -29,6 +35,8 @@ QUIET_SYSCTLS = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.d
 
 def sysctls(namespace: str) -> dict[str, str]:
     """The sysctls of a namespace."""
+    if namespace == topology.CORE:
+        return QUIET_SYSCTLS | ROUTER_SYSCTLS | CORE_SYSCTLS
     if namespace in {router.namespace for router in topology.ROUTERS}:
         return QUIET_SYSCTLS | ROUTER_SYSCTLS
     if namespace == topology.CONTROL:

@@ -63,11 +63,27 @@ def measure_client_ip_preserved(bench: Bench) -> Mapping[str, Measured]:
 
 
 def ready_target(bench: Bench, service: str) -> Target:
-    """A test-only Service once both edge nodes announce it and a connection succeeds."""
+    """A test-only Service over the echo pods, once both edge nodes announce it and send to every worker that has one."""
     wait_until(f"{service} has an address", lambda: has_address(bench, service), 20)
     target = bench.target(service)
     bench.wait_announced(target.vip, bench.edges, 20)
+    workers = len(
+        {
+            pod["spec"]["nodeName"]
+            for pod in bench.objects("pods", "-n", APPS, "-l", "app.kubernetes.io/name=echo")["items"]
+        }
+    )
+    wait_until(f"{service} is served by {workers} workers", lambda: _workers_served(bench, target) == {workers}, 20)
     return target
+
+
+def _workers_served(bench: Bench, target: Target) -> set[int]:
+    """How many workers get new connections of the target, by the IPVS tables of the edge nodes."""
+    flag = "-t" if target.transport == "tcp" else "-u"
+    tables = (
+        bench.machine(edge.name).run(f"ipvsadm -Ln {flag} {target.vip}:{target.port}").stdout for edge in topology.EDGES
+    )
+    return {sum(line.split()[3] != "0" for line in table.splitlines() if "Tunnel" in line) for table in tables}
 
 
 def has_address(bench: Bench, service: str) -> bool:
