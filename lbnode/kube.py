@@ -107,8 +107,6 @@ class Watcher:
         self._api = api
         self._changed = changed
         self.copy = Copy()
-        #: Monotonic second of the last word from the API server, by kind.
-        self.heard: dict[str, float] = {}
         self._failing: set[str] = set()
 
     async def run(self) -> None:
@@ -139,7 +137,6 @@ class Watcher:
         differs = store != objects or kind not in self.copy.listed
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)
-        self.heard[kind] = loop.time()
         if kind in self._failing:
             self._failing.discard(kind)
             self.copy.returned_seconds = loop.time()
@@ -160,7 +157,6 @@ class Watcher:
                     return
                 except StopAsyncIteration:
                     return
-                self.heard[kind] = loop.time()
                 self._take(getattr(self.copy, kind), change, found.to_dict())
         finally:
             await events.aclose()

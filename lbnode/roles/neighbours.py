@@ -46,7 +46,6 @@ class Neighbours:
         self._changed = changed
         self._interval_seconds = interval_seconds
         self._heard: dict[str, Heard] = {}
-        self.rounds = 0
 
     def said(self, node: str, within_seconds: float | None = None) -> Status | None:
         """The node's last answer, if it came within so many seconds."""
@@ -71,7 +70,6 @@ class Neighbours:
         for gone in self._heard.keys() - targets.keys():
             del self._heard[gone]
         answers = await asyncio.gather(*(self._ask(node, url) for node, url in targets.items()))
-        self.rounds += 1
         if any(answers):
             self._changed()
 
