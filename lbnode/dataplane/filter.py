@@ -269,11 +269,13 @@ class PacketFilter:
             Retry: the tool cannot tell now.
             ConfigError: the kernel or the privileges do not allow a packet filter.
         """
-        # Taken before the text is: a change in between is then found by the next call.
-        now = self._fingerprints()
-        if None in now or self._known is None or self._known[0] != now:
-            self._known = now, self._read_digest()
-        return self._known[1]
+        before = self._fingerprints()
+        if None not in before and self._known is not None and self._known[0] == before:
+            return self._known[1]
+        digest = self._read_digest()
+        # Only what stood still while it was read may be believed later: tables that change meanwhile may well change back.
+        self._known = (before, digest) if before == self._fingerprints() else None
+        return digest
 
     def _fingerprints(self) -> tuple[str | None, ...]:
         if self._backend != "legacy":

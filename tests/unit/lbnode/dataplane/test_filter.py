@@ -232,6 +232,36 @@ def test_a_held_lock_is_tried_again_and_a_refusal_is_not() -> None:
         PacketFilter(POOLS, Tools("nft", refuses=2)).replace(EDGE)
 
 
+def test_a_digest_that_was_read_while_the_tables_changed_is_not_believed_when_they_change_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = {"ours": {name: saved(EDGE, 4, name) for name in ("raw", "mangle")}, "nothing": {"raw": "", "mangle": ""}}
+    now = "ours"
+
+    def tools(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+        printed = states[now][command[-1]] if command[0] == "iptables-legacy-save" else ""
+        return subprocess.CompletedProcess(command, 3 if "nft" in command[0] else 0, printed, "")
+
+    monkeypatch.setattr(packet_filter, "fingerprint", lambda version, table: f"{now} {table}")
+    watched = PacketFilter(POOLS[:1], tools)
+    assert watched.digest() == EDGE.digest
+
+    fingerprints = watched._fingerprints
+
+    def swept_away_right_after() -> tuple[str | None, ...]:
+        nonlocal now
+        taken = fingerprints()
+        now = "nothing"
+        return taken
+
+    watched._known = None
+    monkeypatch.setattr(watched, "_fingerprints", swept_away_right_after)
+    assert watched.digest() is None
+    monkeypatch.setattr(watched, "_fingerprints", fingerprints)
+    now = "ours"
+    assert watched.digest() == EDGE.digest
+
+
 def test_a_filter_that_does_not_read_back_as_written_is_a_bug() -> None:
     with pytest.raises(Bug):
         PacketFilter(POOLS, Tools("nft")).replace(EDGE)
