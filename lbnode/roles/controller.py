@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from lbnode.allocate import Allocation, allocate
+from lbnode.allocate import Allocation, allocate, usable_addresses
 from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
 from lbnode.kube import Copy
@@ -80,6 +80,8 @@ class Controller:
     async def pass_once(self) -> None:
         """Write what differs. One Service that cannot be written does not hold up the others."""
         self._metrics.leader(self._leads())
+        self._metrics.api(self._cluster.synced, self._cluster.raw.answered)
+        self._metrics.edges({node: report is not None for node, report in self._reports().items()})
         if not self._leads():
             return
         if not self._cluster.synced:
@@ -179,7 +181,7 @@ class Controller:
         self._metrics.rejections(r for listed in rejections.values() for r in listed)
         sizes = {
             pool.name: (
-                sum(n.num_addresses for n in pool.cidrs),
+                sum(usable_addresses(n) for n in pool.cidrs),
                 sum(any(a in n for n in pool.cidrs) for _, a in pairs),
             )
             for pool in settings.pools

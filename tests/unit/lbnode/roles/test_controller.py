@@ -34,11 +34,12 @@ class Cluster:
         self.leads = True
         for name, address in (*WORKERS.items(), *EDGES.items()):
             self.put(node(name, address, "worker" if name in WORKERS else "edge"))
+        self.metrics = ControllerMetrics("test")
         self.controller = Controller(
             lambda: self.settings,
             lambda: self.copy,
             self,
-            ControllerMetrics("test"),
+            self.metrics,
             lambda: self.leads,
             lambda: self.now_seconds,
         )
@@ -282,3 +283,23 @@ def test_a_cluster_policy_is_told_that_it_hides_the_clients_address() -> None:
     cluster.put(hiding)
     cluster.run()
     assert "hides the client's address" in cluster.condition("Accepted")["message"]
+
+
+def test_a_full_pool_shows_as_full_though_its_first_and_last_address_are_not_given_out() -> None:
+    cluster = Cluster()
+    cluster.settings = parse(SETTINGS | {"pools": [{"name": "tiny", "cidrs": ["203.0.113.8/30"]}]})
+    cluster.put(*(service(name, vip=None) for name in ("a", "b", "c")))
+    cluster.run()
+    value = cluster.metrics.registry.get_sample_value
+    assert value("samegate_pool_addresses", {"pool": "tiny"}) == 2
+    assert value("samegate_pool_addresses_used", {"pool": "tiny"}) == 2
+    assert value("samegate_rejections", {"reason": "PoolExhausted"}) == 1
+
+
+def test_an_edge_node_that_does_not_answer_shows_at_every_replica() -> None:
+    cluster = Cluster()
+    cluster.leads = False
+    cluster.edge_pages["edge2"] = None
+    cluster.run(1)
+    answers = {e: cluster.metrics.registry.get_sample_value("samegate_edge_node_answers", {"edge": e}) for e in EDGES}
+    assert answers == {"edge1": 1, "edge2": 0}
