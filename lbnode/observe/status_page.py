@@ -87,7 +87,9 @@ def _header(overview: Overview, reloads: bool) -> Element:
         _element(
             "p",
             {},
-            *("As replica ", _element("strong", {}, overview.replica), f", which {leads}, saw it at "),
+            "Seen by replica ",
+            _element("strong", {}, overview.replica),
+            f", which {leads}, at ",
             _time(overview.at),
             ". ",
             *links,
@@ -185,7 +187,10 @@ def _edges(rows: Sequence[EdgeRow]) -> Element:
         "edges",
         "Edge nodes",
         ("Edge node", "State", "Announces", "Sessions", "Says"),
-        ([e.name, _edge_state(e), _count(e.announces, "VIP"), _sessions(e), _lines(e.troubles)] for e in rows),
+        (
+            [e.name, _edge_state(e), _count(e.announces, "VIP") if e.answers else "–", _sessions(e), _lines(e.troubles)]
+            for e in rows
+        ),
         "No node has the edge node labels.",
     )
 
@@ -304,10 +309,11 @@ def _table(name: str, title: str, columns: Sequence[str], rows: Iterable[Sequenc
 
 
 def _cell(column: str, content: Content, *, is_first: bool) -> Element:
-    attributes = {"data-label": column}
+    # One box inside, so that a narrow screen can set it beside its label.
+    box = _element("div", {}, content)
     if is_first:
-        return _element("th", {"role": "rowheader", "scope": "row", **attributes}, content)
-    return _element("td", {"role": "cell", **attributes}, content)
+        return _element("th", {"role": "rowheader", "scope": "row", "data-label": column}, box)
+    return _element("td", {"role": "cell", "data-label": column}, box)
 
 
 # Small things

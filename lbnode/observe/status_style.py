@@ -47,11 +47,11 @@ time { white-space: nowrap; }
 @media (max-width: 46rem) {
   body { padding: .7rem; }
   .scroll { overflow: visible; background: none; border: 0; }
-  table, tbody, tr, td, tbody th { display: block; }
+  table, tbody, tr { display: block; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   tbody tr { margin-bottom: .7rem; padding: .3rem 0; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
   tbody tr + tr > * { border-top: 0; }
-  td, tbody th { position: relative; min-height: 1.9rem; padding: .25rem .8rem .25rem 8.3rem; white-space: normal; }
-  td::before, tbody th::before { content: attr(data-label); position: absolute; left: .8rem; width: 7rem; color: var(--dim); font-weight: 400; }
+  td, tbody th { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; padding: .25rem .8rem; white-space: normal; }
+  td::before, tbody th::before { content: attr(data-label); color: var(--dim); font-weight: 400; }
 }
 """

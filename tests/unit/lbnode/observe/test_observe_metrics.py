@@ -143,7 +143,11 @@ def test_traffic_adds_up_by_vip_and_by_worker_and_goes_with_them() -> None:
         DestinationTraffic(dns, WORKER, nothing, 0, 2),
         DestinationTraffic(api, WORKER2, nothing, 8, 0),
     ]
-    grown = {(web, WORKER): Counters(1, 10, 100), (dns, WORKER): Counters(2, 20, 200), (api, WORKER2): Counters(3, 30, 300)}
+    grown = {
+        (web, WORKER): Counters(1, 10, 100),
+        (dns, WORKER): Counters(2, 20, 200),
+        (api, WORKER2): Counters(3, 30, 300),
+    }
     metrics = EdgeMetrics()
     for _ in range(2):
         metrics.traffic(looks, grown)

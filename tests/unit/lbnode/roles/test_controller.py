@@ -12,6 +12,7 @@ from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import ServiceName
 from lbnode.observe import ControllerMetrics
+from lbnode.overview import Overview
 from lbnode.roles.controller import FINALIZER, Controller
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings, parse
@@ -303,3 +304,34 @@ def test_an_edge_node_that_does_not_answer_shows_at_every_replica() -> None:
     cluster.run(1)
     answers = {e: cluster.metrics.registry.get_sample_value("samegate_edge_node_answers", {"edge": e}) for e in EDGES}
     assert answers == {"edge1": 1, "edge2": 0}
+
+
+def overview_of(cluster: Cluster) -> Overview:
+    async def look() -> Overview:
+        assert cluster.controller.edges is not None
+        await cluster.controller.edges.round()
+        return cluster.controller.overview("replica", "")
+
+    return asyncio.run(look())
+
+
+def test_the_status_page_shows_vips_and_the_events_that_were_written() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    address = cluster.address()
+    assert address is not None
+    cluster.announce(address, edge1="Announced", edge2="Draining")
+    cluster.run()
+    seen = overview_of(cluster)
+    assert [(str(v.address), v.announced_by) for v in seen.vips] == [(address, ("edge1",))]
+    assert [(e.service, e.kind, e.reason) for e in reversed(seen.events)] == cluster.events
+
+
+def test_a_replica_that_stands_by_shows_the_same_vips() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=ip_address("203.0.113.7")))
+    cluster.leads = False
+    cluster.announce("203.0.113.7", edge1="Announced")
+    seen = overview_of(cluster)
+    assert (seen.leads, [v.announced_by for v in seen.vips]) == (False, [("edge1",)])
