@@ -61,7 +61,7 @@ class EdgeMetrics(Metrics):
             "samegate_vips",
             'VIPs that are announced (announced="true") and withheld ("false"), by reason.',
             ["announced", "reason"],
-            series="reasons (about 20)",
+            series="reasons (some 20)",
             unit="VIPs",
         )
         self._healthy = self.gauge(
@@ -99,44 +99,44 @@ class EdgeMetrics(Metrics):
             "samegate_probe_alarm",
             "1 when all probes fail and no other edge node does better: the prober or the fabric is the suspect.",
         )
-        self._vip_traffic = self._traffic("vip", "of the VIP", "vip", "VIPs")
+        self._vip_traffic = self._traffic("vip", "by VIP", "vip", "VIPs")
         self._vip_open = self.gauge(
             "samegate_vip_open_connections",
-            'Connections of the VIP that IPVS holds now: established TCP (state="active") and all others ("inactive").',
+            'Connections that IPVS holds now, by VIP: established TCP (state="active") and all others ("inactive").',
             ["vip", "state"],
             series="2 x VIPs",
             unit="connections",
         )
-        self._destination_traffic = self._traffic("destination", "sent to the worker, of all VIPs", "worker", "workers")
+        self._destination_traffic = self._traffic("destination", "by worker, over all VIPs", "worker", "workers")
         self._destination_open = self.gauge(
             "samegate_destination_open_connections",
-            "The same by the worker that they go to, over all VIPs.",
+            "Connections that IPVS holds now, by worker, over all VIPs.",
             ["worker", "state"],
             series="2 x workers",
             unit="connections",
         )
         self._probe_children: set[tuple[str, str]] = set()
 
-    def _traffic(self, what: str, of: str, label: str, series: str) -> tuple[_Totals, ...]:
+    def _traffic(self, what: str, by: str, label: str, series: str) -> tuple[_Totals, ...]:
         # Of direct return only one direction comes by, so there is nothing to tell of the other.
         counters = (
             self.counter(
                 f"samegate_{what}_connections_total",
-                f"Connections {of} that IPVS scheduled here, with those that began at another edge node.",
+                f"Connections that IPVS scheduled here, with those that began at another edge node, {by}.",
                 [label],
                 unit="connections",
                 series=series,
             ),
             self.counter(
                 f"samegate_{what}_received_packets_total",
-                f"Packets from clients {of}.",
+                f"Packets from clients, {by}.",
                 [label],
                 unit="packets",
                 series=series,
             ),
             self.counter(
                 f"samegate_{what}_received_bytes_total",
-                f"Bytes from clients {of}.",
+                f"Bytes from clients, {by}. Replies of direct return do not come by.",
                 [label],
                 unit="bytes",
                 series=series,

@@ -90,7 +90,7 @@ class Metrics:
             "samegate_rejections",
             "Services or ports that are not served, by reason.",
             ["reason"],
-            series="reasons (about 20)",
+            series="reasons (some 20)",
             unit="Services or ports",
         )
         self._operations = self.counter(
