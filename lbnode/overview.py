@@ -7,13 +7,16 @@ not have the expected shape is left out, never guessed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lbnode.conditions import ACCEPTED, ANNOUNCED
 from lbnode.model import IPAddress, Verdict, address_order
 from lbnode.objects import NodeObject, ServiceObject, Snapshot, is_ours
 from lbnode.settings import AgentSettings
+
+#: A quiet watch is asked anew each minute; an API server that says nothing for twice as long is away.
+LONGEST_API_SILENCE_SECONDS = 120.0
 
 Status = Mapping[str, Any]
 Reports = Mapping[str, Mapping[IPAddress, Verdict] | None]
@@ -103,7 +106,8 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One moment. ``synced`` is false until the API server has answered; ``last_error`` is the controller's own."""
+    """One moment. ``synced`` is false until the API server has answered, which it last did ``api_silence_seconds`` ago; ``last_error`` is the
+    controller's own."""
 
     replica: str
     leads: bool
@@ -113,14 +117,17 @@ class Overview:
     edges: tuple[EdgeRow, ...] = ()
     workers: tuple[WorkerRow, ...] = ()
     conditions: tuple[ConditionRow, ...] = ()
-    events: tuple[EventRow, ...] = field(default=())
+    events: tuple[EventRow, ...] = ()
     last_error: str = ""
+    api_silence_seconds: float = 0.0
 
     @property
     def troubles(self) -> tuple[str, ...]:
         """What asks for somebody's attention, the worst first: one sentence each."""
+        silent = self.api_silence_seconds > LONGEST_API_SILENCE_SECONDS
         return (
             *([] if self.synced else ["The Kubernetes API has not answered yet: what is below may be incomplete."]),
+            *([f"The Kubernetes API has been silent for {self.api_silence_seconds:.0f} s."] if silent else []),
             *([f"The controller's last pass failed: {self.last_error}"] if self.last_error else []),
             *(f"{v.address} ({v.service}) is announced by no edge node." for v in self.vips if not v.announced_by),
             *(f"Edge node {e.name} does not answer." for e in self.edges if not e.answers),

@@ -86,7 +86,7 @@ class Controller:
         """Write what differs. One Service that cannot be written does not hold up the others."""
         self._metrics.leader(self._leads())
         self._metrics.api(self._cluster.synced, self._cluster.raw.answered)
-        self._metrics.edges({node: report is not None for node, report in self._reports().items()})
+        self._metrics.edges({node: status is not None for node, status in self._statuses().items()})
         if not self._leads():
             return
         if not self._cluster.synced:
@@ -199,6 +199,7 @@ class Controller:
         """The whole load balancer as this replica sees it, for the status page. A replica that stands by sees it too, but for events."""
         settings, snapshot = self._settings(), self._cluster.snapshot()
         statuses, reports = self._statuses(), self._reports()
+        heard = min(self._cluster.raw.answered.values(), default=0.0)
         return Overview(
             replica,
             self._leads(),
@@ -210,6 +211,7 @@ class Controller:
             condition_rows(snapshot.services.values()),
             tuple(self.events),
             last_error,
+            datetime.now(UTC).timestamp() - heard if heard else 0.0,
         )
 
     def status(self) -> dict[str, Any]:

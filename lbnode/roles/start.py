@@ -315,7 +315,7 @@ def _fail(loop: Loop, task: asyncio.Task[None]) -> None:
 async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) -> None:
     while True:
         try:
-            await server.start(addresses[0], port, *dict.fromkeys(addresses[1:]))
+            await server.start(addresses[0], port, *addresses[1:])
         except Retry as error:
             # The predecessor's pod may still hold the port.
             log.warning("pages.retry", error=str(error))

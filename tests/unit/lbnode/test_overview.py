@@ -76,6 +76,8 @@ def test_nothing_is_told_of_a_load_balancer_that_is_well() -> None:
 def test_an_api_that_never_answered_and_a_failed_pass_come_before_all_else() -> None:
     troubles = replace(SCENE, synced=False, last_error="conflict").troubles
     assert "API" in troubles[0] and "conflict" in troubles[1]
+    assert replace(SCENE, api_silence_seconds=300).troubles[0] == "The Kubernetes API has been silent for 300 s."
+    assert replace(SCENE, api_silence_seconds=70).troubles == SCENE.troubles
     assert Overview("a", leads=False, synced=True, at="").troubles == ()
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.observe.status_page import HEADERS, MOST_NAMES, render
+from lbnode.observe.status_style import STYLE
 from lbnode.overview import Overview
 from tests.unit.lbnode.observe.scene import HOSTILE, overview, statuses, verdict
 
@@ -167,3 +168,28 @@ def test_of_many_names_the_rest_is_counted() -> None:
 def test_the_title_tells_from_afar_whether_something_is_wrong() -> None:
     assert "<title>samegate: 5 things to look at</title>" in render(overview()).decode()
     assert "<title>samegate: all is well</title>" in render(Overview("a", True, True, "")).decode()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb`` (WCAG 2.2)."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_text_stands_out_from_what_is_behind_it_in_light_and_dark() -> None:
+    """4.5 to 1 (WCAG 2.2, success criterion 1.4.3)."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    schemes = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme))
+        pairs = [(text, back) for text in ("text", "dim", "link") for back in ("page", "card")]
+        pairs += [(kind, f"{kind}-back") for kind in ("good", "fair", "bad")] + [("text", "bad-back"), ("bad", "card")]
+        for text, back in pairs:
+            assert contrast(colours[text], colours[back]) >= 4.5, (text, back)

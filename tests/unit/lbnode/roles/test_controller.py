@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import ip_address
 from typing import Any
 
@@ -326,6 +327,14 @@ def test_the_status_page_shows_vips_and_the_events_that_were_written() -> None:
     seen = overview_of(cluster)
     assert [(str(v.address), v.announced_by) for v in seen.vips] == [(address, ("edge1",))]
     assert [(e.service, e.kind, e.reason) for e in reversed(seen.events)] == cluster.events
+
+
+def test_the_status_page_tells_for_how_long_the_api_has_been_silent() -> None:
+    cluster = Cluster()
+    assert overview_of(cluster).api_silence_seconds == 0
+    now = time.time()
+    cluster.copy.answered = {"services": now - 1, "slices": now - 500, "nodes": now - 2}
+    assert overview_of(cluster).api_silence_seconds == pytest.approx(500, abs=60)
 
 
 def test_a_replica_that_stands_by_shows_the_same_vips() -> None:
