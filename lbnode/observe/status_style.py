@@ -36,7 +36,8 @@ ul { margin: 0; padding: 0; list-style: none; }
 table { width: 100%; border-collapse: collapse; font-size: .93rem; }
 th, td { padding: .5rem .8rem; text-align: left; vertical-align: top; unicode-bidi: isolate; }
 thead th { color: var(--dim); font-weight: 600; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tbody th { font-weight: 600; white-space: nowrap; }
+tbody th { min-width: 10rem; font-weight: 600; }
+td { min-width: 8rem; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 .plain li + li { margin-top: .25rem; }
 .badge { display: inline-block; padding: 0 .5em; border-radius: .8em; white-space: nowrap; font-weight: 600; font-size: .88em; }
@@ -51,7 +52,7 @@ time { white-space: nowrap; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   tbody tr { margin-bottom: .7rem; padding: .3rem 0; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
   tbody tr + tr > * { border-top: 0; }
-  td, tbody th { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; padding: .25rem .8rem; white-space: normal; }
+  td, tbody th { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; min-width: 0; padding: .25rem .8rem; }
   td::before, tbody th::before { content: attr(data-label); color: var(--dim); font-weight: 400; }
 }
 """

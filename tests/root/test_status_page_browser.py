@@ -26,7 +26,7 @@ import pytest
 
 from lbnode.observe import Pages, PageServer
 from lbnode.observe.status_page import render
-from tests.unit.lbnode.observe.scene import HOSTILE, overview
+from tests.unit.lbnode.observe.scene import HOSTILE, overview, statuses
 
 pytestmark = [
     pytest.mark.root,
@@ -145,11 +145,13 @@ def first_pixel(png: Path) -> tuple[int, ...]:
     return tuple(zlib.decompress(packed)[1:4])
 
 
+@pytest.mark.parametrize("words", ["", "a-name-that-does-not-end-" * 12], ids=["short", "long"])
 @pytest.mark.parametrize(("size", "rows"), [(DESKTOP, "table-row"), (PHONE, "block")], ids=["desktop", "phone"])
 def test_everything_fits_the_screen_and_rows_become_blocks_on_a_narrow_one(
-    tmp_path: Path, size: tuple[int, int], rows: str
+    tmp_path: Path, size: tuple[int, int], rows: str, words: str
 ) -> None:
-    with without_policy(render(overview()) + SCRIPT.encode()) as url:
+    said = {f"edge1{words}": statuses()["edge1"], "edge2": statuses()["edge2"], "edge3": None}
+    with without_policy(render(overview(said=said, text=words)) + SCRIPT.encode()) as url:
         dom, _ = browse(url, tmp_path, "--dump-dom", size=size)
     seen = found(dom)
     assert seen is not None
