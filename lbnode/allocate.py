@@ -127,6 +127,11 @@ def _requested(service: ServiceObject, pools: Mapping[int, _Pool]) -> dict[int, 
     return found
 
 
+def usable_addresses(network: IPNetwork) -> int:
+    """How many addresses of a network are given out to Services that do not ask for one."""
+    return _Pool._span(network)[1]
+
+
 class _Pool:
     """All networks of one family as one row of usable addresses.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +69,7 @@ def client() -> AsyncClient:
 @dataclass
 class Copy:
     """What the API server said last. ``synced`` once every kind was listed; ``returned_seconds`` is the event loop's time at which it last
-    answered after it had not."""
+    answered after it had not; ``answered`` is the Unix time in seconds at which it last said anything of each kind."""
 
     services: dict[ServiceName, Raw] = field(default_factory=dict)
     slices: dict[ServiceName, Raw] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class Copy:
     listed: set[str] = field(default_factory=set)
     version: int = 0
     returned_seconds: float | None = None
+    answered: dict[str, float] = field(default_factory=dict)
 
     @property
     def synced(self) -> bool:
@@ -137,6 +139,7 @@ class Watcher:
         differs = store != objects or kind not in self.copy.listed
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)
+        self.copy.answered[kind] = time.time()
         if kind in self._failing:
             self._failing.discard(kind)
             self.copy.returned_seconds = loop.time()
@@ -157,6 +160,7 @@ class Watcher:
                     return
                 except StopAsyncIteration:
                     return
+                self.copy.answered[kind] = time.time()
                 self._take(getattr(self.copy, kind), change, found.to_dict())
         finally:
             await events.aclose()

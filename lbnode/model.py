@@ -180,6 +180,31 @@ class ProbeRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class Counters:
+    """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these."""
+
+    connections: int = 0
+    received_packets: int = 0
+    received_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationTraffic:
+    """What the kernel tells of one destination of one IPVS service: totals since it was put in, and the connections it holds now.
+
+    The kernel adds the totals up each 2 s (``ip_vs_est.c``), so they are as old as that.
+
+    ``active_connections`` are established TCP connections; all others, UDP included, are ``inactive_connections`` (``ip_vs_conn.c``).
+    """
+
+    key: VirtualKey
+    worker: IPAddress
+    total: Counters
+    active_connections: int = 0
+    inactive_connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeState:
     """The edge data plane, desired or observed; equal values mean that nothing is left to do.
 

@@ -38,10 +38,13 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """One condition of a status. ``since`` is when its status last changed, as RFC 3339 text."""
+
     type: str
     status: str
     reason: str = ""
     message: str = ""
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +403,7 @@ def _addresses(status: Mapping[str, Any]) -> Iterator[IPAddress]:
 
 def _conditions(status: Mapping[str, Any]) -> Iterator[Condition]:
     for condition in map(_as_mapping, _list(status, "conditions")):
-        texts = (_text(condition, key) for key in ("type", "status", "reason", "message"))
+        texts = (_text(condition, key) for key in ("type", "status", "reason", "message", "lastTransitionTime"))
         yield Condition(*texts)
 
 

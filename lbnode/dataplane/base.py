@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from lbnode.model import EdgeState, Operation, WorkerState
+from lbnode.model import DestinationTraffic, EdgeState, Operation, VirtualKey, WorkerState
 
 
 class EdgeDataPlane(Protocol):
@@ -13,6 +13,9 @@ class EdgeDataPlane(Protocol):
 
     def read(self) -> EdgeState:
         """The state now. Raises :class:`lbnode.errors.Retry` when the kernel cannot be asked."""
+
+    def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
+        """What the kernel counted for each destination of these services. A service that is not there has none. Raises as :meth:`read`."""
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out the operations in order.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
+from lbnode.dataplane.ipvs_traffic import IpvsTraffic
 from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
@@ -18,6 +19,7 @@ from lbnode.model import (
     AddAddress,
     AddProbeDevice,
     AddProbeRoute,
+    DestinationTraffic,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -31,6 +33,7 @@ from lbnode.model import (
     ReplaceFilter,
     SetSysctl,
     SetTimeouts,
+    VirtualKey,
 )
 
 # Names in the record beside those of sysctls.
@@ -67,12 +70,14 @@ class KernelEdge:
         self._mtu_bytes = fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[4]
         self._sysctls = Sysctls(sysctl_base)
         self._ipvs = Ipvs(self._pools)
+        self._traffic = IpvsTraffic()
         self._links = Links()
         self._filter = PacketFilter(self._given)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
         self._ipvs.close()
+        self._traffic.close()
         self._links.close()
 
     def read(self) -> EdgeState:
@@ -95,6 +100,10 @@ class KernelEdge:
             )
         except OSError as error:
             raise failure("to be read", error) from None
+
+    def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.traffic`."""
+        return self._traffic.read(keys)
 
     def _forget_former_pools(self, seen: set[IPAddress]) -> None:
         # Once nothing of ours is left in them they are other people's.

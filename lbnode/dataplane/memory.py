@@ -17,8 +17,10 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    Counters,
     DeliveryTable,
     Destination,
+    DestinationTraffic,
     EdgeState,
     EnsureTunnel,
     IPAddress,
@@ -102,6 +104,16 @@ class MemoryEdge(_Node):
         self.services: dict[VirtualKey, VirtualService] = {}
         self.probe_device = False
         self.probe_routes: set[ProbeRoute] = set()
+        #: What a test says went through; as in the kernel it goes with its service.
+        self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
+
+    def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
+        return tuple(
+            DestinationTraffic(k, d.address, self.counted.get((k, d.address), Counters()))
+            for k in keys
+            if k in self.services
+            for d in self.services[k].destinations
+        )
 
     def read(self) -> EdgeState:
         ours = [s for s in self.services.values() if any(s.key.address in n for n in self._networks)]
@@ -137,6 +149,7 @@ class MemoryEdge(_Node):
             case RemoveService(key):
                 self._service(operation, key)
                 del self.services[key]
+                self.counted = {at: c for at, c in self.counted.items() if at[0] != key}
             case AddDestination() | SetWeight() | RemoveDestination():
                 self._destination(operation)
             case AddProbeDevice():

@@ -1,11 +1,13 @@
 """What people and machines see of the agent: logs, metrics, and the pages that carry readiness and status."""
 
 from lbnode.observe.log import configure_logging, redact
-from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
+from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics, WorkerMetrics
 from lbnode.observe.pages import Pages, PageServer
+from lbnode.observe.registry import Description, Metrics
 
 __all__ = [
     "ControllerMetrics",
+    "Description",
     "EdgeMetrics",
     "Metrics",
     "PageServer",

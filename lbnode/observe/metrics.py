@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import Counter
 
-from lbnode import __version__
-from lbnode.model import IPAddress, Operation, Rejection, Verdict
+from lbnode.model import Counters, DestinationTraffic, IPAddress, Verdict, VirtualKey
+from lbnode.observe.registry import Metrics, counted, replace
 
-#: From a pass that finds nothing to do to one that stalls for the longest deadline of a withdrawal (3 s).
-RECONCILE_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0)
 #: From one rack to the health check's timeout.
 RTT_BUCKETS_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 
@@ -22,6 +19,8 @@ class SessionView(Protocol):
 
     @property
     def peer(self) -> str: ...
+    @property
+    def state(self) -> str: ...
     @property
     def established(self) -> bool: ...
     @property
@@ -43,128 +42,117 @@ class ProbeView(Protocol):
     def rtt_ms(self) -> float | None: ...
 
 
-class Metrics:
-    """What all roles measure, in a registry of its own."""
-
-    def __init__(self, role: str, kernel_release: str | None = None) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        build = Gauge(
-            "samegate_build_info",
-            "Version of the agent and kernel it runs on; always 1.",
-            ["version", "role", "kernel_release"],
-            registry=self.registry,
-        )
-        build.labels(__version__, role, kernel_release or os.uname().release).set(1)
-        self.reconcile_seconds = Histogram(
-            "samegate_reconcile_seconds",
-            "Time of one pass of the loop.",
-            buckets=RECONCILE_BUCKETS_SECONDS,
-            registry=self.registry,
-        )
-        self._reconcile_failures = Counter(
-            "samegate_reconcile_failures_total",
-            "Passes that ended in an error, by its kind: ConfigError, Retry or Bug.",
-            ["kind"],
-            registry=self.registry,
-        )
-        self._config_errors = Counter(
-            "samegate_config_errors_total",
-            "Settings or objects of the operator that were refused.",
-            registry=self.registry,
-        )
-        self._settings_refused = Gauge(
-            "samegate_settings_refused",
-            "1 while the settings file is refused and the last good settings are in force.",
-            registry=self.registry,
-        )
-        self._rejections = Gauge(
-            "samegate_rejections",
-            "Services or ports that are not served, by reason.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self._operations = Counter(
-            "samegate_kernel_operations_total",
-            "Changes made to the kernel, by operation.",
-            ["operation"],
-            registry=self.registry,
-        )
-
-    def page(self) -> bytes:
-        """The text exposition format."""
-        return generate_latest(self.registry)
-
-    def reconcile_failed(self, kind: str) -> None:
-        """Count a pass that ended in an error; a ``ConfigError`` counts among the configuration errors too."""
-        self._reconcile_failures.labels(kind).inc()
-        if kind == "ConfigError":
-            self._config_errors.inc()
-
-    def settings_refused(self, refused: bool) -> None:
-        """Tell whether the settings file is refused now; each new refusal counts as a configuration error."""
-        if refused and not _value(self._settings_refused):
-            self._config_errors.inc()
-        self._settings_refused.set(refused)
-
-    def operations(self, operations: Iterable[Operation]) -> None:
-        """Count operations that were applied."""
-        for operation in operations:
-            self._operations.labels(type(operation).__name__).inc()
-
-    def rejections(self, rejections: Iterable[Rejection]) -> None:
-        """The full set of rejections."""
-        counts: dict[tuple[str, ...], float] = {}
-        for rejection in rejections:
-            counts[(rejection.reason,)] = counts.get((rejection.reason,), 0) + 1
-        _replace(self._rejections, counts)
-
-    def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
-
-
 class EdgeMetrics(Metrics):
-    """What an edge node measures."""
+    """What an edge node measures. No metric has a VIP and a worker as labels: their product is what would grow without bound."""
 
     def __init__(self, kernel_release: str | None = None) -> None:
         super().__init__("edge", kernel_release)
-        self._announced = self._gauge("samegate_vip_announced", "1 when this node announces the VIP.", ["vip"])
-        self._reason = self._gauge(
-            "samegate_vip_reason_info", "Why the VIP is announced or not; always 1.", ["vip", "reason"]
+        self._announced = self.gauge(
+            "samegate_vip_announced", "1 when this node announces the VIP.", ["vip"], series="VIPs"
         )
-        self._healthy = self._gauge("samegate_destination_healthy", "1 when the worker counts as healthy.", ["worker"])
-        self._probes = Counter(
+        self._reason = self.gauge(
+            "samegate_vip_reason_info",
+            "Why the VIP is announced or not; always 1.",
+            ["vip", "reason"],
+            series="VIPs",
+            unit="always 1",
+        )
+        self._vips = self.gauge(
+            "samegate_vips",
+            'VIPs that are announced (announced="true") and withheld ("false"), by reason.',
+            ["announced", "reason"],
+            series="reasons (some 20)",
+            unit="VIPs",
+        )
+        self._healthy = self.gauge(
+            "samegate_worker_healthy", "1 when the worker counts as healthy.", ["worker"], series="workers"
+        )
+        self._probes = self.counter(
             "samegate_probe_results_total",
             "Probes by worker and outcome.",
             ["worker", "reason"],
-            registry=self.registry,
+            series="workers x outcomes seen (at most 8)",
+            unit="probes",
         )
-        self._rtt = Histogram(
-            "samegate_probe_rtt_seconds",
-            "Round trip of answered probes.",
-            buckets=RTT_BUCKETS_SECONDS,
-            registry=self.registry,
+        self._rtt = self.histogram("samegate_probe_rtt_seconds", "Round trip of answered probes.", RTT_BUCKETS_SECONDS)
+        self._session = self.gauge(
+            "samegate_bgp_session_up", "1 when the BGP session is established.", ["peer"], series="peers"
         )
-        self._session = self._gauge("samegate_bgp_session_up", "1 when the BGP session is established.", ["peer"])
-        self._bfd = self._gauge(
-            "samegate_bfd_session_up", "1 when the BFD session is up; absent where BFD is not used.", ["peer"]
+        self._session_state = self.gauge(
+            "samegate_bgp_session_state_info",
+            "State of the BGP session in the daemon's word; always 1.",
+            ["peer", "state"],
+            series="peers",
+            unit="always 1",
         )
-        self._exported = self._gauge("samegate_bgp_exported_routes", "Host routes sent to the peer.", ["peer"])
-        self._draining = self._gauge("samegate_draining", "1 while this node drains.")
-        self._alarm = self._gauge(
+        self._bfd = self.gauge(
+            "samegate_bfd_session_up",
+            "1 when the BFD session is up; absent where BFD is not used.",
+            ["peer"],
+            series="peers",
+        )
+        self._exported = self.gauge(
+            "samegate_bgp_exported_routes", "Host routes sent to the peer.", ["peer"], series="peers", unit="routes"
+        )
+        self._draining = self.gauge("samegate_draining", "1 while this node drains.")
+        self._alarm = self.gauge(
             "samegate_probe_alarm",
             "1 when all probes fail and no other edge node does better: the prober or the fabric is the suspect.",
         )
+        self._vip_traffic = self._traffic("vip", "by VIP", "vip", "VIPs")
+        self._vip_open = self.gauge(
+            "samegate_vip_open_connections",
+            'Connections that IPVS holds now, by VIP: established TCP (state="active") and all others ("inactive").',
+            ["vip", "state"],
+            series="2 x VIPs",
+            unit="connections",
+        )
+        self._destination_traffic = self._traffic("destination", "by worker, over all VIPs", "worker", "workers")
+        self._destination_open = self.gauge(
+            "samegate_destination_open_connections",
+            "Connections that IPVS holds now, by worker, over all VIPs.",
+            ["worker", "state"],
+            series="2 x workers",
+            unit="connections",
+        )
         self._probe_children: set[tuple[str, str]] = set()
+
+    def _traffic(self, what: str, by: str, label: str, series: str) -> tuple[_Totals, ...]:
+        # Of direct return only one direction comes by, so there is nothing to tell of the other.
+        counters = (
+            self.counter(
+                f"samegate_{what}_connections_total",
+                f"Connections that IPVS scheduled here, with those that began at another edge node, {by}.",
+                [label],
+                unit="connections",
+                series=series,
+            ),
+            self.counter(
+                f"samegate_{what}_received_packets_total",
+                f"Packets from clients, {by}.",
+                [label],
+                unit="packets",
+                series=series,
+            ),
+            self.counter(
+                f"samegate_{what}_received_bytes_total",
+                f"Bytes from clients, {by}. Replies of direct return do not come by.",
+                [label],
+                unit="bytes",
+                series=series,
+            ),
+        )
+        return tuple(_Totals(counter) for counter in counters)
 
     def verdicts(self, verdicts: Mapping[IPAddress, Verdict]) -> None:
         """The full set of decisions."""
-        _replace(self._announced, {(str(a),): float(v.announce) for a, v in verdicts.items()})
-        _replace(self._reason, {(str(a), v.reason): 1 for a, v in verdicts.items()})
+        replace(self._announced, {(str(a),): float(v.announce) for a, v in verdicts.items()})
+        replace(self._reason, {(str(a), v.reason): 1 for a, v in verdicts.items()})
+        replace(self._vips, counted((str(v.announce).lower(), v.reason) for v in verdicts.values()))
 
     def destinations(self, healthy: Mapping[IPAddress, bool]) -> None:
         """The full set of probed workers; counters of others go."""
-        _replace(self._healthy, {(str(a),): float(up) for a, up in healthy.items()})
+        replace(self._healthy, {(str(a),): float(up) for a, up in healthy.items()})
         workers = {str(a) for a in healthy}
         for child in [c for c in self._probe_children if c[0] not in workers]:
             self._probes.remove(*child)
@@ -182,9 +170,10 @@ class EdgeMetrics(Metrics):
     def sessions(self, sessions: Iterable[SessionView]) -> None:
         """The full set of sessions."""
         listed = list(sessions)
-        _replace(self._session, {(s.peer,): float(s.established) for s in listed})
-        _replace(self._bfd, {(s.peer,): float(s.bfd == "Up") for s in listed if s.bfd})
-        _replace(self._exported, {(s.peer,): s.exported for s in listed})
+        replace(self._session, {(s.peer,): float(s.established) for s in listed})
+        replace(self._session_state, {(s.peer, s.state): 1 for s in listed})
+        replace(self._bfd, {(s.peer,): float(s.bfd == "Up") for s in listed if s.bfd})
+        replace(self._exported, {(s.peer,): s.exported for s in listed})
 
     def draining(self, draining: bool) -> None:
         """Whether this node drains."""
@@ -194,22 +183,36 @@ class EdgeMetrics(Metrics):
         """Whether every probe fails everywhere."""
         self._alarm.set(raised)
 
+    def traffic(
+        self, traffic: Sequence[DestinationTraffic], grown: Mapping[tuple[VirtualKey, IPAddress], Counters]
+    ) -> None:
+        """The full set of destinations with what the kernel holds, and what each one grew by since the last call."""
+        for place, counter in enumerate(("connections", "received_packets", "received_bytes")):
+            rows = [(key, worker, getattr(counters, counter)) for (key, worker), counters in grown.items()]
+            self._vip_traffic[place].grow((str(key.address), count) for key, _, count in rows)
+            self._destination_traffic[place].grow((str(worker), count) for _, worker, count in rows)
+        replace(self._vip_open, _open((str(t.key.address), t) for t in traffic))
+        replace(self._destination_open, _open((str(t.worker), t) for t in traffic))
+
 
 class WorkerMetrics(Metrics):
     """What a worker measures."""
 
     def __init__(self, kernel_release: str | None = None) -> None:
         super().__init__("worker", kernel_release)
-        self._tunnels = self._gauge(
-            "samegate_tunnel_ready", "1 when the tunnel device for the edge node is as it must be.", ["edge"]
+        self._tunnels = self.gauge(
+            "samegate_tunnel_ready",
+            "1 when the tunnel device for the edge node is as it must be.",
+            ["edge"],
+            series="edge nodes",
         )
-        self._ready = self._gauge(
+        self._ready = self.gauge(
             "samegate_worker_ready", "1 when everything is in place and the probe address answers."
         )
 
     def tunnels(self, ready: Mapping[IPAddress, bool]) -> None:
         """The full set of tunnels by edge node."""
-        _replace(self._tunnels, {(str(a),): float(up) for a, up in ready.items()})
+        replace(self._tunnels, {(str(a),): float(up) for a, up in ready.items()})
 
     def ready(self, ready: bool) -> None:
         """Whether the probe address is held."""
@@ -217,47 +220,92 @@ class WorkerMetrics(Metrics):
 
 
 class ControllerMetrics(Metrics):
-    """What the controller measures."""
+    """What the controller measures. Pools, addresses and rejections are told by the replica that leads, and by no other."""
 
     def __init__(self, kernel_release: str | None = None) -> None:
         super().__init__("controller", kernel_release)
-        self._leader = self._gauge("samegate_leader", "1 when this replica holds the Lease.")
-        self._size = self._gauge("samegate_pool_addresses", "Addresses of the pool.", ["pool"])
-        self._used = self._gauge("samegate_pool_addresses_used", "Addresses of the pool that Services hold.", ["pool"])
-        self._addresses = self._gauge(
-            "samegate_service_address_info", "Address of a Service; always 1.", ["service", "address"]
+        self._leader = self.gauge("samegate_leader", "1 when this replica holds the Lease.")
+        self._size = self.gauge(
+            "samegate_pool_addresses",
+            "Addresses of the pool that are given out.",
+            ["pool"],
+            series="pools",
+            unit="addresses",
         )
-        self._writes = Counter(
+        self._used = self.gauge(
+            "samegate_pool_addresses_used",
+            "Addresses of the pool that Services hold.",
+            ["pool"],
+            series="pools",
+            unit="addresses",
+        )
+        self._addresses = self.gauge(
+            "samegate_service_address_info",
+            "Address of a Service; always 1.",
+            ["service", "address"],
+            series="addresses of Services",
+            unit="always 1",
+        )
+        self._writes = self.counter(
             "samegate_api_writes_total",
-            "Writes to the Kubernetes API, by what was written.",
+            "Writes to the Kubernetes API, by what was written: status, finalizer or event.",
             ["object"],
-            registry=self.registry,
+            series="3",
+            unit="writes",
+        )
+        self._edges = self.gauge(
+            "samegate_edge_node_answers",
+            "1 when the edge node's status page answered the controller within the last 5 s.",
+            ["edge"],
+            series="edge nodes",
         )
 
     def leader(self, leads: bool) -> None:
-        """Whether this replica leads."""
+        """Whether this replica leads. One that does not forgets what only the leader tells."""
         self._leader.set(leads)
+        if not leads:
+            for gauge in (self._size, self._used, self._addresses, self._rejections):
+                gauge.clear()
 
     def pools(self, size_and_used: Mapping[str, tuple[int, int]]) -> None:
         """The full set of pools: number of addresses and how many are held."""
-        _replace(self._size, {(name,): size for name, (size, _) in size_and_used.items()})
-        _replace(self._used, {(name,): used for name, (_, used) in size_and_used.items()})
+        replace(self._size, {(name,): size for name, (size, _) in size_and_used.items()})
+        replace(self._used, {(name,): used for name, (_, used) in size_and_used.items()})
 
     def addresses(self, addresses: Iterable[tuple[str, IPAddress]]) -> None:
         """The full set of (namespace/name, address)."""
-        _replace(self._addresses, {(service, str(address)): 1 for service, address in addresses})
+        replace(self._addresses, {(service, str(address)): 1 for service, address in addresses})
 
     def wrote(self, what: str) -> None:
         """Count a write, e.g. ``status``, ``finalizer``, ``event``."""
         self._writes.labels(what).inc()
 
-
-def _replace(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    # Scrapes run in the same event loop, so nobody sees the gauge while it is empty.
-    gauge.clear()
-    for labels, value in values.items():
-        gauge.labels(*labels).set(value)
+    def edges(self, answers: Mapping[str, bool]) -> None:
+        """The full set of edge nodes, and which of them answer."""
+        replace(self._edges, {(node,): float(answering) for node, answering in answers.items()})
 
 
-def _value(gauge: Gauge) -> float:
-    return next((s.value for m in gauge.collect() for s in m.samples), 0.0)
+class _Totals:
+    """A counter with one label that is told by how much each of the full set grew."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._children: set[str] = set()
+
+    def grow(self, rows: Iterable[tuple[str, int]]) -> None:
+        sums: dict[str, int] = {}
+        for label, count in rows:
+            sums[label] = sums.get(label, 0) + count
+        for gone in self._children - sums.keys():
+            self._counter.remove(gone)
+        self._children = set(sums)
+        for label, count in sums.items():
+            self._counter.labels(label).inc(count)
+
+
+def _open(rows: Iterable[tuple[str, DestinationTraffic]]) -> dict[tuple[str, ...], float]:
+    sums: dict[tuple[str, ...], float] = {}
+    for label, traffic in rows:
+        for state, count in (("active", traffic.active_connections), ("inactive", traffic.inactive_connections)):
+            sums[label, state] = sums.get((label, state), 0) + count
+    return sums

@@ -1,4 +1,4 @@
-"""The agent's HTTP pages: ``/metrics``, ``/healthz``, ``/readyz`` and ``/v1/status``, read-only and on the node address only.
+"""The agent's HTTP pages: ``/metrics``, ``/healthz``, ``/readyz`` and ``/v1/status``, read-only; the controller has ``/`` for people besides.
 
 A few dozen lines of HTTP/1.1 (RFC 9112) in place of a framework: GET and HEAD, one request a connection, everything bounded.
 """
@@ -16,6 +16,7 @@ import structlog
 
 from lbnode.errors import Retry
 from lbnode.model import IPAddress
+from lbnode.observe import status_page
 
 LONGEST_REQUEST_BYTES = 8192
 REQUEST_TIMEOUT_SECONDS = 5.0
@@ -24,6 +25,7 @@ MOST_CONNECTIONS = 64
 TEXT = "text/plain; charset=utf-8"
 #: Prometheus' text exposition format.
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
+HTML = "text/html; charset=utf-8"
 
 log = structlog.get_logger()
 
@@ -32,13 +34,15 @@ log = structlog.get_logger()
 class Pages:
     """What the pages say, asked at each request.
 
-    ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503.
+    ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503. ``html`` makes the page for people, where there
+    is one; it is told whether that page is to reload itself.
     """
 
     metrics: Callable[[], bytes]
     ready: Callable[[], Sequence[str]]
     healthy: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, Any]]
+    html: Callable[[bool], bytes] | None = None
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body for a path."""
@@ -55,6 +59,8 @@ class Pages:
                     "application/json",
                     json.dumps(self.status(), default=str, sort_keys=True).encode() + b"\n",
                 )
+            case "/" | "/live" if self.html is not None:
+                return HTTPStatus.OK, HTML, self.html(path == "/live")
             case _:
                 return HTTPStatus.NOT_FOUND, TEXT, b"not found; there are /metrics /healthz /readyz /v1/status\n"
 
@@ -74,14 +80,16 @@ class PageServer:
         self._server: asyncio.Server | None = None
         self._connections = 0
 
-    async def start(self, address: IPAddress, port: int) -> int:
-        """Listen; the port, which differs from ``port`` when that is 0.
+    async def start(self, address: IPAddress, port: int, *more: IPAddress) -> int:
+        """Listen on one address and ``more``; the port of the first, which differs from ``port`` when that is 0.
 
         Raises:
             Retry: the address is not there or the port is taken.
         """
         try:
-            self._server = await asyncio.start_server(self._serve, str(address), port, limit=LONGEST_REQUEST_BYTES)
+            self._server = await asyncio.start_server(
+                self._serve, [str(a) for a in (address, *more)], port, limit=LONGEST_REQUEST_BYTES
+            )
         except OSError as error:
             raise Retry(f"cannot serve the agent's pages on {address} port {port}: {error.strerror or error}") from None
         bound: int = self._server.sockets[0].getsockname()[1]
@@ -146,4 +154,6 @@ def _response(status: HTTPStatus, kind: str, body: bytes, *, with_body: bool = T
     ]
     if allow:
         head.append("Allow: GET, HEAD")
+    if kind == HTML:
+        head += status_page.HEADERS
     return "\r\n".join([*head, "", ""]).encode("latin-1") + (body if with_body else b"")

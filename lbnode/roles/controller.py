@@ -9,22 +9,24 @@ uses the same one. So a Service of a foreign class is never touched.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
 
-from lbnode.allocate import Allocation, allocate
+from lbnode.allocate import Allocation, allocate, usable_addresses
 from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
 from lbnode.objects import ServiceObject, Snapshot, is_ours
 from lbnode.observe import ControllerMetrics
+from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows
 from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.edge import announced_by
-from lbnode.roles.neighbours import Neighbours
+from lbnode.roles.neighbours import Neighbours, Status
 from lbnode.settings import AgentSettings
 from lbnode.translate import translate_edge
 
@@ -33,6 +35,8 @@ FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 SILENT_EDGE_SECONDS = 30.0
 #: An edge node's answer counts as what it does now for so long.
 FRESH_SECONDS = 5.0
+#: So many of the last events are kept for the status page.
+KEPT_EVENTS = 50
 CLUSTER_POLICY_NOTE = (
     "externalTrafficPolicy Cluster: kube-proxy hides the client's address from the app; Local keeps it."
 )
@@ -71,6 +75,7 @@ class Controller:
         self._leaving_since: dict[ServiceName, float] = {}
         self.edges: Neighbours | None = None
         self.allocation = Allocation()
+        self.events: deque[EventRow] = deque(maxlen=KEPT_EVENTS)
 
     def edge_pages(self) -> dict[str, str]:
         """Status page of each edge node."""
@@ -80,6 +85,8 @@ class Controller:
     async def pass_once(self) -> None:
         """Write what differs. One Service that cannot be written does not hold up the others."""
         self._metrics.leader(self._leads())
+        self._metrics.api(self._cluster.synced, self._cluster.raw.answered)
+        self._metrics.edges({node: status is not None for node, status in self._statuses().items()})
         if not self._leads():
             return
         if not self._cluster.synced:
@@ -115,12 +122,11 @@ class Controller:
                 told.append(rejection)
         return found
 
+    def _statuses(self) -> dict[str, Status | None]:
+        return {n: self.edges.said(n, FRESH_SECONDS) if self.edges is not None else None for n in self.edge_pages()}
+
     def _reports(self) -> dict[str, Mapping[IPAddress, Verdict] | None]:
-        reports: dict[str, Mapping[IPAddress, Verdict] | None] = {}
-        for node in self.edge_pages():
-            status = self.edges.said(node, FRESH_SECONDS) if self.edges is not None else None
-            reports[node] = announced_by(status) if status is not None else None
-        return reports
+        return {n: announced_by(s) if s is not None else None for n, s in self._statuses().items()}
 
     async def _serve(
         self,
@@ -149,6 +155,9 @@ class Controller:
         for happening in happenings:
             await self._writer.event(service.name, service.uid, happening.kind, happening.reason, happening.message)
             self._metrics.wrote("event")
+            self.events.appendleft(
+                EventRow(_now(), str(service.name), happening.kind, happening.reason, happening.message)
+            )
 
     async def _let_go(self, service: ServiceObject, reports: Mapping[str, Mapping[IPAddress, Verdict] | None]) -> None:
         """A Service that is deleted, or no longer ours: its traces go when no edge node announces it any more."""
@@ -179,12 +188,31 @@ class Controller:
         self._metrics.rejections(r for listed in rejections.values() for r in listed)
         sizes = {
             pool.name: (
-                sum(n.num_addresses for n in pool.cidrs),
+                sum(usable_addresses(n) for n in pool.cidrs),
                 sum(any(a in n for n in pool.cidrs) for _, a in pairs),
             )
             for pool in settings.pools
         }
         self._metrics.pools(sizes)
+
+    def overview(self, replica: str, last_error: str) -> Overview:
+        """The whole load balancer as this replica sees it, for the status page. A replica that stands by sees it too, but for events."""
+        settings, snapshot = self._settings(), self._cluster.snapshot()
+        statuses, reports = self._statuses(), self._reports()
+        heard = min(self._cluster.raw.answered.values(), default=0.0)
+        return Overview(
+            replica,
+            self._leads(),
+            self._cluster.synced,
+            _now(),
+            vip_rows(snapshot, settings, reports),
+            edge_rows(statuses, reports),
+            worker_rows(snapshot.nodes.values(), settings, statuses),
+            condition_rows(snapshot.services.values()),
+            tuple(self.events),
+            last_error,
+            datetime.now(UTC).timestamp() - heard if heard else 0.0,
+        )
 
     def status(self) -> dict[str, Any]:
         """The status page: plain JSON values."""

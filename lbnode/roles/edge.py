@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from lbnode import grace
+from lbnode import grace, traffic
 from lbnode import health as rise_and_fall
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
@@ -36,6 +36,8 @@ from lbnode.translate import EdgePlan, retain_announced, translate_edge
 FRESH_SECONDS = 3.0
 #: So long after its start an edge node is not ready until all its BGP sessions are up; later one will do.
 SESSIONS_MUST_BE_UP_SECONDS = 30.0
+#: Between two looks at the kernel's counters; shorter than scrapes are apart.
+TRAFFIC_SECONDS = 5.0
 #: Reasons for no announcement that lie in the node itself.
 NODE_REASONS = ("Starting", "AllProbesFail", "DataPlaneDiffers", "FilterMissing", "SysctlDiffers", "NodeUnknown")
 
@@ -92,6 +94,8 @@ class Edge:
         self._grace = grace.Memory()
         self._told: dict[IPAddress, Verdict] = {}
         self._warned: frozenset[str] = frozenset()
+        self._traffic_seen: traffic.Seen | None = None
+        self._traffic_at = float("-inf")
         self.workers: Neighbours | None = None
         self.peers: Neighbours | None = None
         self.terminating = False
@@ -165,6 +169,7 @@ class Edge:
             await self._pass()
 
     async def _pass(self) -> None:
+        self._metrics.api(self.cluster.synced, self.cluster.raw.answered)
         if not self.cluster.synced:
             raise Retry("the Kubernetes API has not answered yet; what is announced and programmed stays", 0.5)
         settings, snapshot = self._settings(), self.cluster.snapshot()
@@ -202,6 +207,7 @@ class Edge:
         await speaker.set(wanted)
         if wanted != speaks.announced:
             self.view.announced = (await self._read_speaker(speaker)).announced
+        await self._measure_traffic(now)
         if trouble is not None:
             raise trouble
 
@@ -282,6 +288,22 @@ class Edge:
         self._metrics.rejections(plan.rejections)
         self._metrics.draining(plan.draining or self.terminating)
         self._metrics.probe_alarm(any(v.reason == "AllProbesFail" for v in verdicts.values()))
+
+    async def _measure_traffic(self, now: float) -> None:
+        """Last in a pass, and not in each: reading the counters of a large table takes as long as reading the table."""
+        if self.view.observed is None or now - self._traffic_at < TRAFFIC_SECONDS:
+            return
+        self._traffic_at = now
+        keys = [s.key for s in self.view.observed.services]
+        try:
+            looks = await self._in_thread(lambda: self._kernel.traffic(keys))
+        except (ConfigError, Retry) as error:
+            # Counters are worth no failed pass; what was missed is counted by the next look.
+            log.warning("traffic.unread", error=str(error))
+            return
+        now_seen = traffic.seen(looks)
+        self._metrics.traffic(looks, traffic.growth(self._traffic_seen, now_seen))
+        self._traffic_seen = now_seen
 
     # The end.
 

@@ -35,10 +35,17 @@ class Loop:
     Args:
         resync_seconds: time from one pass to the next when nothing happens.
         failed: told ``ConfigError``, ``Retry`` or ``Bug`` at the end of a pass with one.
+        succeeded: called at the end of a pass without an error.
     """
 
-    def __init__(self, resync_seconds: float, failed: Callable[[str], None] = lambda kind: None) -> None:
+    def __init__(
+        self,
+        resync_seconds: float,
+        failed: Callable[[str], None] = lambda kind: None,
+        succeeded: Callable[[], None] = lambda: None,
+    ) -> None:
         self._failed = failed
+        self._succeeded = succeeded
         self._resync_seconds = resync_seconds
         self._woken = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -93,6 +100,7 @@ class Loop:
             return self._resync_seconds
         else:
             self.last_error = ""
+            self._succeeded()
             return self._resync_seconds
         finally:
             self.last_pass_seconds = time.monotonic()

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,16 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import IPAddress
-from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, Pages, PageServer, WorkerMetrics, configure_logging
+from lbnode.observe import (
+    ControllerMetrics,
+    EdgeMetrics,
+    Metrics,
+    Pages,
+    PageServer,
+    WorkerMetrics,
+    configure_logging,
+    status_page,
+)
 from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
 from lbnode.roles.controller import Controller
 from lbnode.roles.edge import Edge
@@ -38,6 +48,7 @@ OWN_SYSCTLS = Path("/proc/sys/net")
 #: Survives pods: what the sysctls were before us.
 RECORD_DIRECTORY = Path("/var/lib/samegate")
 NAMESPACE = "samegate-system"
+LOOPBACK = ip_address("127.0.0.1")
 LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
 RESYNC_SECONDS = 1.0
@@ -82,7 +93,7 @@ async def _edge(settings: SettingsFile) -> None:
     former_range = ensure_ping_allowed(_sysctl_base())
     api = kube.client()
     metrics = EdgeMetrics()
-    loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed)
+    loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     watcher = kube.Watcher(api, loop.wake)
     surroundings = Surroundings(edge_refusal, loop.wake)
     kernel = _edge_kernel(settings.current)
@@ -132,7 +143,7 @@ async def _worker(settings: SettingsFile) -> None:
     node_name = _required("NODE_NAME")
     api = kube.client()
     metrics = WorkerMetrics()
-    loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed)
+    loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     watcher = kube.Watcher(api, loop.wake)
     surroundings = Surroundings(worker_refusal, loop.wake)
     kernel = _worker_kernel(settings.current)
@@ -167,7 +178,7 @@ async def _controller(settings: SettingsFile) -> None:
     identity = os.environ.get("POD_NAME", os.uname().nodename)
     api = kube.client()
     metrics = ControllerMetrics()
-    loop = Loop(CONTROLLER_RESYNC_SECONDS, metrics.reconcile_failed)
+    loop = Loop(CONTROLLER_RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
     writer = kube.Writer(api, namespace, identity)
     watcher = kube.Watcher(api, loop.wake)
@@ -185,16 +196,19 @@ async def _controller(settings: SettingsFile) -> None:
     def not_ready() -> list[str]:
         return [] if watcher.copy.synced else ["the Kubernetes API has not answered yet"]
 
-    pages = _pages(metrics, not_ready, loop, controller.status)
+    def html(reloads: bool) -> bytes:
+        return status_page.render(controller.overview(identity, loop.last_error), reloads)
+
+    pages = replace(_pages(metrics, not_ready, loop, controller.status), html=html)
     tasks = [
         watcher.run(),
         leadership.run(),
         controller.edges.run(),
         settings.follow(lambda: _changed(settings, None, metrics, loop)),
     ]
-    await _until_terminated(
-        loop, controller.pass_once, tasks, pages, settings.current.ports.controller, os.environ.get("POD_IP")
-    )
+    # On the pod's own loopback address too: `kubectl port-forward` connects there. The pod has a network of its own.
+    addresses = [ip_address(os.environ.get("POD_IP") or _required("NODE_ADDRESS")), LOOPBACK]
+    await _until_terminated(loop, controller.pass_once, tasks, pages, settings.current.ports.controller, addresses)
     deployment = os.environ.get("DEPLOYMENT_NAME", "")
     if leadership.leads and deployment and await kube.deployment_is_going(api, deployment, namespace) is True:
         await release_services(watcher.copy, settings.current, writer)
@@ -268,7 +282,7 @@ async def _until_terminated(
     tasks: list[Task],
     pages: Pages,
     port: int,
-    address: str | None = None,
+    addresses: Sequence[IPAddress] = (),
 ) -> None:
     """Run the loop and its tasks until SIGTERM. The pages stay until then; what comes after is the role's own end."""
     on_termination(loop.stop)
@@ -278,7 +292,7 @@ async def _until_terminated(
         # A task that ends by an error would leave the role deaf: end the process, and the kubelet starts a new one.
         task.add_done_callback(lambda t: None if t.cancelled() or t.exception() is None else _fail(loop, t))
     try:
-        serving = asyncio.create_task(_serve(server, ip_address(address or _required("NODE_ADDRESS")), port))
+        serving = asyncio.create_task(_serve(server, addresses or [ip_address(_required("NODE_ADDRESS"))], port))
         await loop.run(pass_once)
         serving.cancel()
     finally:
@@ -298,10 +312,10 @@ def _fail(loop: Loop, task: asyncio.Task[None]) -> None:
     loop.stop()
 
 
-async def _serve(server: PageServer, address: IPAddress, port: int) -> None:
+async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) -> None:
     while True:
         try:
-            await server.start(address, port)
+            await server.start(addresses[0], port, *addresses[1:])
         except Retry as error:
             # The predecessor's pod may still hold the port.
             log.warning("pages.retry", error=str(error))

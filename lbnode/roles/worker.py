@@ -81,6 +81,7 @@ class Worker:
             await self._pass()
 
     async def _pass(self) -> None:
+        self._metrics.api(self._cluster.synced, self._cluster.raw.answered)
         if not self._cluster.synced:
             raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
         snapshot, now = self._cluster.snapshot(), self._clock()

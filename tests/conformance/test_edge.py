@@ -16,6 +16,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    Counters,
     Destination,
     EdgeFilter,
     EdgeState,
@@ -155,6 +156,12 @@ def test_addresses_are_held_as_host_addresses_and_repeating_is_harmless(edge: Ed
         assert loopback_addresses() == {VIP, VIP6}
     edge.apply([RemoveAddress(VIP), RemoveAddress(VIP)])
     assert edge.read().vips == {VIP6}
+
+
+def test_destinations_that_nothing_went_to_have_counted_nothing(edge: EdgeDataPlane) -> None:
+    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1)])
+    found = edge.traffic([WEB, DNS])
+    assert {(t.key, t.worker): t.total for t in found} == {(WEB, ONE): Counters(), (WEB, TWO): Counters()}
 
 
 def test_timeouts_are_set(edge: EdgeDataPlane) -> None:

@@ -21,6 +21,7 @@ from lbnode.model import (
     AddDestination,
     AddProbeDevice,
     AddService,
+    Counters,
     Destination,
     EdgeFilter,
     EdgeState,
@@ -272,6 +273,35 @@ def test_two_nodes_with_different_histories_agree_on_every_flow_and_with_the_mod
         modelled[port] = str(chosen.address)
     assert one == modelled
     assert len(set(one.values())) == len(WORKERS) - 2
+
+
+def test_what_was_counted_is_what_ipvsadm_shows_and_the_connection_table_holds(hashing_edge: KernelEdge) -> None:
+    choices_after(hashing_edge, [(WORKERS[:3], [])])
+    # The kernel adds up what its processors counted each 2 s (ip_vs_est.c).
+    give_up = time.monotonic() + 10
+    found = hashing_edge.traffic([HASHED])
+    while sum(t.total.connections for t in found) < FLOWS and time.monotonic() < give_up:
+        time.sleep(0.2)
+        found = hashing_edge.traffic([HASHED])
+    assert sum(t.total.connections for t in found) == FLOWS
+    assert sum(t.inactive_connections for t in found) == FLOWS
+    shown = {}
+    for line in sh("ipvsadm -Ln --stats --exact").splitlines():
+        words = line.split()
+        if words[0] == "->" and words[1] != "RemoteAddress:Port":
+            connections, packets, _, received, _ = map(int, words[2:])
+            shown[words[1].removesuffix(f":{HASHED.port}")] = Counters(connections, packets, received)
+    assert {str(t.worker): t.total for t in found} == shown
+
+
+def test_a_hundred_services_of_a_hundred_workers_are_counted_without_haste(kernel_edge: KernelEdge) -> None:
+    keys = [VirtualKey(VIP, Protocol.UDP, 1000 + n) for n in range(100)]
+    kernel_edge.apply([AddService(VirtualService(k)) for k in keys])
+    kernel_edge.apply([AddDestination(k, IPv4Address("198.18.32.0") + n, 1) for k in keys for n in range(100)])
+    started = time.monotonic()
+    found = kernel_edge.traffic(keys)
+    print(f"counters of 10,000 destinations read in {time.monotonic() - started:.2f} s")
+    assert len(found) == 10_000
 
 
 def test_without_the_canonical_order_they_disagree(hashing_edge: KernelEdge) -> None:

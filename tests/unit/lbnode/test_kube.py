@@ -158,3 +158,22 @@ def test_a_list_that_says_the_same_wakes_nobody(monkeypatch: pytest.MonkeyPatch)
 
     follow(script, until, monkeypatch)
     assert max(versions) == 3, "one change for each kind's first list"
+
+
+def test_each_kind_remembers_when_it_was_last_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100, 100_000))
+    monkeypatch.setattr(kube.time, "time", lambda: next(clock))
+    seen: list[dict[str, float]] = []
+
+    def until(copy: kube.Copy) -> bool:
+        seen.append(dict(copy.answered))
+        return port_is(82)(copy)
+
+    # A list, a change, and refusals, which are no answer.
+    script = Script(
+        [[service(1)], 503, 503, [service(20, port=82)]], [[event("MODIFIED", service(8, port=81)), EXPIRED]]
+    )
+    copy = follow(script, until, monkeypatch)
+    assert copy.answered.keys() == {"services", "slices", "nodes"}
+    assert copy.answered["services"] > copy.answered["nodes"]
+    assert len({moment.get("services") for moment in seen} - {None}) <= 3, "the first list, one change, the last list"

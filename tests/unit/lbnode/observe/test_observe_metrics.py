@@ -10,7 +10,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import lbnode
-from lbnode.model import AddAddress, Rejection, RemoveFilter, ServiceName, SetSysctl, Verdict
+from lbnode.model import (
+    AddAddress,
+    Counters,
+    DestinationTraffic,
+    Protocol,
+    Rejection,
+    RemoveFilter,
+    ServiceName,
+    SetSysctl,
+    Verdict,
+    VirtualKey,
+)
 from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
 from lbnode.probe import ProbeResult
 from lbnode.speaker.base import Session
@@ -66,7 +77,7 @@ def test_probes_are_counted_by_outcome_and_a_worker_that_left_is_forgotten() -> 
     assert of(metrics, "samegate_probe_rtt_seconds_sum") == {(): pytest.approx(0.006)}
     metrics.destinations({WORKER: True})
     assert of(metrics, "samegate_probe_results_total") == {("Answered", str(WORKER)): 3}
-    assert of(metrics, "samegate_destination_healthy") == {(str(WORKER),): 1}
+    assert of(metrics, "samegate_worker_healthy") == {(str(WORKER),): 1}
 
 
 def test_operations_and_rejections_are_counted() -> None:
@@ -114,6 +125,75 @@ def test_the_controller_shows_pools_and_addresses() -> None:
     assert of(metrics, "samegate_service_address_info") == {("203.0.113.1", "default/web"): 1}
     assert of(metrics, "samegate_leader") == {(): 1}
     assert of(metrics, "samegate_api_writes_total") == {("status",): 1}
+
+
+def test_vips_are_counted_by_decision_and_reason() -> None:
+    metrics = EdgeMetrics()
+    held = Verdict(False, "NoReadyEndpoints")
+    metrics.verdicts({VIP: Verdict(True, "Announced"), OTHER: held, ip_address("203.0.113.3"): held})
+    assert of(metrics, "samegate_vips") == {("true", "Announced"): 1, ("false", "NoReadyEndpoints"): 2}
+
+
+def test_traffic_adds_up_by_vip_and_by_worker_and_goes_with_them() -> None:
+    web, dns = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(VIP, Protocol.UDP, 53)
+    api = VirtualKey(OTHER, Protocol.TCP, 443)
+    nothing = Counters()
+    looks = [
+        DestinationTraffic(web, WORKER, nothing, 4, 1),
+        DestinationTraffic(dns, WORKER, nothing, 0, 2),
+        DestinationTraffic(api, WORKER2, nothing, 8, 0),
+    ]
+    grown = {
+        (web, WORKER): Counters(1, 10, 100),
+        (dns, WORKER): Counters(2, 20, 200),
+        (api, WORKER2): Counters(3, 30, 300),
+    }
+    metrics = EdgeMetrics()
+    for _ in range(2):
+        metrics.traffic(looks, grown)
+    assert of(metrics, "samegate_vip_connections_total") == {(str(VIP),): 6, (str(OTHER),): 6}
+    assert of(metrics, "samegate_vip_received_packets_total") == {(str(VIP),): 60, (str(OTHER),): 60}
+    assert of(metrics, "samegate_destination_received_bytes_total") == {(str(WORKER),): 600, (str(WORKER2),): 600}
+    assert of(metrics, "samegate_vip_open_connections")[("active", str(VIP))] == 4
+    assert of(metrics, "samegate_vip_open_connections")[("inactive", str(VIP))] == 3
+    assert of(metrics, "samegate_destination_open_connections")[("active", str(WORKER2))] == 8
+    metrics.traffic(looks[:1], {(web, WORKER): Counters()})
+    assert of(metrics, "samegate_vip_connections_total") == {(str(VIP),): 6}
+    assert of(metrics, "samegate_destination_connections_total") == {(str(WORKER),): 6}
+
+
+def test_a_kind_of_failure_has_its_series_before_it_ever_happens() -> None:
+    assert of(WorkerMetrics(), "samegate_reconcile_failures_total") == {("Retry",): 0, ("ConfigError",): 0, ("Bug",): 0}
+
+
+def test_a_replica_that_no_longer_leads_forgets_what_the_leader_tells() -> None:
+    metrics = ControllerMetrics()
+    metrics.leader(True)
+    metrics.pools({"public": (256, 3)})
+    metrics.addresses([("default/web", VIP)])
+    metrics.rejections([Rejection(ServiceName("default", "web"), "BadPort", "")])
+    metrics.leader(False)
+    for name in ("samegate_pool_addresses", "samegate_service_address_info", "samegate_rejections"):
+        assert of(metrics, name) == {}
+
+
+def test_what_the_api_said_last_stands_there_by_kind() -> None:
+    metrics = WorkerMetrics()
+    metrics.api(True, {"services": 1.8e9, "nodes": 1.9e9})
+    assert of(metrics, "samegate_api_synced") == {(): 1}
+    assert of(metrics, "samegate_api_last_answer_timestamp_seconds") == {("services",): 1.8e9, ("nodes",): 1.9e9}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_metric_on_the_page_is_described_with_its_kind_and_its_meaning(role: type[EdgeMetrics]) -> None:
+    metrics = role()
+    described = {d.name.removesuffix("_total"): (d.kind, d.meaning) for d in metrics.descriptions}
+    shown = {
+        f.name: (f.type, f.documentation)
+        for f in text_string_to_metric_families(metrics.page().decode())
+        if not f.name.startswith("process_")
+    }
+    assert described == shown
 
 
 def test_a_worker_shows_its_tunnels() -> None:

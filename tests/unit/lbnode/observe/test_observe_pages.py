@@ -119,6 +119,30 @@ def test_other_paths_are_not_found(path: str) -> None:
     assert get(PAGES, path)[0] == 404
 
 
+def test_the_page_for_people_comes_with_its_policy_and_the_others_without() -> None:
+    pages = replace(PAGES, html=lambda reloads: b"live" if reloads else b"still")
+    for path, expected in (("/", b"still"), ("/live", b"live")):
+        status, headers, body = get(pages, path)
+        assert (status, body, headers["content-type"]) == (200, expected, "text/html; charset=utf-8")
+        assert headers["content-security-policy"].startswith("default-src 'none';")
+        assert headers["x-content-type-options"] == "nosniff"
+    assert "content-security-policy" not in get(pages, "/metrics")[1]
+
+
+def test_the_pages_can_be_had_on_more_addresses_than_one() -> None:
+    async def main() -> list[dict[str, Any]]:
+        server = PageServer(PAGES)
+        port = await server.start(LOOPBACK, 0)
+        await server.close()
+        await server.start(LOOPBACK, port, ip_address("127.0.0.2"))
+        try:
+            return [await fetch_status(f"http://127.0.0.{n}:{port}/v1/status", 2) for n in (1, 2)]
+        finally:
+            await server.close()
+
+    assert [answer["node"] for answer in asyncio.run(main())] == ["198.18.0.11"] * 2
+
+
 def test_a_query_does_not_change_the_page() -> None:
     assert get(PAGES, "/readyz?verbose")[0] == 200
 

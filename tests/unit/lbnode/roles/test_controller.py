@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import ip_address
 from typing import Any
 
@@ -12,6 +13,7 @@ from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import ServiceName
 from lbnode.observe import ControllerMetrics
+from lbnode.overview import Overview
 from lbnode.roles.controller import FINALIZER, Controller
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings, parse
@@ -34,11 +36,12 @@ class Cluster:
         self.leads = True
         for name, address in (*WORKERS.items(), *EDGES.items()):
             self.put(node(name, address, "worker" if name in WORKERS else "edge"))
+        self.metrics = ControllerMetrics("test")
         self.controller = Controller(
             lambda: self.settings,
             lambda: self.copy,
             self,
-            ControllerMetrics("test"),
+            self.metrics,
             lambda: self.leads,
             lambda: self.now_seconds,
         )
@@ -282,3 +285,62 @@ def test_a_cluster_policy_is_told_that_it_hides_the_clients_address() -> None:
     cluster.put(hiding)
     cluster.run()
     assert "hides the client's address" in cluster.condition("Accepted")["message"]
+
+
+def test_a_full_pool_shows_as_full_though_its_first_and_last_address_are_not_given_out() -> None:
+    cluster = Cluster()
+    cluster.settings = parse(SETTINGS | {"pools": [{"name": "tiny", "cidrs": ["203.0.113.8/30"]}]})
+    cluster.put(*(service(name, vip=None) for name in ("a", "b", "c")))
+    cluster.run()
+    value = cluster.metrics.registry.get_sample_value
+    assert value("samegate_pool_addresses", {"pool": "tiny"}) == 2
+    assert value("samegate_pool_addresses_used", {"pool": "tiny"}) == 2
+    assert value("samegate_rejections", {"reason": "PoolExhausted"}) == 1
+
+
+def test_an_edge_node_that_does_not_answer_shows_at_every_replica() -> None:
+    cluster = Cluster()
+    cluster.leads = False
+    cluster.edge_pages["edge2"] = None
+    cluster.run(1)
+    answers = {e: cluster.metrics.registry.get_sample_value("samegate_edge_node_answers", {"edge": e}) for e in EDGES}
+    assert answers == {"edge1": 1, "edge2": 0}
+
+
+def overview_of(cluster: Cluster) -> Overview:
+    async def look() -> Overview:
+        assert cluster.controller.edges is not None
+        await cluster.controller.edges.round()
+        return cluster.controller.overview("replica", "")
+
+    return asyncio.run(look())
+
+
+def test_the_status_page_shows_vips_and_the_events_that_were_written() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    address = cluster.address()
+    assert address is not None
+    cluster.announce(address, edge1="Announced", edge2="Draining")
+    cluster.run()
+    seen = overview_of(cluster)
+    assert [(str(v.address), v.announced_by) for v in seen.vips] == [(address, ("edge1",))]
+    assert [(e.service, e.kind, e.reason) for e in reversed(seen.events)] == cluster.events
+
+
+def test_the_status_page_tells_for_how_long_the_api_has_been_silent() -> None:
+    cluster = Cluster()
+    assert overview_of(cluster).api_silence_seconds == 0
+    now = time.time()
+    cluster.copy.answered = {"services": now - 1, "slices": now - 500, "nodes": now - 2}
+    assert overview_of(cluster).api_silence_seconds == pytest.approx(500, abs=60)
+
+
+def test_a_replica_that_stands_by_shows_the_same_vips() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=ip_address("203.0.113.7")))
+    cluster.leads = False
+    cluster.announce("203.0.113.7", edge1="Announced")
+    seen = overview_of(cluster)
+    assert (seen.leads, [v.announced_by for v in seen.vips]) == (False, [("edge1",)])

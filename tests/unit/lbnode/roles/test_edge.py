@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from lbnode.errors import Retry
-from lbnode.model import EdgeState, Operation
+from lbnode.model import Counters, DestinationTraffic, EdgeState, Operation, Protocol, VirtualKey
 from tests.unit.lbnode.roles.world import VIP, WORKERS, World, endpoints, node, service
 
 
@@ -254,3 +254,36 @@ def test_every_vip_that_is_not_announced_has_a_reason_on_the_status_page() -> No
     asyncio.run(world.run(2))
     vip = world.edge.status()["vips"][str(VIP)]
     assert (vip["announce"], vip["reason"], vip["service"]) == (False, "NoReadyEndpoints", "shop/web")
+
+
+def connections(world: World) -> float | None:
+    """What the page says of the VIP."""
+    return world.metrics.registry.get_sample_value("samegate_vip_connections_total", {"vip": str(VIP)})
+
+
+def test_connections_since_the_agents_start_are_told_a_few_seconds_later() -> None:
+    world = World()
+    at = (VirtualKey(VIP, Protocol.TCP, 80), WORKERS["worker1"])
+    world.kernel.counted[at] = Counters(1000, 1, 1)  # under a former agent
+    asyncio.run(world.run(1))
+    assert connections(world) == 0
+    world.kernel.counted[at] = Counters(1007, 1, 1)
+    asyncio.run(world.run(6))
+    assert connections(world) == 7
+
+
+def test_counters_that_cannot_be_read_fail_no_pass_and_are_made_up_for() -> None:
+    world = World()
+    at = (VirtualKey(VIP, Protocol.TCP, 80), WORKERS["worker1"])
+    assert announced_after(world, 2)
+    genuine = world.kernel.traffic
+
+    def refuse(_keys: object) -> tuple[DestinationTraffic, ...]:
+        raise Retry("netlink: no buffer space")
+
+    world.kernel.counted[at] = Counters(3, 1, 1)
+    world.kernel.traffic = refuse  # type: ignore[method-assign]
+    assert announced_after(world, 6)
+    world.kernel.traffic = genuine  # type: ignore[method-assign]
+    asyncio.run(world.run(6))
+    assert connections(world) == 3

@@ -60,6 +60,22 @@ def test_failures_are_counted_by_their_kind() -> None:
     assert kinds == ["Retry", "ConfigError", "Bug"]
 
 
+def test_only_a_pass_without_an_error_counts_as_a_success() -> None:
+    successes: list[int] = []
+    loop = Loop(0.01, succeeded=lambda: successes.append(1))
+    outcomes: list[Exception | None] = [Retry("later", 0.01), None, KeyError("bug"), None]
+
+    async def pass_once() -> None:
+        outcome = outcomes.pop(0)
+        if not outcomes:
+            loop.stop()
+        if outcome is not None:
+            raise outcome
+
+    asyncio.run(loop.run(pass_once))
+    assert len(successes) == 2
+
+
 def test_a_retry_comes_after_its_own_delay_not_at_the_next_resync() -> None:
     _, done = passes(Retry("soon", 0.01), None, resync_seconds=60)
     assert len(done) == 2

@@ -106,13 +106,14 @@ class World:
 
     def start(self) -> Edge:
         """A new agent process in the same world: it knows nothing yet, kernel and speaker go on."""
+        self.metrics = EdgeMetrics("test")
         self.edge = Edge(
             "edge1",
             lambda: self.settings,
             lambda: self.copy,
             self.kernel,
             lambda _settings, _addresses: self.speaker,
-            EdgeMetrics("test"),
+            self.metrics,
             lambda: self.now_seconds,
         )
         return self.edge

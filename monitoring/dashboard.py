@@ -1,0 +1,420 @@
+"""The Grafana dashboard as code: rows of panels, each with its question, its PromQL and its unit. Pure.
+
+``monitoring/dashboard.json`` is written from here (``python -m monitoring``); import that file into Grafana, or mount it where Grafana looks for
+dashboards. Nothing in it names a data source: it asks which one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: Grafana's grid is so many columns wide; a panel that shows a course over time is so many high.
+GRID_COLUMNS = 24
+GRAPH_ROWS, NUMBER_ROWS = 8, 4
+#: Of Grafana 11, which migrates older ones by itself; newer ones read it.
+SCHEMA_VERSION = 39
+DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+#: What the reader chose to see; every query of an agent's metric is limited to it.
+CHOSEN = 'instance=~"$instance"'
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """PromQL, and how its series are named (Grafana's ``{{label}}``)."""
+
+    expression: str
+    legend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel. ``unit`` is Grafana's word for it. A number turns red from ``bad_from`` on, or below ``bad_below``."""
+
+    title: str
+    question: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    kind: Literal["timeseries", "stat"] = "timeseries"
+    columns: int = 8
+    bad_from: float | None = None
+    bad_below: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A heading with the panels below it."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def _graph(title: str, question: str, *queries: tuple[str, str], unit: str = "short", columns: int = 8) -> Panel:
+    return Panel(title, question, tuple(Query(*q) for q in queries), unit, columns=columns)
+
+
+def _number(
+    title: str, question: str, expression: str, *, bad_from: float | None = None, bad_below: float | None = None
+) -> Panel:
+    return Panel(title, question, (Query(expression),), "short", "stat", 4, bad_from, bad_below)
+
+
+NOW = Row(
+    "Now",
+    (
+        _number(
+            "VIPs announced",
+            "By at least one edge node.",
+            "count(sum by (vip) (samegate_vip_announced) > 0) or vector(0)",
+        ),
+        _number(
+            "VIPs announced by nobody",
+            "Clients of these are turned away.",
+            "count(sum by (vip) (samegate_vip_announced) == 0) or vector(0)",
+            bad_from=1,
+        ),
+        _number(
+            "BGP sessions down", "Of all edge nodes.", "count(samegate_bgp_session_up == 0) or vector(0)", bad_from=1
+        ),
+        _number(
+            "Workers reached by nobody",
+            "No edge node's probe is answered.",
+            "count(sum by (worker) (samegate_worker_healthy) == 0) or vector(0)",
+            bad_from=1,
+        ),
+        _number(
+            "Agents that do not answer", "Of all roles.", 'count(up{job="samegate"} == 0) or vector(0)', bad_from=1
+        ),
+        _number("Controllers that lead", "Must be one.", "sum(samegate_leader)", bad_from=2, bad_below=1),
+    ),
+)
+
+VIPS = Row(
+    "VIPs",
+    (
+        _graph(
+            "Edge nodes that announce a VIP",
+            "Does each VIP have as many as it should?",
+            ("sum by (vip) (samegate_vip_announced)", "{{vip}}"),
+        ),
+        _graph(
+            "Withheld VIPs by reason",
+            "Why not? Each reason is in docs/runbook.md.",
+            (f'sum by (instance, reason) (samegate_vips{{announced="false", {CHOSEN}}})', "{{instance}} {{reason}}"),
+        ),
+        _graph(
+            "Routes sent",
+            "Does each peer get all of them?",
+            (f"samegate_bgp_exported_routes{{{CHOSEN}}}", "{{instance}} to {{peer}}"),
+        ),
+    ),
+)
+
+TRAFFIC = Row(
+    "Traffic from clients (replies go past the edge nodes)",
+    (
+        _graph(
+            "New connections by VIP",
+            "Who is asked for what?",
+            (f"sum by (vip) (rate(samegate_vip_connections_total{{{CHOSEN}}}[$__rate_interval]))", "{{vip}}"),
+            unit="cps",
+        ),
+        _graph(
+            "Bits received by VIP",
+            "How much comes in?",
+            (f"8 * sum by (vip) (rate(samegate_vip_received_bytes_total{{{CHOSEN}}}[$__rate_interval]))", "{{vip}}"),
+            unit="bps",
+        ),
+        _graph(
+            "Packets received by VIP",
+            "What the edge nodes' processors pay for.",
+            (f"sum by (vip) (rate(samegate_vip_received_packets_total{{{CHOSEN}}}[$__rate_interval]))", "{{vip}}"),
+            unit="pps",
+        ),
+        _graph(
+            "New connections by edge node",
+            "Do the routers spread the flows?",
+            (f"sum by (instance) (rate(samegate_vip_connections_total{{{CHOSEN}}}[$__rate_interval]))", "{{instance}}"),
+            unit="cps",
+        ),
+        _graph(
+            "New connections by worker",
+            "Does the hash spread them?",
+            (
+                f"sum by (worker) (rate(samegate_destination_connections_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{worker}}",
+            ),
+            unit="cps",
+        ),
+        _graph(
+            "Bits sent to a worker",
+            "Which worker's link is full?",
+            (
+                f"8 * sum by (worker) (rate(samegate_destination_received_bytes_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{worker}}",
+            ),
+            unit="bps",
+        ),
+        _graph(
+            "Packets sent to a worker",
+            "Which worker is flooded?",
+            (
+                f"sum by (worker) (rate(samegate_destination_received_packets_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{worker}}",
+            ),
+            unit="pps",
+        ),
+        _graph(
+            "Open connections by VIP",
+            "How many would a failure meet?",
+            (f"sum by (vip, state) (samegate_vip_open_connections{{{CHOSEN}}})", "{{vip}} {{state}}"),
+        ),
+        _graph(
+            "Open connections by worker",
+            "Has a drained worker come to its end?",
+            (f"sum by (worker, state) (samegate_destination_open_connections{{{CHOSEN}}})", "{{worker}} {{state}}"),
+        ),
+    ),
+)
+
+ROUTERS = Row(
+    "Routers",
+    (
+        _graph("BGP sessions", "1 is up.", (f"samegate_bgp_session_up{{{CHOSEN}}}", "{{instance}} with {{peer}}")),
+        _graph("BFD sessions", "1 is up.", (f"samegate_bfd_session_up{{{CHOSEN}}}", "{{instance}} with {{peer}}")),
+        _graph(
+            "Session changes in an hour",
+            "Which one flaps?",
+            (f"changes(samegate_bgp_session_up{{{CHOSEN}}}[1h])", "{{instance}} with {{peer}}"),
+        ),
+    ),
+)
+
+WORKERS = Row(
+    "Workers",
+    (
+        _graph(
+            "Edge nodes that reach a worker",
+            "Do all edge nodes agree?",
+            ("sum by (worker) (samegate_worker_healthy)", "{{worker}}"),
+        ),
+        _graph(
+            "Failed probes",
+            "Which way do they fail?",
+            (
+                f'sum by (worker, reason) (rate(samegate_probe_results_total{{reason!="Answered", {CHOSEN}}}[$__rate_interval]))',
+                "{{worker}} {{reason}}",
+            ),
+            unit="ops",
+        ),
+        _graph(
+            "Round trip of probes",
+            "Half of them, and all but one of a hundred, take less than this.",
+            (
+                f"histogram_quantile(0.5, sum by (instance, le) (rate(samegate_probe_rtt_seconds_bucket{{{CHOSEN}}}[$__rate_interval])))",
+                "{{instance}} half",
+            ),
+            (
+                f"histogram_quantile(0.99, sum by (instance, le) (rate(samegate_probe_rtt_seconds_bucket{{{CHOSEN}}}[$__rate_interval])))",
+                "{{instance}} 99 of 100",
+            ),
+            unit="s",
+        ),
+        _graph(
+            "Worker agents that are ready",
+            "1 is ready.",
+            (f"samegate_worker_ready{{{CHOSEN}}}", "{{instance}}"),
+            columns=12,
+        ),
+        _graph(
+            "Tunnels that are missing",
+            "By worker.",
+            (f"count by (instance) (samegate_tunnel_ready{{{CHOSEN}}} == 0)", "{{instance}}"),
+            columns=12,
+        ),
+    ),
+)
+
+AGENTS = Row(
+    "Agents",
+    (
+        _graph(
+            "Duration of a pass",
+            "All but one of a hundred take less than this.",
+            (
+                f"histogram_quantile(0.99, sum by (instance, le) (rate(samegate_reconcile_duration_seconds_bucket{{{CHOSEN}}}[$__rate_interval])))",
+                "{{instance}}",
+            ),
+            unit="s",
+        ),
+        _graph(
+            "Failed passes",
+            "ConfigError: the operator's. Retry: the surroundings'. Bug: ours.",
+            (
+                f"sum by (instance, kind) (rate(samegate_reconcile_failures_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{instance}} {{kind}}",
+            ),
+            unit="ops",
+        ),
+        _graph(
+            "Changes to the kernel",
+            "An unchanged world makes none; a steady stream means that somebody else writes there.",
+            (
+                f"sum by (instance, operation) (rate(samegate_kernel_operations_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{instance}} {{operation}}",
+            ),
+            unit="ops",
+        ),
+        _graph(
+            "Silence of the Kubernetes API",
+            "Longer than a minute or so is an outage.",
+            (
+                f"max by (instance) (time() - samegate_api_last_answer_timestamp_seconds{{{CHOSEN}}})",
+                "{{instance}}",
+            ),
+            unit="s",
+        ),
+        _graph(
+            "Processor",
+            "Of one.",
+            (f'rate(process_cpu_seconds_total{{job="samegate", {CHOSEN}}}[$__rate_interval])', "{{instance}}"),
+            unit="percentunit",
+        ),
+        _graph(
+            "Memory",
+            "Does it grow?",
+            (f'process_resident_memory_bytes{{job="samegate", {CHOSEN}}}', "{{instance}}"),
+            unit="bytes",
+        ),
+    ),
+)
+
+ADDRESSES = Row(
+    "Addresses",
+    (
+        _graph(
+            "Pools",
+            "When is a new network due?",
+            ("max by (pool) (samegate_pool_addresses_used / samegate_pool_addresses)", "{{pool}}"),
+            unit="percentunit",
+        ),
+        _graph("Refused Services and ports", "Why?", ("max by (reason) (samegate_rejections)", "{{reason}}")),
+        _graph(
+            "Writes to the Kubernetes API",
+            "An unchanged world makes none.",
+            ("sum by (object) (rate(samegate_api_writes_total[$__rate_interval]))", "{{object}}"),
+            unit="ops",
+        ),
+    ),
+)
+
+ROWS = (NOW, VIPS, TRAFFIC, ROUTERS, WORKERS, AGENTS, ADDRESSES)
+
+
+def expressions(rows: Iterable[Row] = ROWS) -> tuple[str, ...]:
+    """Every PromQL expression of the dashboard, with Grafana's variables still in it."""
+    return tuple(q.expression for row in rows for panel in row.panels for q in panel.queries)
+
+
+def dashboard(rows: Iterable[Row] = ROWS) -> Object:
+    """The dashboard as Grafana's JSON model."""
+    panels: list[Object] = []
+    top = 0
+    for row in rows:
+        panels.append(
+            {
+                "id": len(panels) + 1,
+                "type": "row",
+                "title": row.title,
+                "collapsed": False,
+                "gridPos": {"h": 1, "w": GRID_COLUMNS, "x": 0, "y": top},
+                "panels": [],
+            }
+        )
+        top += 1
+        left = 0
+        for panel in row.panels:
+            height = NUMBER_ROWS if panel.kind == "stat" else GRAPH_ROWS
+            if left + panel.columns > GRID_COLUMNS:
+                left, top = 0, top + height
+            place = {"h": height, "w": panel.columns, "x": left, "y": top}
+            panels.append(_panel(panel, len(panels) + 1, place))
+            left += panel.columns
+        top += height
+    return {
+        "uid": "samegate",
+        "title": "samegate",
+        "description": "Written by `python -m monitoring`: change monitoring/dashboard.py. Metrics: docs/metrics.md.",
+        "tags": ["samegate"],
+        "schemaVersion": SCHEMA_VERSION,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "timezone": "",
+        "templating": {"list": _variables()},
+        "annotations": {"list": []},
+        "links": [],
+        "panels": panels,
+    }
+
+
+def _variables() -> list[Object]:
+    source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    instance = {
+        "name": "instance",
+        "label": "Agent",
+        "type": "query",
+        "datasource": DATA_SOURCE,
+        "query": {"query": "label_values(samegate_build_info, instance)", "refId": "instance"},
+        "refresh": 2,
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+    return [source, instance]
+
+
+def _panel(panel: Panel, number: int, place: Object) -> Object:
+    options: Object = {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    if panel.kind == "stat":
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "background", "graphMode": "none"}
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.question,
+        "datasource": DATA_SOURCE,
+        "gridPos": place,
+        "targets": [
+            {
+                "refId": chr(ord("A") + index),
+                "datasource": DATA_SOURCE,
+                "expr": query.expression,
+                "legendFormat": query.legend or "__auto",
+            }
+            for index, query in enumerate(panel.queries)
+        ],
+        "options": options,
+        "fieldConfig": {
+            "defaults": {"unit": panel.unit, "min": 0, "thresholds": {"mode": "absolute", "steps": _steps(panel)}},
+            "overrides": [],
+        },
+    }
+
+
+def _steps(panel: Panel) -> list[Object]:
+    steps: list[Object] = [{"color": "red" if panel.bad_below is not None else "green", "value": None}]
+    if panel.bad_below is not None:
+        steps.append({"color": "green", "value": panel.bad_below})
+    if panel.bad_from is not None:
+        steps.append({"color": "red", "value": panel.bad_from})
+    return steps

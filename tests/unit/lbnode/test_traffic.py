@@ -1,0 +1,65 @@
+"""What grew between two looks at the kernel's counters, against a tally of what was really sent."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbnode.model import Counters, DestinationTraffic, Protocol, VirtualKey
+from lbnode.traffic import add, growth, seen
+
+WEB, DNS = (VirtualKey(ip_address("203.0.113.1"), p, n) for p, n in ((Protocol.TCP, 80), (Protocol.UDP, 53)))
+ONE, TWO = ip_address("198.18.0.21"), ip_address("198.18.0.22")
+AT = (WEB, ONE)
+
+
+def test_the_first_look_counts_nothing_because_the_former_agent_did() -> None:
+    assert growth(None, {AT: Counters(5, 50, 500)}) == {AT: Counters()}
+
+
+def test_what_came_in_between_is_counted() -> None:
+    assert growth({AT: Counters(5, 50, 500)}, {AT: Counters(7, 60, 900)}) == {AT: Counters(2, 10, 400)}
+
+
+def test_a_destination_that_is_new_counts_whole_and_one_that_went_counts_nothing() -> None:
+    assert growth({AT: Counters(5, 50, 500)}, {(WEB, TWO): Counters(1, 2, 3)}) == {(WEB, TWO): Counters(1, 2, 3)}
+
+
+def test_a_destination_that_was_put_in_anew_counts_from_nothing() -> None:
+    assert growth({AT: Counters(5, 50, 500)}, {AT: Counters(1, 60, 10)}) == {AT: Counters(1, 60, 10)}
+
+
+def test_looks_are_remembered_by_service_and_worker() -> None:
+    looks = [DestinationTraffic(WEB, ONE, Counters(1, 1, 1)), DestinationTraffic(DNS, ONE, Counters(2, 2, 2))]
+    assert seen(looks) == {(WEB, ONE): Counters(1, 1, 1), (DNS, ONE): Counters(2, 2, 2)}
+
+
+sent = st.builds(Counters, *[st.integers(1, 1000)] * 3)
+steps = st.lists(st.one_of(st.just("replaced"), sent), max_size=30)
+
+
+@given(steps)
+def test_the_sum_of_what_grew_is_all_that_was_sent_however_often_a_destination_is_put_in_anew(
+    moves: list[Counters | str],
+) -> None:
+    """Each look comes after one packet at least, so none that was sent is lost between a look and a replacement."""
+    kernel, before, told = Counters(), seen([DestinationTraffic(WEB, ONE, Counters())]), Counters()
+    for move in moves:
+        if isinstance(move, str):
+            kernel = Counters()
+            before = growth(None, {})  # it was seen to be gone
+            continue
+        kernel = add(kernel, move)
+        now = {AT: kernel}
+        told, before = add(told, growth(before, now)[AT]), now
+    expected = Counters()
+    for move in moves:
+        if not isinstance(move, str):
+            expected = Counters(*(a + b for a, b in zip(_row(expected), _row(move), strict=True)))
+    assert told == expected
+
+
+def _row(counters: Counters) -> tuple[int, int, int]:
+    return counters.connections, counters.received_packets, counters.received_bytes
