@@ -201,6 +201,19 @@ class Health(_Settings):
         return self
 
 
+class ActiveProbes(Health):
+    """Active probes of pods by the worker that runs them, for Services that ask for it by ``samegate.dev/probe``; annotations of the Service
+    take the place of these values. The pace is that of GLB director: each 2 s, 1 s for an answer, out after 3 failures.
+
+    A worker gets nothing new for the Service when fewer than ``low_watermark`` of its pods pass, until ``high_watermark`` do (fractions; 0
+    means at least one). A worker has at most ``at_once`` probes under way.
+    """
+
+    interval_ms: Annotated[Whole, Field(ge=100)] = 2000
+    timeout_ms: Milliseconds = 1000
+    at_once: Annotated[Whole, Field(ge=1, le=1024)] = 64
+
+
 class Ipvs(_Settings):
     """Idle times of IPVS connections in seconds."""
 
@@ -241,6 +254,7 @@ class AgentSettings(_Settings):
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
     health: Health = Health()
+    active_probes: ActiveProbes = ActiveProbes()
     ipvs: Ipvs = Ipvs()
     drain: Drain = Drain()
     ports: Ports = Ports()

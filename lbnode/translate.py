@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
 from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
     EdgeFilter,
@@ -82,11 +83,12 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for."""
+    """What a worker should be, the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe."""
 
     state: WorkerState
     filter: WorkerFilter
     checks: tuple[HealthCheck, ...] = ()
+    backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -121,6 +123,8 @@ def translate_edge(
             continue
         ports, refused = _ports(service)
         rejections += refused
+        if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
+            rejections.append(mistake)
         for address in service.addresses:
             if (problem := _address_problem(service, address, vips, settings)) is not None:
                 rejections.append(problem)
@@ -167,7 +171,8 @@ def translate_edge(
 
 
 def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> WorkerPlan:
-    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, its checks of kube-proxy."""
+    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, its checks of kube-proxy, its
+    active probes of its own pods."""
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
     workers, warnings = _workers(snapshot, settings)
@@ -192,7 +197,19 @@ def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str
     if node is None:
         blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
     state = WorkerState(filter_digest=table.digest, tunnels=tunnels, probe_addresses=frozenset(probe_addresses))
-    return WorkerPlan(state, table, checks, blocked, tuple(warnings))
+    return WorkerPlan(state, table, checks, _backends(snapshot, settings, node_name), blocked, tuple(warnings))
+
+
+def _backends(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> dict[Backend, ActiveProbe]:
+    slices = _by_service(snapshot)
+    found: dict[Backend, ActiveProbe] = {}
+    for service in snapshot.services.values():
+        if not is_ours(service, settings):
+            continue
+        probe, _ = read_active_probe(service, settings.active_probes)
+        if probe is not None:
+            found |= dict.fromkeys(local_backends(service.name, probe, slices[service.name], node_name), probe)
+    return found
 
 
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
