@@ -21,7 +21,7 @@ import httpx2
 import msgspec
 import structlog
 from lightkube import AsyncClient, operators
-from lightkube.core.exceptions import ApiError
+from lightkube.core.exceptions import ApiError, NotReadyError
 from lightkube.core.exceptions import ConfigError as KubeconfigError
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
@@ -47,8 +47,20 @@ FIELD_MANAGER = "samegate"
 log = structlog.get_logger()
 
 Raw = dict[str, Any]
-#: What can go wrong on the way to the API server or there; everything else is a bug.
-API_ERRORS = (httpx2.HTTPError, httpx2.StreamError, msgspec.MsgspecError, OSError, TimeoutError)
+#: What can go wrong on the way to the API server or there; everything else is a bug. ``ValueError``: lightkube reads the body of an answer that says
+#: no as JSON, which that of a proxy in between need not be. ``NotReadyError``: a list without a resource version.
+API_ERRORS = (
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    msgspec.MsgspecError,
+    NotReadyError,
+    ValueError,
+    RecursionError,
+    OSError,
+    TimeoutError,
+)
+#: lightkube looks into the metadata of each watched object without asking whether there is any.
+WATCH_ERRORS = (*API_ERRORS, AttributeError)
 
 
 def client() -> AsyncClient:
@@ -120,7 +132,7 @@ class Watcher:
         while True:
             try:
                 await self._list_and_watch(kind)
-            except API_ERRORS as error:
+            except WATCH_ERRORS as error:
                 self._failing.add(kind)
                 failures += 1
                 log.warning("api.unreachable", kind=kind, error=str(error) or type(error).__name__, failures=failures)
