@@ -112,7 +112,7 @@ def mutated(text: bytes, chance: random.Random) -> bytes:
             at = chance.randrange(len(changed))
             changed[at:at] = chance.randbytes(chance.randint(1, 300))
         case 2:
-            changed += changed
+            changed.extend(bytes(changed))
     return bytes(changed)
 
 
