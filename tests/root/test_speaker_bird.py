@@ -347,6 +347,34 @@ def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: 
     assert gaps == 0
 
 
+def test_with_graceful_restart_a_daemon_that_is_gone_for_good_keeps_its_route_for_the_restart_time_only(
+    made: Rig,
+) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None, graceful_restart={"restart_seconds": 5}))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    time.sleep(2)
+    made.stop_bird()
+    gone = wait_until(lambda: not made.router_fib(), 5 + 2, "the route goes")
+    assert gone > 3, "the router did not keep the route at all: this shows nothing of graceful restart"
+
+
+def test_bfd_takes_the_route_of_a_path_that_silently_drops(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    established_with_bfd(made, speaker)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    subprocess.run(
+        ["ip", "netns", "exec", made.speaker_namespace, "iptables", "-w", "-I", "OUTPUT", "-o", "v0", "-j", "DROP"],
+        check=True,
+    )
+    wait_until(lambda: not made.router_fib(), 1.5, "the route goes")
+
+
 def test_a_taken_port_is_named_and_left_behind_once_it_is_free(made: Rig) -> None:
     made.start_router()
     program = "import socket; s = socket.socket(); s.bind(('198.18.0.11', 1790)); s.listen(); print('taken', flush=True); input()"
