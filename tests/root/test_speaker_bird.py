@@ -184,6 +184,21 @@ def test_a_key_on_the_routers_side_only_keeps_the_session_down(made: Rig) -> Non
     assert "key" in state.sessions["tor-1"].last_error
 
 
+def test_a_router_that_is_not_one_hop_away_gets_no_session_and_one_that_is_does(made: Rig) -> None:
+    """RFC 5082: what arrives with a TTL below 255 has passed a router."""
+    rule = ["OUTPUT", "-p", "tcp", "-j", "TTL", "--ttl-set", "254"]
+    mangle = ["ip", "netns", "exec", made.router_namespace, "iptables", "-w", "-t", "mangle"]
+    subprocess.run([*mangle, "-A", *rule], check=True)
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    assert not read_until_established(speaker, ["tor-1"], deadline_seconds=5).sessions["tor-1"].established
+    assert made.router_fib() == frozenset()
+    subprocess.run([*mangle, "-D", *rule], check=True)
+    assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
+
+
 def test_the_key_stands_neither_in_the_configuration_nor_in_a_command_line_nor_in_a_log(made: Rig) -> None:
     made.start_router(neighbour=" neighbor EDGE password very-unlikely-words")
     made.start_bird()
@@ -345,6 +360,17 @@ def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: 
         time.sleep(0.02)
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
     assert gaps == 0
+
+
+def test_without_graceful_restart_and_bfd_the_gap_of_a_killed_daemon_shows(made: Rig) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd\n neighbor 198.18.0.11 peer-group EDGE")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: not made.router_fib(), 3, "the route goes")
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the route returns")
 
 
 def test_with_graceful_restart_a_daemon_that_is_gone_for_good_keeps_its_route_for_the_restart_time_only(

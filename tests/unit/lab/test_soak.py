@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lab import faults, soak
 from lab.faults import Fault
+from lab.report.bench import NotReached
 from lab.soak import HAZARDS, Hazard, Usage, grown, holds, make_and_undo, schedule, usage, wrongly_broken
 
 seeds = st.integers(0, 2**32)
@@ -116,6 +117,13 @@ def test_a_fault_is_undone_though_somebody_interrupts() -> None:
     with pytest.raises(KeyboardInterrupt):
         make_and_undo(recorded(done), 3, interrupt)
     assert done == ["made", "undone"]
+
+
+def test_an_undo_that_finds_nothing_to_undo_is_no_error() -> None:
+    def gone() -> None:
+        raise NotReached("no process with 'lbnode run edge' runs on edge2")
+
+    make_and_undo(Fault("f", "w", "e", "w", lambda: None, gone), 0, lambda seconds: None)
 
 
 def test_a_run_holds_only_if_nothing_broke_stuck_or_grew() -> None:
