@@ -22,6 +22,16 @@ from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
 #: A pool is announced as host routes and imported by routers with a maximum; wider ones are mistakes (a /8, the default route).
 WIDEST_POOL = {4: 16, 6: 64}
+#: No router forwards these to a host (IANA special-purpose address registries).
+NO_HOSTS = {
+    ip_network("0.0.0.0/8"): '"this network" (RFC 1122)',
+    ip_network("127.0.0.0/8"): "loopback (RFC 1122)",
+    ip_network("169.254.0.0/16"): "link-local (RFC 3927)",
+    ip_network("224.0.0.0/4"): "multicast (RFC 5771)",
+    ip_network("::/127"): "unspecified and loopback (RFC 4291)",
+    ip_network("fe80::/10"): "link-local (RFC 4291)",
+    ip_network("ff00::/8"): "multicast (RFC 4291)",
+}
 
 
 class _Settings(BaseModel):
@@ -73,6 +83,17 @@ class Pool(_Settings):
                 raise ValueError(
                     f"{network} is wider than a pool may be (/{widest}). Name a longer prefix; several are allowed"
                 )
+        return cidrs
+
+    @field_validator("cidrs")
+    @classmethod
+    def _for_hosts(cls, cidrs: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
+        for network in cidrs:
+            for special, what in NO_HOSTS.items():
+                if overlap(network, special):
+                    raise ValueError(
+                        f"{network} overlaps {special}, which is {what}: no router forwards it to a VIP. Choose a network of your own"
+                    )
         return cidrs
 
 
