@@ -199,6 +199,38 @@ def test_a_router_that_is_not_one_hop_away_gets_no_session_and_one_that_is_does(
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
 
 
+def test_forged_resets_from_afar_or_without_the_sequence_number_leave_a_session_unharmed(made: Rig) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None))
+    set_once_running(speaker, 1)
+    read_until_established(speaker, ["tor-1"])
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+
+    def forge(*arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.root.forged_reset", "198.18.0.11", "198.18.0.2", *arguments]
+        subprocess.run(
+            ["ip", "netns", "exec", made.router_namespace, *command], cwd=Path(__file__).parents[2], check=True
+        )
+        time.sleep(1)
+
+    def dropped() -> int:
+        """Sessions that ended, by BIRD's log of their states."""
+        return (made.directory / "bird.log").read_text().count("peer_tor_1: State changed to down")
+
+    before = dropped()
+    # The right sequence number, but from behind another router; then guesses from the link itself.
+    forge("254")
+    forge("255", "blind")
+    assert asyncio.run(speaker.read()).sessions["tor-1"].established
+    assert dropped() == before
+    # The control: from the link itself with the right number, which is what an attacker there could do where there is no key.
+    forge("255")
+    assert dropped() == before + 1
+    read_until_established(speaker, ["tor-1"])
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP is back")
+
+
 def test_the_key_stands_neither_in_the_configuration_nor_in_a_command_line_nor_in_a_log(made: Rig) -> None:
     made.start_router(neighbour=" neighbor EDGE password very-unlikely-words")
     made.start_bird()
@@ -399,6 +431,25 @@ def test_bfd_takes_the_route_of_a_path_that_silently_drops(made: Rig) -> None:
         check=True,
     )
     wait_until(lambda: not made.router_fib(), 1.5, "the route goes")
+
+
+@pytest.mark.parametrize("end", ["speaker", "router"])
+def test_after_a_link_has_flapped_twenty_times_the_routes_are_right_within_ten_seconds(made: Rig, end: str) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1, 2)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs appear")
+    namespace = {"speaker": made.speaker_namespace, "router": made.router_namespace}[end]
+    seen_without = False
+    for _ in range(20):
+        for state, seconds in (("down", 1.2), ("up", 0.8)):
+            subprocess.run(["ip", "-n", namespace, "link", "set", "v0", state], check=True)
+            time.sleep(seconds)
+            seen_without |= not made.router_fib()
+    asyncio.run(speaker.set(vips(2, 3)))
+    wait_until(lambda: made.router_fib() == {"203.0.113.2", "203.0.113.3"}, 10, "the routes are right")
+    assert seen_without, "the flaps took no route away: this shows nothing"
 
 
 def test_a_taken_port_is_named_and_left_behind_once_it_is_free(made: Rig) -> None:
