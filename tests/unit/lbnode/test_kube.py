@@ -201,6 +201,38 @@ def test_refused_lists_are_tried_again_and_what_was_known_stays(status: int, mon
     assert all(kept)
 
 
+def others(*names: str) -> list[dict[str, Any]]:
+    return [{**service(1), "metadata": {"namespace": "shop", "name": n, "resourceVersion": "1"}} for n in names]
+
+
+@pytest.mark.parametrize("left", [[], others("a")])
+def test_a_list_that_lost_more_than_half_is_not_believed_at_once(
+    left: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [service(1), *others("a", "b")]
+    script = Script([full, left, [service(30, port=85), *others("a", "b")]], [[EXPIRED], [EXPIRED]])
+    kept: list[bool] = []
+
+    def until(copy: kube.Copy) -> bool:
+        kept.append(len(copy.services) == 3)
+        return port_is(85)(copy)
+
+    follow(script, until, monkeypatch)
+    assert all(kept)
+
+
+def test_a_second_list_that_lost_the_same_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1), *others("a", "b")], []], [[EXPIRED]])
+    follow(script, lambda copy: copy.services == {}, monkeypatch)
+    assert script.listed == 3
+
+
+def test_a_list_that_lost_half_is_believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1), *others("a")], others("a")], [[EXPIRED]])
+    follow(script, lambda copy: WEB not in copy.services, monkeypatch)
+    assert script.listed == 2
+
+
 def test_a_silent_watch_is_taken_for_half_open_and_listed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube, "SILENCE_SECONDS", 0.05)
     script = Script([[service(1)], [service(20, port=84)]], [])

@@ -8,6 +8,7 @@ import json
 from ipaddress import ip_address
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +61,17 @@ def hostile(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=80)
 @given(hostile())
 def test_an_edge_node_announces_the_sound_service_beside_a_hostile_one(evil: dict[str, Any]) -> None:
+    announces_the_sound_one_beside(evil)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000)
+@given(hostile())
+def test_five_thousand_hostile_services_crash_no_edge_node(evil: dict[str, Any]) -> None:
+    announces_the_sound_one_beside(evil)
+
+
+def announces_the_sound_one_beside(evil: dict[str, Any]) -> None:
     world = World()
     world.copy.services[EVIL] = evil
     world.copy.version += 1
