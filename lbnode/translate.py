@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
+from lbnode.delivery import delivery_table
 from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
+    DeliveryTable,
     EdgeFilter,
     EdgeState,
     IPAddress,
@@ -83,10 +85,15 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker should be, the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe."""
+    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe.
+
+    ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not.
+    """
 
     state: WorkerState
     filter: WorkerFilter
+    delivery: DeliveryTable
+    delivered: frozenset[ServiceName] = frozenset()
     checks: tuple[HealthCheck, ...] = ()
     backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
@@ -170,9 +177,15 @@ def translate_edge(
     )
 
 
-def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> WorkerPlan:
-    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, its checks of kube-proxy, its
-    active probes of its own pods."""
+def translate_worker(
+    snapshot: Snapshot,
+    settings: AgentSettings,
+    node_name: str,
+    graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+) -> WorkerPlan:
+    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
+    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`.
+    """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
     workers, warnings = _workers(snapshot, settings)
@@ -196,8 +209,18 @@ def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str
     blocked = None
     if node is None:
         blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
-    state = WorkerState(filter_digest=table.digest, tunnels=tunnels, probe_addresses=frozenset(probe_addresses))
-    return WorkerPlan(state, table, checks, _backends(snapshot, settings, node_name), blocked, tuple(warnings))
+    delivery, delivered = delivery_table(
+        snapshot.services.values(), snapshot.nodes, _by_service(snapshot), settings, node_name, graced
+    )
+    state = WorkerState(
+        filter_digest=table.digest,
+        tunnels=tunnels,
+        probe_addresses=frozenset(probe_addresses),
+        delivery_digest=delivery.digest,
+    )
+    return WorkerPlan(
+        state, table, delivery, delivered, checks, _backends(snapshot, settings, node_name), blocked, tuple(warnings)
+    )
 
 
 def _backends(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> dict[Backend, ActiveProbe]:

@@ -144,6 +144,7 @@ async def _worker(settings: SettingsFile) -> None:
         kernel,
         metrics,
         kube_proxy_has_endpoints,
+        time.monotonic,
         lambda: surroundings.refusal,
     )
     active = BackendProber(
