@@ -7,6 +7,9 @@ ip route replace default nexthop via 198.18.0.2 nexthop via 198.18.0.3
 ip route replace 198.18.130.0/24 via 198.18.0.12
 ip route replace 198.18.131.0/24 via 198.18.0.21
 ip route replace 198.18.132.0/24 via 198.18.0.22
+mkdir -p /var/lib/cni
+mountpoint -q /var/lib/cni || mount -t tmpfs -o size=16m,mode=755 cni /var/lib/cni
+sysctl -qw vm.dirty_writeback_centisecs=100 vm.dirty_expire_centisecs=200
 mkdir -p /etc/cni/net.d
 cp /lab/node/pods.conflist /etc/cni/net.d/10-pods.conflist
 printf '127.0.0.1 localhost\n%s\n' '198.18.0.11 edge1
