@@ -264,7 +264,7 @@ def test_loopback_answers() -> None:
 # Status pages.
 
 
-def fetched(answer: bytes, *, hold: bool = False, timeout_seconds: float = 0.5) -> dict[str, Any]:
+def fetched(answer: bytes, *, hold: bool = False, timeout_seconds: float = 5.0) -> dict[str, Any]:
     """What :func:`fetch_status` makes of a server that answers so."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
