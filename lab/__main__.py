@@ -27,6 +27,8 @@ ELSEWHERE = {
     "destroy": ("lab.deploy", "take what deploy made away again"),
     "report": ("lab.report", "measure the whole path and every fault"),
     "fault": ("lab.faults", "break one thing by hand"),
+    "soak": ("lab.soak", "random faults under load, by a seed"),
+    "scorecard": ("lab.scorecard", "minimum, median and maximum over kept reports"),
 }
 """Commands whose module parses its own arguments: `main(arguments)`, the command's name first."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lbnode.health import watermark
 from lbnode.model import (
     Destination,
     EdgeState,
@@ -101,7 +102,9 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
             False, "AllProbesFail", f"all {len(probed)} probes of this node fail, and of the other edge nodes {peers}"
         )
 
-    fit = {a for a in vip.workers & facts.health.healthy if _kube_proxy_delivers(vip, a, facts.health)}
+    answering = vip.workers & facts.health.healthy
+    failing = {a for a in answering if (vip.service, a) in facts.health.failing_probes}
+    fit = {a for a in answering - failing if _kube_proxy_delivers(vip, a, facts.health)}
     undecided = vip.workers - decided
     is_up = vip.address in facts.announced
     if watermark(is_up, len(fit), len(vip.workers), settings):
@@ -116,7 +119,13 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
         return Verdict(False, "Starting", f"{len(undecided)} workers are not probed to a decision yet")
     if fit:
         return Verdict(False, "BelowWatermark", f"{_count(fit, vip)} healthy, too few by the watermarks")
-    if vip.workers & facts.health.healthy:
+    if answering and answering == failing:
+        return Verdict(
+            False,
+            "ActiveProbesFail",
+            f"the pods on all {len(failing)} workers that answer fail the Service's active probe",
+        )
+    if answering:
         return Verdict(
             False, "NoEndpointsOnWorkers", "the workers answer, but their kube-proxy reports no endpoint yet"
         )
@@ -125,17 +134,6 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
         "NoHealthyWorker",
         f"{_count(fit, vip)} answer the tunnel probe, and other edge nodes reach workers or other workers answer",
     )
-
-
-def watermark(is_up: bool, healthy: int, total: int, settings: Health) -> bool:
-    """Whether a VIP with ``healthy`` of ``total`` workers is up, given whether it was: up at the high, down below the low watermark.
-
-    No healthy worker is never up, whatever the watermarks.
-    """
-    if healthy <= 0 or total <= 0:
-        return False
-    fraction = healthy / total
-    return fraction >= (settings.low_watermark if is_up else settings.high_watermark)
 
 
 def _kube_proxy_delivers(vip: VipFacts, worker: IPAddress, health: WorkerHealth) -> bool:

@@ -142,17 +142,21 @@ def endpoints_of(
 def drain_unfit(
     destinations: tuple[Destination, ...], service: ServiceName, protocol: Protocol, health: WorkerHealth
 ) -> tuple[Destination, ...]:
-    """Drain the destinations that probes or the worker's kube-proxy speak against, unless that leaves none: then withdrawal decides."""
+    """Drain the destinations that probes, the worker's kube-proxy or the Service's active probe speak against, unless that leaves none: then
+    withdrawal decides."""
+
+    def is_broken(destination: Destination) -> bool:
+        return destination.address in health.unhealthy or (service, destination.address) in health.failing_probes
 
     def is_unfit(destination: Destination) -> bool:
-        return destination.address in health.unhealthy or (service, destination.address) in health.without_endpoints
+        return is_broken(destination) or (service, destination.address) in health.without_endpoints
 
     active = [d for d in destinations if not d.drained]
     if all(map(is_unfit, active)):
         return destinations
     fitted: list[Destination] = []
     for destination in destinations:
-        if destination.address in health.unhealthy and protocol is Protocol.UDP:
+        if is_broken(destination) and protocol is Protocol.UDP:
             # A UDP flow would follow its drained destination as long as it sends; without the destination it moves on.
             continue
         if not destination.drained and is_unfit(destination):

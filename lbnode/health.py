@@ -1,6 +1,5 @@
-"""Rise and fall of workers as pure steps: the state and one probe result in, the next state out. Time is passed in, and monotonic.
-
-The watermarks of a VIP, which need no memory but what is announced, are in lbnode.announce.
+"""Rise and fall of workers and of pods as pure steps: the state and one probe result in, the next state out. Time is passed in, and
+monotonic. Beside it the watermarks of what stands on several of them, which need no memory but whether it is up.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from lbnode.settings import Health
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker as its probes show it. ``healthy`` is ``None`` until the first decision.
+    """A worker, or a pod behind it, as its probes show it. ``healthy`` is ``None`` until the first decision.
 
     ``successes`` and ``failures`` count in a row; ``since_seconds`` is when ``healthy`` last changed, ``probed_seconds`` when the last
     result came.
@@ -52,11 +51,25 @@ def expire(state: WorkerState, now_seconds: float, settings: Health) -> WorkerSt
 
 
 def summary(
-    states: Mapping[IPAddress, WorkerState], without_endpoints: Iterable[tuple[ServiceName, IPAddress]] = ()
+    states: Mapping[IPAddress, WorkerState],
+    without_endpoints: Iterable[tuple[ServiceName, IPAddress]] = (),
+    failing_probes: Iterable[tuple[ServiceName, IPAddress]] = (),
 ) -> WorkerHealth:
     """The decided workers as the sets that translate and announce take."""
     return WorkerHealth(
         healthy=frozenset(a for a, s in states.items() if s.healthy is True),
         unhealthy=frozenset(a for a, s in states.items() if s.healthy is False),
         without_endpoints=frozenset(without_endpoints),
+        failing_probes=frozenset(failing_probes),
     )
+
+
+def watermark(is_up: bool, healthy: int, total: int, settings: Health) -> bool:
+    """Whether what stands on ``healthy`` of ``total`` is up, given whether it was: up at the high, down below the low watermark.
+
+    None healthy is never up, whatever the watermarks.
+    """
+    if healthy <= 0 or total <= 0:
+        return False
+    fraction = healthy / total
+    return fraction >= (settings.low_watermark if is_up else settings.high_watermark)

@@ -3,7 +3,8 @@
 Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes, by list and watch. An outage changes nothing: the last
 copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, at most
 every :data:`RELIST_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise.
-A list replaces the copy in one step and never clears it first.
+A list replaces the copy in one step and never clears it first. One that has lost more than half of what was there is believed only when the next
+one has lost as much: a server that has just started, or was restored from a backup, may know little for a moment.
 
 Writes: :class:`Writer`, used by the controller alone.
 """
@@ -22,7 +23,7 @@ import httpx2
 import msgspec
 import structlog
 from lightkube import AsyncClient, operators
-from lightkube.core.exceptions import ApiError
+from lightkube.core.exceptions import ApiError, NotReadyError
 from lightkube.core.exceptions import ConfigError as KubeconfigError
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
@@ -48,8 +49,20 @@ FIELD_MANAGER = "samegate"
 log = structlog.get_logger()
 
 Raw = dict[str, Any]
-#: What can go wrong on the way to the API server or there; everything else is a bug.
-API_ERRORS = (httpx2.HTTPError, httpx2.StreamError, msgspec.MsgspecError, OSError, TimeoutError)
+#: What can go wrong on the way to the API server or there; everything else is a bug. ``ValueError``: lightkube reads the body of an answer that says
+#: no as JSON, which that of a proxy in between need not be. ``NotReadyError``: a list without a resource version.
+API_ERRORS = (
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    msgspec.MsgspecError,
+    NotReadyError,
+    ValueError,
+    RecursionError,
+    OSError,
+    TimeoutError,
+)
+#: lightkube looks into the metadata of each watched object without asking whether there is any.
+WATCH_ERRORS = (*API_ERRORS, AttributeError)
 
 
 def client() -> AsyncClient:
@@ -89,6 +102,11 @@ def _name(raw: Raw) -> ServiceName:
     return ServiceName(metadata.get("namespace", ""), metadata.get("name", ""))
 
 
+def lost_suddenly(before: Mapping[ServiceName, Raw], after: Mapping[ServiceName, Raw]) -> bool:
+    """Whether more than half of the objects are gone."""
+    return len(before.keys() - after.keys()) * 2 > len(before)
+
+
 class Watcher:
     """Keeps a :class:`Copy` current and calls ``changed`` after every change of it."""
 
@@ -110,6 +128,7 @@ class Watcher:
         self._changed = changed
         self.copy = Copy()
         self._failing: set[str] = set()
+        self._doubted: set[str] = set()
 
     async def run(self) -> None:
         """Follow all kinds until cancelled."""
@@ -122,7 +141,7 @@ class Watcher:
         while True:
             try:
                 await self._list_and_watch(kind)
-            except API_ERRORS as error:
+            except WATCH_ERRORS as error:
                 self._failing.add(kind)
                 failures += 1
                 log.warning("api.unreachable", kind=kind, error=str(error) or type(error).__name__, failures=failures)
@@ -136,6 +155,11 @@ class Watcher:
         listing = api.list(resource, labels=labels, **({} if resource is Node else {"namespace": "*"}))
         objects = {_name(raw): raw async for raw in _as_raw(listing)}
         store: dict[ServiceName, Raw] = getattr(self.copy, kind)
+        if lost_suddenly(store, objects) and kind not in self._doubted:
+            self._doubted.add(kind)
+            log.warning("api.sudden_loss", kind=kind, before=len(store), after=len(objects))
+            return
+        self._doubted.discard(kind)
         differs = store != objects or kind not in self.copy.listed
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)

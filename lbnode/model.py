@@ -430,12 +430,14 @@ class Worker:
 class WorkerHealth:
     """What an edge node knows of its workers, by node address. A worker in neither set is undecided.
 
-    ``without_endpoints`` holds the pairs of Service and worker for which the worker's own kube-proxy says that it has no endpoint.
+    ``without_endpoints`` holds the pairs of Service and worker for which the worker's own kube-proxy says that it has no endpoint,
+    ``failing_probes`` those for which the worker says that its pods fail the Service's active probe.
     """
 
     healthy: frozenset[IPAddress] = frozenset()
     unhealthy: frozenset[IPAddress] = frozenset()
     without_endpoints: frozenset[tuple[ServiceName, IPAddress]] = frozenset()
+    failing_probes: frozenset[tuple[ServiceName, IPAddress]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

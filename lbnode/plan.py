@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from lbnode.active_probe import read_active_probe
 from lbnode.allocate import allocate
 from lbnode.announce import EdgeFacts, announce
 from lbnode.errors import ConfigError
@@ -50,6 +51,7 @@ class ServiceReport:
     ignored: str = ""
     addresses: tuple[IPAddress, ...] = ()
     allocated: bool = False
+    active_probe: str = ""
     programmed: tuple[VirtualService, ...] = ()
     verdicts: tuple[tuple[str, IPAddress, Verdict], ...] = ()
 
@@ -89,12 +91,14 @@ def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = 
         if not is_ours(service, settings):
             services.append(ServiceReport(name, ignored=_why_ignored(service, settings)))
             continue
+        active_probe, _ = read_active_probe(service, settings.active_probes)
         vips = {a for a, f in first.vips.items() if f.service == name} if first else set()
         services.append(
             ServiceReport(
                 name=name,
                 addresses=service.addresses,
                 allocated=name in allocated,
+                active_probe=str(active_probe or ""),
                 programmed=tuple(s for s in first.state.services if s.key.address in vips) if first else (),
                 verdicts=tuple((edge, a, verdicts[edge][a]) for a in sorted(vips, key=address_order) for edge in edges),
             )
@@ -289,6 +293,8 @@ def _service_lines(service: ServiceReport, report: Report) -> list[str]:
         return [f"{service.name}: left alone: {service.ignored}", ""]
     shown = ", ".join(map(str, service.addresses)) or "no address"
     lines = [f"{service.name}: {shown}{' (allocated)' if service.allocated else ''}"]
+    if service.active_probe:
+        lines.append(f"  workers probe its pods: {service.active_probe}")
     for virtual in service.programmed:
         flags = [] if virtual.hash_source_port else ["by client address"]
         flags += ["one packet"] if virtual.one_packet else []
@@ -334,6 +340,7 @@ def _json(report: Report) -> str:
             "ignored": s.ignored or None,
             "addresses": [str(a) for a in s.addresses],
             "allocated": s.allocated,
+            "activeProbe": s.active_probe or None,
             "programmed": [
                 {
                     "vip": str(v.key.address),

@@ -7,11 +7,12 @@ says which value breaks which rule and what to do. Keys are camelCase outside an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from lbnode.errors import ConfigError
@@ -21,6 +22,16 @@ from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
 #: A pool is announced as host routes and imported by routers with a maximum; wider ones are mistakes (a /8, the default route).
 WIDEST_POOL = {4: 16, 6: 64}
+#: No router forwards these to a host (IANA special-purpose address registries).
+NO_HOSTS = {
+    ip_network("0.0.0.0/8"): '"this network" (RFC 1122)',
+    ip_network("127.0.0.0/8"): "loopback (RFC 1122)",
+    ip_network("169.254.0.0/16"): "link-local (RFC 3927)",
+    ip_network("224.0.0.0/4"): "multicast (RFC 5771)",
+    ip_network("::/127"): "unspecified and loopback (RFC 4291)",
+    ip_network("fe80::/10"): "link-local (RFC 4291)",
+    ip_network("ff00::/8"): "multicast (RFC 4291)",
+}
 
 
 class _Settings(BaseModel):
@@ -38,16 +49,30 @@ def _asn(value: int) -> int:
 # Strict, because a lenient reader takes `true` for 1 and "9" for 9.
 Whole = Annotated[int, Field(strict=True)]
 Asn = Annotated[Whole, Field(ge=0, le=4294967295)]
-Milliseconds = Annotated[Whole, Field(gt=0)]
-Seconds = Annotated[float, Field(ge=0)]
+#: An hour: longer is a mistake, and RFC 5880 counts BFD's microseconds in 32 bits (71 minutes).
+Milliseconds = Annotated[Whole, Field(gt=0, le=3_600_000)]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+#: The kernel refuses idle times of IPVS above INT_MAX / HZ (``ip_vs_set_timeout``), and HZ is at most 1000.
+IdleSeconds = Annotated[Whole, Field(ge=1, le=2_147_483)]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
+
+
+def _text(value: object) -> object:
+    # The ipaddress module takes 5 for 0.0.0.5.
+    if isinstance(value, int | bytes):
+        raise ValueError(f"{value!r} is no text. Write addresses and networks as text, like 198.18.0.2")
+    return value
+
+
+Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(_text)]
+Cidr = Annotated[IPv4Network | IPv6Network, BeforeValidator(_text)]
 
 
 class Pool(_Settings):
     """A named set of networks that VIPs are taken from. At most ``2**(32-16)`` IPv4 addresses a network."""
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
-    cidrs: tuple[IPv4Network | IPv6Network, ...] = Field(min_length=1)
+    cidrs: tuple[Cidr, ...] = Field(min_length=1)
 
     @field_validator("cidrs")
     @classmethod
@@ -58,6 +83,17 @@ class Pool(_Settings):
                 raise ValueError(
                     f"{network} is wider than a pool may be (/{widest}). Name a longer prefix; several are allowed"
                 )
+        return cidrs
+
+    @field_validator("cidrs")
+    @classmethod
+    def _for_hosts(cls, cidrs: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
+        for network in cidrs:
+            for special, what in NO_HOSTS.items():
+                if overlap(network, special):
+                    raise ValueError(
+                        f"{network} overlaps {special}, which is {what}: no router forwards it to a VIP. Choose a network of your own"
+                    )
         return cidrs
 
 
@@ -82,7 +118,7 @@ class Peer(_Settings):
     """
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=30)
-    address: IPv4Address | IPv6Address
+    address: Address
     asn: Asn
     port: Port = 179
     nodes: tuple[str, ...] = ()
@@ -95,6 +131,17 @@ class Peer(_Settings):
     keepalive_seconds: Whole | None = Field(default=None, ge=1)
 
     _check_asn = field_validator("asn")(_asn)
+
+    @field_validator("address")
+    @classmethod
+    def _scope(cls, address: IPAddress) -> IPAddress:
+        # It goes into BIRD's configuration, where it must be a symbol; a name is at most 15 bytes (IFNAMSIZ).
+        scope = address.scope_id if isinstance(address, IPv6Address) else None
+        if scope is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,14}", scope):
+            raise ValueError(
+                f"{address} has an interface name that BIRD cannot take. Use letters, digits and _, or an address that needs no interface"
+            )
+        return address
 
     @field_validator("hold_time_seconds")
     @classmethod
@@ -147,7 +194,7 @@ class Bgp(_Settings):
         for value in values:
             parts = value.split(":")
             limit = {2: 65535, 3: 4294967295}.get(len(parts))
-            if limit is None or not all(p.isdigit() and int(p) <= limit for p in parts):
+            if limit is None or not all(re.fullmatch("[0-9]{1,10}", p) and int(p) <= limit for p in parts):
                 raise ValueError(
                     f"community {value!r} is neither 16:16 bits (RFC 1997) nor 32:32:32 bits (RFC 8092). Write it like 65010:100 or 65010:1:2"
                 )
@@ -168,10 +215,10 @@ class Network(_Settings):
     of its node address, so that edge nodes and workers agree without talking.
     """
 
-    node_cidrs: tuple[IPv4Network | IPv6Network, ...] = Field(min_length=1)
-    pod_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
-    service_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
-    probe_cidrs: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("192.0.2.0/24"),)
+    node_cidrs: tuple[Cidr, ...] = Field(min_length=1)
+    pod_cidrs: tuple[Cidr, ...] = ()
+    service_cidrs: tuple[Cidr, ...] = ()
+    probe_cidrs: tuple[Cidr, ...] = (IPv4Network("192.0.2.0/24"),)
     fabric_mtu_bytes: Whole = Field(default=1500, ge=576, le=65535)
 
 
@@ -183,8 +230,8 @@ class Health(_Settings):
 
     interval_ms: Milliseconds = 500
     timeout_ms: Milliseconds = 450
-    rise: Whole = Field(default=2, ge=1)
-    fall: Whole = Field(default=3, ge=1)
+    rise: Whole = Field(default=2, ge=1, le=1000)
+    fall: Whole = Field(default=3, ge=1, le=1000)
     low_watermark: float = Field(default=0.0, ge=0, le=1)
     high_watermark: float = Field(default=0.0, ge=0, le=1)
 
@@ -201,12 +248,25 @@ class Health(_Settings):
         return self
 
 
+class ActiveProbes(Health):
+    """Active probes of pods by the worker that runs them, for Services that ask for it by ``samegate.dev/probe``; annotations of the Service
+    take the place of these values. The pace is that of GLB director: each 2 s, 1 s for an answer, out after 3 failures.
+
+    A worker gets nothing new for the Service when fewer than ``low_watermark`` of its pods pass, until ``high_watermark`` do (fractions; 0
+    means at least one). A worker has at most ``at_once`` probes under way.
+    """
+
+    interval_ms: Annotated[Whole, Field(ge=100, le=3_600_000)] = 2000
+    timeout_ms: Milliseconds = 1000
+    at_once: Annotated[Whole, Field(ge=1, le=1024)] = 64
+
+
 class Ipvs(_Settings):
     """Idle times of IPVS connections in seconds."""
 
-    tcp_seconds: Whole = Field(default=900, ge=1)
-    tcp_fin_seconds: Whole = Field(default=120, ge=1)
-    udp_seconds: Whole = Field(default=30, ge=1)
+    tcp_seconds: IdleSeconds = 900
+    tcp_fin_seconds: IdleSeconds = 120
+    udp_seconds: IdleSeconds = 30
 
 
 class Drain(_Settings):
@@ -241,6 +301,7 @@ class AgentSettings(_Settings):
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
     health: Health = Health()
+    active_probes: ActiveProbes = ActiveProbes()
     ipvs: Ipvs = Ipvs()
     drain: Drain = Drain()
     ports: Ports = Ports()
@@ -375,7 +436,9 @@ def parse_json(text: str, root: str = "settings") -> AgentSettings:
     """
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        # Half of a surrogate pair can be written in JSON, but neither logged nor sent to anybody.
+        json.dumps(raw, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             root, f"not JSON: {error}", "Mend the ConfigMap; the last good settings stay in force"
         ) from None

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
 from lbnode.delivery import delivery_table
 from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
@@ -84,7 +85,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for.
+    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe.
 
     ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not.
     """
@@ -94,6 +95,7 @@ class WorkerPlan:
     delivery: DeliveryTable
     delivered: frozenset[ServiceName] = frozenset()
     checks: tuple[HealthCheck, ...] = ()
+    backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -128,6 +130,8 @@ def translate_edge(
             continue
         ports, refused = _ports(service)
         rejections += refused
+        if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
+            rejections.append(mistake)
         for address in service.addresses:
             if (problem := _address_problem(service, address, vips, settings)) is not None:
                 rejections.append(problem)
@@ -180,7 +184,7 @@ def translate_worker(
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
 ) -> WorkerPlan:
     """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
-    checks of kube-proxy. ``graced`` as in :func:`translate_edge`.
+    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`.
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
@@ -214,7 +218,21 @@ def translate_worker(
         probe_addresses=frozenset(probe_addresses),
         delivery_digest=delivery.digest,
     )
-    return WorkerPlan(state, table, delivery, delivered, checks, blocked, tuple(warnings))
+    return WorkerPlan(
+        state, table, delivery, delivered, checks, _backends(snapshot, settings, node_name), blocked, tuple(warnings)
+    )
+
+
+def _backends(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> dict[Backend, ActiveProbe]:
+    slices = _by_service(snapshot)
+    found: dict[Backend, ActiveProbe] = {}
+    for service in snapshot.services.values():
+        if not is_ours(service, settings):
+            continue
+        probe, _ = read_active_probe(service, settings.active_probes)
+        if probe is not None:
+            found |= dict.fromkeys(local_backends(service.name, probe, slices[service.name], node_name), probe)
+    return found
 
 
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:

@@ -16,8 +16,8 @@ Prometheus' text format. All names begin with `samegate_`; beside them are the c
 the agent).
 
 **How many series there can be** is in the last column, for one agent. No metric has both a VIP and a worker as labels, and none has a client's address,
-a pod or a port, so an agent's page grows with the sum of VIPs, workers and peers, never with a product of them. `reason` is one of the words in the
-[runbook](runbook.md).
+a pod or a port, so an agent's page grows with the sum of VIPs, workers, peers and Services with an active probe, never with a product of them. `reason` is
+one of the words in the [runbook](runbook.md).
 """
 _COLUMNS = ("metric", "type", "labels", "unit", "meaning", "series")
 

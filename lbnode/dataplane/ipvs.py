@@ -12,7 +12,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
@@ -103,6 +104,8 @@ class Fields(nla):
             if (field := self.layout.get(kind & _ATTRIBUTE_TYPE_MASK)) is not None:
                 name, layout = field
                 start = at + _ATTRIBUTE.size
+                if layout is not None and length < _ATTRIBUTE.size + layout.size:
+                    break
                 self[name] = layout.unpack_from(self.data, start)[0] if layout else self.data[start : at + length]
             at += (length + 3) & ~3
         self.decoded = True
@@ -163,7 +166,6 @@ class Ipvs:
     def __init__(self, pools: Sequence[IPNetwork]) -> None:
         self.pools = tuple(pools)
         self._channel = Channel(IpvsSocket)
-        # The kernel keeps the last weight of a drained destination to itself.
         self._last_weight: dict[tuple[VirtualKey, IPAddress], int] = {}
 
     def close(self) -> None:
@@ -188,7 +190,7 @@ class Ipvs:
         return tuple(sorted(self._ask(self._services, "read IPVS"), key=lambda s: s.key.order))
 
     async def _services(self, socket: IpvsSocket) -> list[VirtualService]:
-        found = await dump(socket, socket.prid, _message(IPVS_CMD_GET_SERVICE), self._service)
+        found = await dump(socket, socket.prid, _message(IPVS_CMD_GET_SERVICE), lambda a: service_of(a, self.pools))
         return [await self._with_destinations(socket, service) for service in found if service is not None]
 
     def timeouts(self) -> IpvsTimeouts:
@@ -224,14 +226,32 @@ class Ipvs:
         elif isinstance(operation, RemoveService):
             self._last_weight = {k: w for k, w in self._last_weight.items() if k[0] != operation.key}
 
-    def _service(self, answer: IpvsMessage) -> VirtualService | None:
-        """The service without destinations; ``None`` if it is none of ours: by firewall mark, outside the pools, another protocol."""
-        fields: Mapping[str, Any] = answer.get_attr("service")
+    async def _with_destinations(self, socket: IpvsSocket, service: VirtualService) -> VirtualService:
+        found = await dump(
+            socket,
+            socket.prid,
+            destinations_request(service.key),
+            lambda answer: destination_of(answer, service.key, self._last_weight),
+        )
+        return replace(
+            service,
+            destinations=tuple(d for d, _ in found),
+            intact=service.intact and all(intact for _, intact in found),
+        )
+
+
+def service_of(answer: IpvsMessage, pools: Sequence[IPNetwork]) -> VirtualService | None:
+    """The service in an answer, without destinations; ``None`` if it is none of ours: by firewall mark, outside the pools, another protocol.
+
+    Raises:
+        Retry: the answer lacks something, or cannot be read.
+    """
+    with _reading(answer, "service") as fields:
         if "fwmark" in fields or "address" not in fields:
             return None
         address = _address(fields["family"], fields["address"])
         protocol = _PROTOCOLS.get(fields["protocol"])
-        if protocol is None or not any(address in pool for pool in self.pools):
+        if protocol is None or not any(address in pool for pool in pools):
             return None
         flags, _ = _FLAGS.unpack(fields["flags"])
         return VirtualService(
@@ -244,27 +264,37 @@ class Ipvs:
             and fields["netmask"] == _ALL_ONES[address.version],
         )
 
-    async def _with_destinations(self, socket: IpvsSocket, service: VirtualService) -> VirtualService:
-        key = service.key
 
-        def destination(answer: IpvsMessage) -> tuple[Destination, bool]:
-            fields: Mapping[str, Any] = answer.get_attr("destination")
-            address = _address(fields.get("family", _family_of(key.address)), fields["address"])
-            weight = fields["weight"]
-            intact = (
-                fields["forward"] & _FORWARD_MASK == _FORWARD_TUNNEL
-                and fields["port"] == key.port
-                and fields.get("tunnel", _TUNNEL_TYPE_IPIP) == _TUNNEL_TYPE_IPIP
-            )
-            last = weight or self._last_weight.get((key, address), 1)
-            return Destination(address, last, drained=weight == 0), intact
+def destination_of(
+    answer: IpvsMessage, key: VirtualKey, last_weights: Mapping[tuple[VirtualKey, IPAddress], int]
+) -> tuple[Destination, bool]:
+    """The destination in an answer, and whether forwarding and port are ours. The kernel keeps the last weight of a drained one to itself.
 
-        found = await dump(socket, socket.prid, destinations_request(key), destination)
-        return replace(
-            service,
-            destinations=tuple(d for d, _ in found),
-            intact=service.intact and all(intact for _, intact in found),
+    Raises:
+        Retry: the answer lacks something, or cannot be read.
+    """
+    with _reading(answer, "destination") as fields:
+        address = _address(fields.get("family", _family_of(key.address)), fields["address"])
+        weight = fields["weight"]
+        intact = (
+            fields["forward"] & _FORWARD_MASK == _FORWARD_TUNNEL
+            and fields["port"] == key.port
+            and fields.get("tunnel", _TUNNEL_TYPE_IPIP) == _TUNNEL_TYPE_IPIP
         )
+        last = weight or last_weights.get((key, address), 1)
+        return Destination(address, last, drained=weight == 0), intact
+
+
+@contextmanager
+def _reading(answer: IpvsMessage, name: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        fields = answer.get_attr(name)
+        if not isinstance(fields, Mapping):
+            raise KeyError(name)
+        yield fields
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        # A pass that ends in a bug would leave the announcements as they are, over a table that nobody knows.
+        raise Retry(f"the kernel's answer about an IPVS {name} cannot be read: {error!r}") from None
 
 
 def _message(command: int, **attributes: object) -> IpvsMessage:

@@ -143,7 +143,7 @@ class Controller:
             return
         notes = [] if service.local else [CLUSTER_POLICY_NOTE]
         wanted = [accepted(addresses, rejections.get(service.name, ()), notes), announced(addresses, reports)]
-        before = raw.get("status", {}).get("conditions") or []
+        before = (raw.get("status") or {}).get("conditions") or []
         patches, happenings = merge(before, wanted, raw.get("metadata", {}).get("generation", 0), _now())
         status: dict[str, Any] = {"conditions": patches} if patches else {}
         if tuple(addresses) != service.addresses:

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from lbnode import grace, traffic
+from lbnode import backends, grace, traffic
 from lbnode import health as rise_and_fall
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
@@ -26,6 +26,7 @@ from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealt
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
+from lbnode.roles import worker_page
 from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
@@ -91,6 +92,7 @@ class Edge:
         self._speaker_key: object = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
         self._last_announced: dict[IPAddress, float] = {}
+        self._unfit: dict[str, frozenset[backends.Group]] = {}
         self._grace = grace.Memory()
         self._told: dict[IPAddress, Verdict] = {}
         self._warned: frozenset[str] = frozenset()
@@ -140,26 +142,24 @@ class Edge:
         """What the probes and the workers themselves say."""
         now, settings = self._clock(), self._settings().health
         states = {a: rise_and_fall.expire(s, now, settings) for a, s in self._workers.items()}
-        without = [
-            (service, address)
-            for node in nodes.values()
-            for service in self._without_endpoints(node.name)
-            for address in node.addresses
-        ]
-        return rise_and_fall.summary(states, without)
-
-    def _without_endpoints(self, worker: str) -> list[ServiceName]:
-        status = self.workers.said(worker) if self.workers is not None else None
-        listed = status.get("without_endpoints") if status is not None else None
-        if not isinstance(listed, list):
-            return []
-        return [ServiceName(*text.split("/", 1)) for text in listed if isinstance(text, str) and text.count("/") == 1]
+        without: set[tuple[ServiceName, IPAddress]] = set()
+        failing: set[tuple[ServiceName, IPAddress]] = set()
+        self._unfit = {name: groups for name, groups in self._unfit.items() if name in nodes}
+        for node in nodes.values():
+            page = self.workers.said(node.name) if self.workers is not None else None
+            if page is None:
+                continue
+            without |= {(s, a) for s in worker_page.without_endpoints(page) for a in node.addresses}
+            before = self._unfit.get(node.name, frozenset())
+            self._unfit[node.name] = backends.heard(before, worker_page.active_probes(page))
+            failing |= {(s, a) for s, family in self._unfit[node.name] for a in node.addresses if a.version == family}
+        return rise_and_fall.summary(states, without, failing)
 
     def _peers_reach_a_worker(self) -> bool | None:
         if self.peers is None:
             return None
         answers = [s for node in self.peer_pages() if (s := self.peers.said(node, FRESH_SECONDS)) is not None]
-        return any(s.get("healthy_workers") for s in answers) if answers else None
+        return any(map(reaches_a_worker, answers)) if answers else None
 
     # The pass.
 
@@ -378,6 +378,12 @@ class Edge:
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,
         }
+
+
+def reaches_a_worker(status: Mapping[str, Any]) -> bool:
+    """Whether an edge node's status page names a healthy worker."""
+    listed = status.get("healthy_workers")
+    return isinstance(listed, list) and any(isinstance(address, str) for address in listed)
 
 
 def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:

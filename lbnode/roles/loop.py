@@ -118,7 +118,7 @@ class SettingsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._text = path.read_text()
+        self._text: str | None = _read(path)
         self.current: AgentSettings = parse_json(self._text, str(path))
         self.error = ""
 
@@ -126,12 +126,15 @@ class SettingsFile:
         """Look once; ``True`` when ``current`` or ``error`` changed."""
         before = (self.current, self.error)
         try:
-            text = self._path.read_text()
+            text = _read(self._path)
             if text == self._text:
                 return False
             self._text = text
             self.current, self.error = parse_json(text, str(self._path)), ""
-        except (OSError, ConfigError) as error:
+        except OSError as error:
+            # What comes back may be what was there before.
+            self._text, self.error = None, str(error)
+        except ConfigError as error:
             self.error = str(error)
         if (self.current, self.error) == before:
             return False
@@ -147,6 +150,11 @@ class SettingsFile:
             await asyncio.sleep(SETTINGS_POLL_SECONDS)
             if self.poll():
                 changed()
+
+
+def _read(path: Path) -> str:
+    # Bytes that are no UTF-8 become characters that no JSON outside its strings has, and are told by their place in the text.
+    return path.read_text("utf-8", errors="surrogateescape")
 
 
 def on_termination(act: Callable[[], None]) -> None:

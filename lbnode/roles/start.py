@@ -15,6 +15,7 @@ from typing import Any, Literal
 import structlog
 
 from lbnode import kube
+from lbnode.backend_probe import BackendProber
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
@@ -157,12 +158,16 @@ async def _worker(settings: SettingsFile) -> None:
         time.monotonic,
         lambda: surroundings.refusal,
     )
+    active = BackendProber(
+        worker.wanted_backends, worker.backend_probed, lambda: settings.current.active_probes.at_once
+    )
     pages = _pages(metrics, worker.not_ready, loop, worker.status)
     shaping = _shape(settings.current)
     tasks = [
         watcher.run(),
         surroundings.run(),
         worker.ask_kube_proxy(),
+        active.run(),
         settings.follow(lambda: _changed(settings, shaping, metrics, loop)),
     ]
     await _until_terminated(loop, worker.pass_once, tasks, pages, settings.current.ports.worker)

@@ -2,20 +2,22 @@
 
 The probe address is held only while everything else is in place, so an edge node whose probe is answered knows the rest. The status page
 adds what only this node can see: for which Services its own kube-proxy has no endpoint, and it has no endpoint of its own either
-(:mod:`lbnode.delivery`).
+(:mod:`lbnode.delivery`); and for which its own pods fail their active probe.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from lbnode import grace
+from lbnode import backends, grace
+from lbnode.active_probe import ActiveProbe, Backend
+from lbnode.backend_probe import BackendResult
 from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.diff import diff_worker
 from lbnode.errors import Retry
@@ -48,6 +50,7 @@ class Worker:
     Args:
         has_endpoints: asks kube-proxy's health check node port; ``None`` when it does not answer.
         refusal: a reason and its explanation when this node's Service proxy cannot deliver tunnelled packets, else ``None``.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class Worker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._without: frozenset[ServiceName] = frozenset()
         self._with: frozenset[ServiceName] = frozenset()
+        self._probed = backends.Memory()
+        self._judgements: dict[backends.Group, backends.Judgement] = {}
         self.view = WorkerView()
 
     async def pass_once(self) -> None:
@@ -107,6 +112,7 @@ class Worker:
             for warning in plan.warnings:
                 log.warning("plan.warning", text=warning)
         self.view = WorkerView(plan, observed, self.view.kernel_writes)
+        self._judge()
         self._metrics.tunnels({t.edge_address: t in observed.tunnels for t in plan.state.tunnels})
         self._metrics.ready(not self.not_ready())
 
@@ -136,6 +142,38 @@ class Worker:
             # A thousand Services are asked each ten seconds rather than each half.
             await asyncio.sleep(max(CHECK_INTERVAL_SECONDS, len(checks) * 0.01))
 
+    def wanted_backends(self) -> Mapping[Backend, ActiveProbe]:
+        """The pods of this node to probe."""
+        return self.view.plan.backends if self.view.plan is not None else {}
+
+    def backend_probed(self, backend: Backend, probe: ActiveProbe, result: BackendResult) -> None:
+        """Take the result of one active probe."""
+        before = self._probed.states.get(backend)
+        self._probed = backends.probed(self._probed, backend, probe, result.ok, self._clock())
+        self._judge()
+        self._metrics.backend_probe(str(backend.service), result.reason)
+        after = self._probed.states.get(backend)
+        healthy = after.healthy if after is not None else None
+        if healthy is not None and (before is None or before.healthy != healthy):
+            log.info(
+                "backend.health",
+                service=str(backend.service),
+                address=str(backend.address),
+                port=backend.port,
+                healthy=healthy,
+                reason=result.reason,
+                detail=result.detail,
+            )
+
+    def _judge(self) -> None:
+        self._probed, judgements = backends.judge(self._probed, self.wanted_backends(), self._clock())
+        for (service, family), judgement in judgements.items():
+            before = self._judgements.get((service, family))
+            if judgement.fit is not None and (before is None or before.fit != judgement.fit):
+                log.info("service.probed", service=str(service), family=family, fit=judgement.fit)
+        self._judgements = judgements
+        self._metrics.backends({(str(s), f): j for (s, f), j in judgements.items()})
+
     def not_ready(self) -> list[str]:
         """Reasons why edge nodes must not send here yet."""
         plan, observed = self.view.plan, self.view.observed
@@ -161,6 +199,17 @@ class Worker:
                 map(str, self._without - (plan.delivered if plan is not None else frozenset()))
             ),
             "delivers": sorted(map(str, plan.delivered)) if plan is not None else [],
+            "active_probes": [
+                {
+                    "service": str(service),
+                    "family": family,
+                    "fit": judgement.fit,
+                    "passing": judgement.passing,
+                    "failing": judgement.failing,
+                    "undecided": judgement.undecided,
+                }
+                for (service, family), judgement in sorted(self._judgements.items())
+            ],
             "probe_addresses": sorted(str(a) for a in plan.state.probe_addresses) if plan is not None else [],
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,

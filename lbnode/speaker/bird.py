@@ -223,7 +223,8 @@ def _refused(message: str) -> ConfigError:
 
 def _text_of(path: Path) -> str | None:
     try:
-        return path.read_text("utf-8")
+        # Whatever somebody wrote there is not what we would write, and is replaced.
+        return path.read_text("utf-8", errors="replace")
     except OSError:
         return None
 

@@ -184,6 +184,53 @@ def test_a_key_on_the_routers_side_only_keeps_the_session_down(made: Rig) -> Non
     assert "key" in state.sessions["tor-1"].last_error
 
 
+def test_a_router_that_is_not_one_hop_away_gets_no_session_and_one_that_is_does(made: Rig) -> None:
+    """RFC 5082: what arrives with a TTL below 255 has passed a router."""
+    rule = ["OUTPUT", "-p", "tcp", "-j", "TTL", "--ttl-set", "254"]
+    mangle = ["ip", "netns", "exec", made.router_namespace, "iptables", "-w", "-t", "mangle"]
+    subprocess.run([*mangle, "-A", *rule], check=True)
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    assert not read_until_established(speaker, ["tor-1"], deadline_seconds=5).sessions["tor-1"].established
+    assert made.router_fib() == frozenset()
+    subprocess.run([*mangle, "-D", *rule], check=True)
+    assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
+
+
+def test_forged_resets_from_afar_or_without_the_sequence_number_leave_a_session_unharmed(made: Rig) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None))
+    set_once_running(speaker, 1)
+    read_until_established(speaker, ["tor-1"])
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+
+    def forge(*arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.root.forged_reset", "198.18.0.11", "198.18.0.2", *arguments]
+        subprocess.run(
+            ["ip", "netns", "exec", made.router_namespace, *command], cwd=Path(__file__).parents[2], check=True
+        )
+        time.sleep(1)
+
+    def dropped() -> int:
+        """Sessions that ended, by BIRD's log of their states."""
+        return (made.directory / "bird.log").read_text().count("peer_tor_1: State changed to down")
+
+    before = dropped()
+    # The right sequence number, but from behind another router; then guesses from the link itself.
+    forge("254")
+    forge("255", "blind")
+    assert asyncio.run(speaker.read()).sessions["tor-1"].established
+    assert dropped() == before
+    # The control: from the link itself with the right number, which is what an attacker there could do where there is no key.
+    forge("255")
+    assert dropped() == before + 1
+    read_until_established(speaker, ["tor-1"])
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP is back")
+
+
 def test_the_key_stands_neither_in_the_configuration_nor_in_a_command_line_nor_in_a_log(made: Rig) -> None:
     made.start_router(neighbour=" neighbor EDGE password very-unlikely-words")
     made.start_bird()
@@ -345,6 +392,64 @@ def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: 
         time.sleep(0.02)
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
     assert gaps == 0
+
+
+def test_without_graceful_restart_and_bfd_the_gap_of_a_killed_daemon_shows(made: Rig) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd\n neighbor 198.18.0.11 peer-group EDGE")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: not made.router_fib(), 3, "the route goes")
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the route returns")
+
+
+def test_with_graceful_restart_a_daemon_that_is_gone_for_good_keeps_its_route_for_the_restart_time_only(
+    made: Rig,
+) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
+    made.start_bird()
+    speaker = bird(made, bgp(bfd=None, graceful_restart={"restart_seconds": 5}))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    time.sleep(2)
+    made.stop_bird()
+    gone = wait_until(lambda: not made.router_fib(), 5 + 2, "the route goes")
+    assert gone > 3, "the router did not keep the route at all: this shows nothing of graceful restart"
+
+
+def test_bfd_takes_the_route_of_a_path_that_silently_drops(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1)
+    established_with_bfd(made, speaker)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    subprocess.run(
+        ["ip", "netns", "exec", made.speaker_namespace, "iptables", "-w", "-I", "OUTPUT", "-o", "v0", "-j", "DROP"],
+        check=True,
+    )
+    wait_until(lambda: not made.router_fib(), 1.5, "the route goes")
+
+
+@pytest.mark.parametrize("end", ["speaker", "router"])
+def test_after_a_link_has_flapped_twenty_times_the_routes_are_right_within_ten_seconds(made: Rig, end: str) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker, 1, 2)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs appear")
+    namespace = {"speaker": made.speaker_namespace, "router": made.router_namespace}[end]
+    seen_without = False
+    for _ in range(20):
+        for state, seconds in (("down", 1.2), ("up", 0.8)):
+            subprocess.run(["ip", "-n", namespace, "link", "set", "v0", state], check=True)
+            time.sleep(seconds)
+            seen_without |= not made.router_fib()
+    asyncio.run(speaker.set(vips(2, 3)))
+    wait_until(lambda: made.router_fib() == {"203.0.113.2", "203.0.113.3"}, 10, "the routes are right")
+    assert seen_without, "the flaps took no route away: this shows nothing"
 
 
 def test_a_taken_port_is_named_and_left_behind_once_it_is_free(made: Rig) -> None:

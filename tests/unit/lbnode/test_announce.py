@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.announce import EdgeFacts, announce, difference_of, watermark
+from lbnode.announce import EdgeFacts, announce, difference_of
+from lbnode.health import watermark
 from lbnode.model import (
     Destination,
     EdgeState,
@@ -82,6 +83,11 @@ def test_a_vip_is_announced_when_everything_holds() -> None:
             on(health=replace(GOOD.health, without_endpoints=frozenset({(WEB, W1), (WEB, W2)}))),
             "NoEndpointsOnWorkers",
         ),
+        (on(health=replace(GOOD.health, failing_probes=frozenset({(WEB, W1), (WEB, W2)}))), "ActiveProbesFail"),
+        (
+            on(health=WorkerHealth(frozenset({W1}), frozenset({W2}), failing_probes=frozenset({(WEB, W1)}))),
+            "ActiveProbesFail",
+        ),
     ],
 )
 def test_a_vip_that_is_not_announced_has_a_reason(facts: EdgeFacts, reason: str) -> None:
@@ -116,10 +122,26 @@ def test_doubt_leaves_things_as_they_are(facts: EdgeFacts, reason: str) -> None:
         on(observed=replace(STATE, filter_digest=None)),
         on(VipFacts(VIP, WEB)),
         on(health=ALL_FAIL, peers_reach_a_worker=True),
+        on(health=replace(GOOD.health, failing_probes=frozenset({(WEB, W1), (WEB, W2)}))),
     ],
 )
 def test_what_is_known_to_be_broken_is_withdrawn_though_it_was_announced(facts: EdgeFacts) -> None:
     assert not verdict(replace(facts, announced=frozenset({VIP}))).announce
+
+
+def test_a_worker_whose_pods_fail_their_active_probe_does_not_count_for_that_service_alone() -> None:
+    failing = replace(GOOD.health, failing_probes=frozenset({(WEB, W1)}))
+    found = verdict(on(health=failing))
+    assert (found.announce, found.detail) == (True, "1 of 2 workers healthy")
+    assert verdict(on(health=failing), Health(low_watermark=0.6, high_watermark=0.6)).reason == "BelowWatermark"
+    other = replace(GOOD.health, failing_probes=frozenset({(ServiceName("default", "other"), W1)}))
+    assert verdict(on(health=other)).detail == "2 of 2 workers healthy"
+
+
+def test_failing_probes_beside_a_kube_proxy_that_contradicts_the_api_are_no_reason_to_withdraw() -> None:
+    doubt = replace(GOOD.health, failing_probes=frozenset({(WEB, W1)}), without_endpoints=frozenset({(WEB, W2)}))
+    found = verdict(on(health=doubt, announced=frozenset({VIP})))
+    assert (found.announce, found.reason) == (True, "NoEndpointsOnWorkers")
 
 
 def test_an_announced_address_that_nothing_wants_is_withdrawn() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
@@ -42,7 +44,9 @@ EXPIRED = event(
 class Script:
     """What the API server answers for Services: lists in turn (the last repeats), watches in turn (then silence)."""
 
-    def __init__(self, lists: list[list[dict[str, Any]] | int], watches: list[list[bytes]]) -> None:
+    def __init__(
+        self, lists: Sequence[list[dict[str, Any]] | int | httpx2.Response], watches: list[list[bytes]]
+    ) -> None:
         self.lists = lists
         self.watches = watches
         self.listed = 0
@@ -56,6 +60,8 @@ class Script:
         if resource == "services":
             answer = self.lists[min(self.listed, len(self.lists) - 1)]
             self.listed += 1
+            if isinstance(answer, httpx2.Response):
+                return answer
             if isinstance(answer, int):
                 return httpx2.Response(answer, json={"kind": "Status", "code": answer, "message": "no"})
             items = answer
@@ -121,6 +127,66 @@ def test_a_cut_line_lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert script.listed == 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]",
+        b"7",
+        b"",
+        b"{}",
+        b"\xff\xfe",
+        b'{"type":"MODIFIED"}',
+        b'{"type":"MODIFIED","object":7}',
+        b'{"type":"MODIFIED","object":{"metadata":null}}',
+        b'{"type":"MODIFIED","object":{"metadata":{"name":7}}}',
+        b'{"type":"ERROR"}',
+        b'{"type":"ERROR","object":7}',
+        b'{"type":"ERROR","object":{"kind":"Status","code":"x"}}',
+        b'{"type":"MODIFIED","object":' + b'{"metadata":' * 5000,
+        b"[" * 100_000,
+    ],
+    ids=range(14),
+)
+def test_a_line_that_is_no_event_lists_anew(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1)], [service(20, port=82)]], [[line + b"\n"]])
+    follow(script, port_is(82), monkeypatch)
+    assert script.listed == 2
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 1 << 12), st.integers(0, 255)), min_size=1, max_size=6))
+def test_an_event_with_bytes_overwritten_never_ends_the_watcher(
+    changes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = bytearray(event("MODIFIED", service(8, port=81)))
+    for position, value in changes:
+        line[position % len(line)] = value
+    script = Script([[service(1)], [service(20, port=82)]], [[bytes(line), EXPIRED]])
+    follow(script, port_is(82), monkeypatch)
+
+
+@pytest.mark.parametrize("status", [200, 301, 404, 418, 500])
+@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b"<html>", b"[" * 100_000], ids=range(5))
+def test_a_body_that_is_not_the_api_servers_is_tried_again(
+    status: int, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(
+        [
+            [service(1)],
+            httpx2.Response(status, content=body, headers={"content-type": "application/json"}),
+            [service(30, port=83)],
+        ],
+        [[EXPIRED]],
+    )
+    follow(script, port_is(83), monkeypatch)
+    assert script.listed == 3
+
+
+def test_a_list_without_a_resource_version_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([httpx2.Response(200, json={"metadata": {}, "items": []}), [service(30, port=83)]], [])
+    follow(script, port_is(83), monkeypatch)
+
+
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
 def test_refused_lists_are_tried_again_and_what_was_known_stays(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script([[service(1)], status, status, [service(30, port=83)]], [[EXPIRED]])
@@ -133,6 +199,38 @@ def test_refused_lists_are_tried_again_and_what_was_known_stays(status: int, mon
     follow(script, until, monkeypatch)
     assert script.listed == 4
     assert all(kept)
+
+
+def others(*names: str) -> list[dict[str, Any]]:
+    return [{**service(1), "metadata": {"namespace": "shop", "name": n, "resourceVersion": "1"}} for n in names]
+
+
+@pytest.mark.parametrize("left", [[], others("a")])
+def test_a_list_that_lost_more_than_half_is_not_believed_at_once(
+    left: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [service(1), *others("a", "b")]
+    script = Script([full, left, [service(30, port=85), *others("a", "b")]], [[EXPIRED], [EXPIRED]])
+    kept: list[bool] = []
+
+    def until(copy: kube.Copy) -> bool:
+        kept.append(len(copy.services) == 3)
+        return port_is(85)(copy)
+
+    follow(script, until, monkeypatch)
+    assert all(kept)
+
+
+def test_a_second_list_that_lost_the_same_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1), *others("a", "b")], []], [[EXPIRED]])
+    follow(script, lambda copy: copy.services == {}, monkeypatch)
+    assert script.listed == 3
+
+
+def test_a_list_that_lost_half_is_believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([[service(1), *others("a")], others("a")], [[EXPIRED]])
+    follow(script, lambda copy: WEB not in copy.services, monkeypatch)
+    assert script.listed == 2
 
 
 def test_a_silent_watch_is_taken_for_half_open_and_listed_anew(monkeypatch: pytest.MonkeyPatch) -> None:

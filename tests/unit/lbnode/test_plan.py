@@ -182,6 +182,19 @@ def test_a_check_of_good_objects_passes(tmp_path: Path) -> None:
     assert json.loads(check_file(write(tmp_path, *CLUSTER), settings_file(tmp_path), as_json=True)[0])["services"] == []
 
 
+def test_a_plan_shows_the_active_probe_and_a_check_refuses_a_bad_one(tmp_path: Path) -> None:
+    good = service(annotations={"samegate.dev/probe": "http", "samegate.dev/probe-path": "/healthz"})
+    text, code = plan_file(write(tmp_path, *EDGES, *WORKERS, good, WEB[1]), settings_file(tmp_path))
+    assert code == 0
+    assert (
+        "  workers probe its pods: http GET /healthz on port http each 2000 ms, timeout 1000 ms, rise 2, fall 3" in text
+    )
+    bad = service(annotations={"samegate.dev/probe": "https"})
+    text, code = check_file(write(tmp_path, *EDGES, *WORKERS, bad, WEB[1]), settings_file(tmp_path))
+    assert code == 1
+    assert "refused: default/web: InvalidProbe: samegate.dev/probe = 'https': there is no such probe" in text
+
+
 def test_bad_services_leave_the_others_planned(tmp_path: Path) -> None:
     text, code = plan_file(write(tmp_path, *CLUSTER, *BAD), settings_file(tmp_path))
     assert code == 1

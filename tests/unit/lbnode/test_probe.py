@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import ConfigError, Retry
@@ -264,7 +264,7 @@ def test_loopback_answers() -> None:
 # Status pages.
 
 
-def fetched(answer: bytes, *, hold: bool = False, timeout_seconds: float = 0.5) -> dict[str, Any]:
+def fetched(answer: bytes, *, hold: bool = False, timeout_seconds: float = 5.0) -> dict[str, Any]:
     """What :func:`fetch_status` makes of a server that answers so."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -323,6 +323,24 @@ def test_an_object_arrives_as_it_was_sent(status: dict[str, Any]) -> None:
 def test_an_answer_that_is_no_status_means_retry(answer: bytes) -> None:
     with pytest.raises(Retry, match="http://127"):
         fetched(answer)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 12), st.integers(0, 255)), min_size=1, max_size=8),
+    st.integers(0, 300),
+    st.binary(max_size=20),
+)
+def test_an_answer_with_bytes_overwritten_or_cut_is_an_object_or_means_retry(
+    changes: list[tuple[int, int]], kept_bytes: int, junk: bytes
+) -> None:
+    text = bytearray(ok(json.dumps({"healthy_workers": ["198.18.0.21"], "vips": {"203.0.113.7": {}}}).encode()) + junk)
+    for position, value in changes:
+        text[position % len(text)] = value
+    try:
+        assert isinstance(fetched(bytes(text[: kept_bytes or None])), dict)
+    except Retry as error:
+        assert "http://127" in str(error)
 
 
 def test_a_server_that_says_nothing_means_retry_after_the_timeout() -> None:

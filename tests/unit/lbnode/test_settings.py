@@ -241,7 +241,12 @@ junk = st.recursive(
 
 
 @effort(deadline=None)
-@given(st.sampled_from(["pools", "bgp", "network", "health", "ipvs", "ports", "weights", "return", "drain"]), junk)
+@given(
+    st.sampled_from(
+        ["pools", "bgp", "network", "health", "activeProbes", "ipvs", "ports", "weights", "return", "drain"]
+    ),
+    junk,
+)
 def test_junk_is_refused_as_a_configuration_error_and_nothing_else(key: str, value: Any) -> None:
     def attempt(read: Callable[[], AgentSettings]) -> None:
         try:
@@ -252,6 +257,77 @@ def test_junk_is_refused_as_a_configuration_error_and_nothing_else(key: str, val
     attempt(lambda: parse(SETTINGS | {key: value}))
     attempt(lambda: parse(value))
     attempt(lambda: parse_json(json.dumps(value)))
+
+
+@effort(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 2000))
+def test_a_text_with_bytes_overwritten_or_cut_gives_settings_or_a_configuration_error(
+    changes: list[tuple[int, int]], kept_bytes: int
+) -> None:
+    text = bytearray(json.dumps(SETTINGS).encode())
+    for position, value in changes:
+        text[position % len(text)] = value
+    try:
+        found = parse_json(bytes(text[: kept_bytes or None]).decode("utf-8", "surrogateescape"))
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert parse_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * 5000,
+        '{"pools": ' + "1" * 5000 + "}",
+        "[" * 100_000,
+        '{"edgeNodeSelector": {"\\ud800": "x"}}',
+        "\x00",
+        "\udcff",
+    ],
+    ids=["a huge number", "a huge number inside", "too deep", "half a surrogate pair", "a zero byte", "no UTF-8"],
+)
+def test_a_text_that_python_itself_chokes_on_is_a_configuration_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="not JSON"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (5, (*PEER, "address")),
+        (True, (*PEER, "address")),
+        (3405803776, ("pools", 0, "cidrs", 0)),
+        (7, ("network", "nodeCidrs", 0)),
+        ('fe80::1%"; }', (*PEER, "address")),
+        ("fe80::1%eth0;", (*PEER, "address")),
+        ("fe80::1%" + "x" * 16, (*PEER, "address")),
+        (float("inf"), ("drain", "withdrawSeconds")),
+        (float("nan"), ("drain", "withdrawSeconds")),
+        (1e300, ("drain", "withdrawSeconds")),
+        (10**400, ("health", "intervalMs")),
+        (10**400, ("health", "fall")),
+        (2**31, ("ipvs", "tcpSeconds")),
+        (["²:1"], ("bgp", "communities")),
+        (["1:" + "1" * 5000], ("bgp", "communities")),
+        ("127.0.0.0/24", ("pools", 0, "cidrs", 0)),
+        ("224.0.1.0/24", ("pools", 0, "cidrs", 0)),
+        ("169.254.1.0/24", ("pools", 0, "cidrs", 0)),
+        ("0.0.0.0/24", ("pools", 0, "cidrs", 0)),
+        ("fe80::/64", ("pools", 0, "cidrs", 0)),
+        ("ff02::/64", ("pools", 0, "cidrs", 0)),
+        (99, ("activeProbes", "intervalMs")),
+        (1025, ("activeProbes", "atOnce")),
+    ],
+)
+def test_a_value_that_would_fail_later_is_refused_at_once(value: Any, path: tuple[str | int, ...]) -> None:
+    with pytest.raises(ConfigError):
+        parse(with_value(value, *path))
+
+
+def test_a_link_local_peer_may_name_its_interface() -> None:
+    found = parse(with_value("fe80::1%eth0", *PEER, "address"))
+    assert str(found.bgp.peers[0].address) == "fe80::1%eth0"
 
 
 def test_the_schema_names_every_key_as_the_settings_write_it() -> None:

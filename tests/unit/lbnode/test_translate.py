@@ -441,6 +441,20 @@ def test_a_worker_whose_kube_proxy_has_no_endpoint_yet_is_drained_for_that_servi
     assert destinations(result, vip=IPv4Address("203.0.113.11")) == (Destination(W1), Destination(W2))
 
 
+def test_a_worker_whose_pods_fail_their_active_probe_is_drained_and_udp_flows_leave_it() -> None:
+    health = WorkerHealth(failing_probes=frozenset({(WEB, W2)}))
+    assert destinations(plan(service(), both("ready", "ready"), health=health)) == (
+        Destination(W1),
+        Destination(W2, 1, True),
+    )
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}]
+    slices = endpoint_slice(
+        [endpoint("198.18.131.5", "worker1"), endpoint("198.18.132.5", "worker2")],
+        ports=[{"name": "dns", "port": 53, "protocol": "UDP"}],
+    )
+    assert destinations(plan(service(ports=ports), slices, health=health), Protocol.UDP, 53) == (Destination(W1),)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.sampled_from(["ready", "unready", "terminating", "gone"])), max_size=12),
     st.frozensets(st.integers(1, 6)),

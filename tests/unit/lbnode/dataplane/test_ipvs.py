@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.dataplane.ipvs import IpvsMessage, message_of
-from lbnode.model import AddDestination, AddService, Protocol, RemoveService, VirtualKey, VirtualService
+from lbnode.dataplane.ipvs import IpvsMessage, destination_of, message_of, service_of
+from lbnode.errors import Retry
+from lbnode.model import AddDestination, AddService, Destination, Protocol, RemoveService, VirtualKey, VirtualService
 
 WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
 NAMES = VirtualKey(ip_address("2001:db8:113::1"), Protocol.UDP, 53)
@@ -97,3 +99,80 @@ def test_an_attribute_that_is_cut_off_ends_the_reading() -> None:
     fields = attribute(2, b"\x00\x50") + struct.pack("=HH", 40, 4) + bytes(4)
     found = decoded(struct.pack("=BBH", 5, 1, 0) + attribute(2, fields)).get_attr("destination")
     assert found["port"] == 80 and "weight" not in found
+
+
+# Readback
+
+EVERYWHERE = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+SERVICE_OF_WEB = (
+    KEY_OF_WEB
+    + attribute(6, b"mh\x00")
+    + attribute(7, struct.pack("=II", 0x8 | 0x10, 0x1 | 0x4 | 0x8 | 0x10))
+    + attribute(8, bytes(4))
+    + attribute(9, b"\xff\xff\xff\xff")
+    + attribute(10, bytes(40))  # statistics
+)
+DESTINATION = (
+    attribute(1, bytes([198, 18, 0, 21]) + bytes(12))
+    + attribute(2, b"\x00\x50")
+    + attribute(3, struct.pack("=I", 2))
+    + attribute(4, struct.pack("=I", 7))
+    + attribute(11, struct.pack("=H", 2))
+)
+
+
+def answer(command: int, number: int, fields: bytes) -> bytes:
+    return struct.pack("=BBH", command, 1, 0) + attribute(number | 0x8000, fields)
+
+
+def test_a_service_and_its_destination_are_read_back_as_they_were_written() -> None:
+    assert service_of(decoded(answer(1, 1, SERVICE_OF_WEB)), EVERYWHERE) == VirtualService(WEB)
+    found = destination_of(decoded(answer(5, 2, DESTINATION)), WEB, {})
+    assert found == (Destination(ip_address("198.18.0.21"), 7), True)
+
+
+def test_a_service_outside_the_pools_or_by_firewall_mark_is_none_of_ours() -> None:
+    assert service_of(decoded(answer(1, 1, SERVICE_OF_WEB)), [ip_network("198.51.100.0/24")]) is None
+    assert service_of(decoded(answer(1, 1, attribute(5, struct.pack("=I", 9)) + SERVICE_OF_WEB)), EVERYWHERE) is None
+
+
+@pytest.mark.parametrize("left_out", range(4))
+def test_an_answer_that_lacks_something_is_a_reason_to_ask_again(left_out: int) -> None:
+    parts = [
+        attribute(1, struct.pack("=H", 2)),
+        attribute(2, struct.pack("=H", 6)),
+        attribute(4, b"\x00\x50"),
+        attribute(7, struct.pack("=II", 0x18, 0x1D)),
+    ]
+    fields = attribute(3, bytes([203, 0, 113, 1]) + bytes(12)) + b"".join(parts[:left_out] + parts[left_out + 1 :])
+    with pytest.raises(Retry, match="an IPVS service cannot be read"):
+        service_of(decoded(answer(1, 1, fields)), EVERYWHERE)
+
+
+def test_a_field_that_is_too_short_is_not_filled_from_what_comes_behind() -> None:
+    fields = attribute(1, bytes(16)) + struct.pack("=HH", 6, 4) + b"\x01\x02\xff\xff"
+    with pytest.raises(Retry, match="'weight'"):
+        destination_of(decoded(answer(5, 2, fields)), WEB, {})
+
+
+overwritten = st.lists(st.tuples(st.integers(0, 1 << 12), st.integers(0, 255)), min_size=1, max_size=5)
+
+
+@given(overwritten, st.integers(0, 200))
+def test_an_answer_with_bytes_overwritten_or_cut_is_read_or_asked_again(
+    changes: list[tuple[int, int]], kept_bytes: int
+) -> None:
+    for whole, read in (
+        (answer(1, 1, SERVICE_OF_WEB), lambda m: service_of(m, EVERYWHERE)),
+        (answer(5, 2, DESTINATION), lambda m: destination_of(m, WEB, {})),
+    ):
+        # The generic netlink header in front is pyroute2's to judge.
+        payload = bytearray(whole)
+        for position, value in changes:
+            payload[4 + position % (len(payload) - 4)] = value
+        try:
+            found = read(decoded(bytes(payload[: max(4, kept_bytes)])))
+        except Retry as error:
+            assert "cannot be read" in str(error)
+        else:
+            assert found is None or isinstance(found, VirtualService | tuple)

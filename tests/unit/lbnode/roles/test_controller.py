@@ -78,7 +78,8 @@ class Cluster:
 
     async def patch_status(self, service: ServiceName, status: dict[str, Any]) -> None:
         raw = self._service(service)
-        conditions = {c["type"]: c for c in raw["status"].get("conditions", [])}
+        raw["status"] = raw["status"] or {}
+        conditions = {c["type"]: c for c in raw["status"].get("conditions") or []}
         for patch in status.get("conditions", []):
             if patch.get("$patch") == "delete":
                 conditions.pop(patch["type"], None)

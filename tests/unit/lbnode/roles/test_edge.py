@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from lbnode.errors import Retry
-from lbnode.model import Counters, DestinationTraffic, EdgeState, Operation, Protocol, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, EdgeState, IPAddress, Operation, Protocol, VirtualKey
 from tests.unit.lbnode.roles.world import VIP, WORKERS, World, endpoints, node, service
 
 
@@ -287,3 +287,54 @@ def test_counters_that_cannot_be_read_fail_no_pass_and_are_made_up_for() -> None
     world.kernel.traffic = genuine  # type: ignore[method-assign]
     asyncio.run(world.run(6))
     assert connections(world) == 3
+
+
+class Pages:
+    """What the workers' pages said last, by the worker's name."""
+
+    def __init__(self, **pages: dict[str, object]) -> None:
+        self.pages = pages
+
+    def said(self, node: str, within_seconds: float | None = None) -> dict[str, object] | None:
+        return self.pages.get(node)
+
+
+def probe_page(fit: bool | None, **more: object) -> dict[str, object]:
+    return {"active_probes": [{"service": "shop/web", "family": 4, "fit": fit} | more]}
+
+
+def drained(world: World) -> set[IPAddress]:
+    plan = world.edge.view.plan
+    assert plan is not None
+    return {d.address for s in plan.state.services for d in s.destinations if d.drained}
+
+
+def test_a_worker_whose_pods_fail_their_active_probe_is_drained_and_comes_back() -> None:
+    world = World()
+    pages = Pages(worker1=probe_page(True), worker2=probe_page(True))
+    world.edge.workers = pages  # type: ignore[assignment]
+    assert announced_after(world, 2)
+    assert drained(world) == set()
+    pages.pages["worker2"] = probe_page(False)
+    assert announced_after(world, 1)
+    assert drained(world) == {WORKERS["worker2"]}
+    pages.pages["worker2"] = probe_page(None)
+    assert announced_after(world, 1)
+    assert drained(world) == {WORKERS["worker2"]}, "an agent that starts again knows nothing yet"
+    pages.pages["worker2"] = probe_page(True)
+    assert announced_after(world, 1)
+    assert drained(world) == set()
+
+
+def test_when_all_pods_fail_their_active_probe_the_vip_goes_and_the_reason_is_told() -> None:
+    world = World()
+    world.edge.workers = Pages(worker1=probe_page(False), worker2=probe_page(False))  # type: ignore[assignment]
+    assert not announced_after(world, 2)
+    assert world.edge.view.verdicts[VIP].reason == "ActiveProbesFail"
+
+
+def test_a_verdict_about_the_other_family_is_none_about_this_one() -> None:
+    world = World()
+    world.edge.workers = Pages(worker2=probe_page(False, family=6))  # type: ignore[assignment]
+    assert announced_after(world, 2)
+    assert drained(world) == set()

@@ -143,6 +143,35 @@ def test_a_bad_text_after_a_good_one_leaves_the_good_one_in_force(tmp_path: Path
     assert (settings.current.log_level, settings.error) == ("debug", "")
 
 
+@pytest.mark.parametrize(
+    "bad", [b"\xff\xfe", json.dumps(SETTINGS).encode()[:-9] + b"\xc3", b'{"serviceClass": "\xff"}']
+)
+def test_bytes_that_are_no_text_leave_the_good_one_in_force(tmp_path: Path, bad: bytes) -> None:
+    path, settings = settings_file(tmp_path)
+    good = settings.current
+    path.write_bytes(bad)
+    assert settings.poll()
+    assert settings.current == good
+    assert "not JSON" in settings.error
+
+
+def test_bytes_that_are_no_text_at_the_start_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not JSON"):
+        SettingsFile(path)
+
+
+def test_a_file_that_is_back_as_it_was_is_no_longer_an_error(tmp_path: Path) -> None:
+    path, settings = settings_file(tmp_path)
+    text = path.read_text()
+    path.unlink()
+    assert settings.poll()
+    path.write_text(text)
+    assert settings.poll()
+    assert settings.error == ""
+
+
 def test_a_file_that_vanishes_for_a_moment_leaves_the_good_one_in_force(tmp_path: Path) -> None:
     path, settings = settings_file(tmp_path)
     path.unlink()

@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from lbnode.backend_probe import BackendResult
 from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
 from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
@@ -35,6 +36,7 @@ class World:
             store[ServiceName("shop", raw["metadata"]["name"])] = raw
 
         self.mute = False
+        self.metrics = WorkerMetrics("test")
         self.now = 100.0
 
         async def has_endpoints(port: int) -> bool | None:
@@ -46,7 +48,7 @@ class World:
             lambda: settings,
             lambda: self.copy,
             self.kernel,
-            WorkerMetrics("test"),
+            self.metrics,
             has_endpoints,
             lambda: self.now,
             lambda: self.refusal,
@@ -209,3 +211,63 @@ def test_a_kube_proxy_that_falls_silent_keeps_its_last_answer() -> None:
     world.mute = True
     asyncio.run(ask_once(world))
     assert world.worker.status()["without_endpoints"] == []
+
+
+def probed_world() -> World:
+    """Its Service asks for an active probe."""
+    world = World()
+    world.copy.services[ServiceName("shop", "web")] = service(annotations={"samegate.dev/probe": "tcp"})
+    world.copy.version += 1
+    world.run()
+    return world
+
+
+def probe(world: World, rounds: int, result: BackendResult) -> None:
+    for _ in range(rounds):
+        world.now += 2.0
+        for backend, asked in world.worker.wanted_backends().items():
+            world.worker.backend_probed(backend, asked, result)
+
+
+def page_line(**judgement: object) -> list[dict[str, object]]:
+    return [{"service": "shop/web", "family": 4, "passing": 0, "failing": 0, "undecided": 0} | judgement]
+
+
+def test_the_status_page_says_for_which_services_its_pods_pass_their_active_probe() -> None:
+    world = probed_world()
+    assert world.worker.status()["active_probes"] == page_line(fit=None, undecided=1)
+    probe(world, 2, BackendResult(True, "Passed"))
+    assert world.worker.status()["active_probes"] == page_line(fit=True, passing=1)
+    probe(world, 2, BackendResult(False, "Refused"))
+    assert world.worker.status()["active_probes"] == page_line(fit=True, passing=1)
+    probe(world, 1, BackendResult(False, "Refused"))
+    assert world.worker.status()["active_probes"] == page_line(fit=False, failing=1)
+
+
+def test_a_service_without_the_annotation_is_not_probed() -> None:
+    world = World()
+    world.run()
+    assert world.worker.wanted_backends() == {}
+    assert world.worker.status()["active_probes"] == []
+
+
+def test_probes_that_stop_are_undecided_after_a_while() -> None:
+    world = probed_world()
+    probe(world, 3, BackendResult(False, "Refused"))
+    world.now += 60.0
+    world.run()
+    assert world.worker.status()["active_probes"] == page_line(fit=None, undecided=1)
+
+
+def test_active_probes_are_measured_and_a_service_that_is_gone_leaves_no_series() -> None:
+    world = probed_world()
+    probe(world, 3, BackendResult(False, "WrongStatus"))
+    read = world.metrics.registry.get_sample_value
+    assert read("samegate_backend_probe_results_total", {"service": "shop/web", "reason": "WrongStatus"}) == 3
+    assert read("samegate_active_probe_fit", {"service": "shop/web", "family": "4"}) == 0
+    assert read("samegate_backends", {"service": "shop/web", "family": "4", "state": "failing"}) == 1
+    del world.copy.services[ServiceName("shop", "web")]
+    world.copy.version += 1
+    world.run()
+    assert read("samegate_backend_probe_results_total", {"service": "shop/web", "reason": "WrongStatus"}) is None
+    assert read("samegate_active_probe_fit", {"service": "shop/web", "family": "4"}) is None

@@ -122,6 +122,13 @@ def test_an_unchanged_set_is_not_told_again(daemon: Daemon) -> None:
     assert daemon.asked == ["configure"]
 
 
+def test_a_file_that_somebody_filled_with_other_bytes_is_replaced(daemon: Daemon) -> None:
+    path = daemon.folder / "bird.conf"
+    path.write_bytes(b"\xff\x00\xfe")
+    daemon.run(lambda: bird(daemon).set(vips(5)))
+    assert "route 203.0.113.5/32 blackhole;" in text(daemon)
+
+
 def test_a_missing_binary_is_named(daemon: Daemon) -> None:
     with pytest.raises(ConfigError, match="program no-such-bird"):
         asyncio.run(bird(daemon, "no-such-bird").set(vips(5)))

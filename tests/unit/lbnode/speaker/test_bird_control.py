@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import Retry
@@ -125,6 +125,34 @@ def test_a_daemon_that_says_nothing_means_retry_after_the_timeout() -> None:
     with pytest.raises(Retry, match=r"did not answer within 0\.3 s"):
         asked(mute, "show status")
     assert time.monotonic() - started < 2
+
+
+@settings(max_examples=60)
+@given(
+    st.binary(max_size=40),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=20),
+    st.integers(0, 1 << 14),
+)
+def test_a_stream_of_anything_gives_replies_or_retry(
+    junk: bytes, changes: list[tuple[int, int]], sent_bytes: int
+) -> None:
+    """What a daemon sends over the socket: recorded replies with bytes overwritten, something in front, and cut anywhere."""
+    text = bytearray(b"0001 BIRD 2.0.12 ready.\n" + PROTOCOLS + BFD + ROUTES)
+    for position, value in changes:
+        text[position % len(text)] = value
+
+    async def corrupt(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((junk + bytes(text))[:sent_bytes])
+        writer.close()
+
+    try:
+        replies = asked(corrupt, "show protocols all", "show bfd sessions", "show route")
+    except Retry as error:
+        assert "BIRD" in str(error)
+        return
+    for one in replies:
+        assert all(s.exported >= 0 for s in parse_protocols(one).values())
+        parse_bfd(one), parse_host_routes(one)
 
 
 def test_a_daemon_that_hangs_up_means_retry() -> None:
