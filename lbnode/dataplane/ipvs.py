@@ -246,7 +246,7 @@ def service_of(answer: IpvsMessage, pools: Sequence[IPNetwork]) -> VirtualServic
     Raises:
         Retry: the answer lacks something, or cannot be read.
     """
-    with _reading(answer, "service") as fields:
+    with reading(answer, "service") as fields:
         if "fwmark" in fields or "address" not in fields:
             return None
         address = _address(fields["family"], fields["address"])
@@ -273,7 +273,7 @@ def destination_of(
     Raises:
         Retry: the answer lacks something, or cannot be read.
     """
-    with _reading(answer, "destination") as fields:
+    with reading(answer, "destination") as fields:
         address = _address(fields.get("family", _family_of(key.address)), fields["address"])
         weight = fields["weight"]
         intact = (
@@ -286,7 +286,12 @@ def destination_of(
 
 
 @contextmanager
-def _reading(answer: IpvsMessage, name: str) -> Iterator[Mapping[str, Any]]:
+def reading(answer: genlmsg, name: str) -> Iterator[Mapping[str, Any]]:
+    """The fields of the part ``name`` of an answer.
+
+    Raises:
+        Retry: the part is missing, or what the block reads of it.
+    """
     try:
         fields = answer.get_attr(name)
         if not isinstance(fields, Mapping):

@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 from pyroute2.netlink import genlmsg
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 from pyroute2.netlink.generic.ipvs import GENL_NAME
 
-from lbnode.dataplane.ipvs import Fields, destinations_request
+from lbnode.dataplane.ipvs import Fields, destinations_request, reading
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump
 from lbnode.errors import Retry
 from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
@@ -84,14 +83,18 @@ class IpvsTraffic:
 
 
 def traffic_of(key: VirtualKey, answer: TrafficMessage) -> DestinationTraffic:
-    """One answer to a request for the destinations of ``key``."""
-    fields: Mapping[str, Any] = answer.get_attr("destination")
-    family = fields.get("family", socket.AF_INET if key.address.version == 4 else socket.AF_INET6)
-    packed: bytes = fields["address"]
-    worker: IPAddress = IPv4Address(packed[:4]) if family == socket.AF_INET else IPv6Address(packed)
-    return DestinationTraffic(
-        key, worker, _counters(fields.get("statistics", b"")), fields.get("active", 0), fields.get("inactive", 0)
-    )
+    """One answer to a request for the destinations of ``key``.
+
+    Raises:
+        Retry: the answer lacks the worker's address, or cannot be read.
+    """
+    with reading(answer, "destination") as fields:
+        family = fields.get("family", socket.AF_INET if key.address.version == 4 else socket.AF_INET6)
+        packed: bytes = fields["address"]
+        worker: IPAddress = IPv4Address(packed[:4]) if family == socket.AF_INET else IPv6Address(packed)
+        return DestinationTraffic(
+            key, worker, _counters(fields.get("statistics", b"")), fields.get("active", 0), fields.get("inactive", 0)
+        )
 
 
 def _counters(statistics: bytes) -> Counters:

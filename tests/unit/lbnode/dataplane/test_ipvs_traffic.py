@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.dataplane.ipvs_traffic import TrafficMessage, traffic_of
+from lbnode.errors import Retry
 from lbnode.model import Counters, DestinationTraffic, Protocol, VirtualKey
 
 WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
@@ -61,3 +63,17 @@ def test_padding_between_the_counters_is_passed_over() -> None:
 def test_statistics_that_are_cut_off_or_garbled_are_read_as_far_as_they_make_sense(garbled: bytes) -> None:
     fields = attribute(1, WORKER.packed + bytes(12)) + attribute(12, garbled)
     assert traffic_of(WEB, answer(fields)).worker == WORKER
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"",
+        attribute(7, struct.pack("=I", 3)),  # no address
+        attribute(1, b"\xc6\x12"),  # two bytes of one
+        attribute(1, WORKER.packed) + attribute(11, struct.pack("=H", 10)),  # four, said to be of IPv6
+    ],
+)
+def test_an_answer_without_a_readable_worker_is_asked_for_again(fields: bytes) -> None:
+    with pytest.raises(Retry, match="cannot be read"):
+        traffic_of(WEB, answer(fields))
