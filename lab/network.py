@@ -29,6 +29,9 @@ HOST_SYSCTLS = {
     # The packet hash crosses veth: without this a client's retransmission is hashed to another edge node by the
     # namespace router, which no real router does.
     "net.core.txrehash": "0",
+    # A machine that boots and has no pod network yet sends what comes for its pods on to a ToR. Its redirects would be believed for minutes.
+    "net.ipv4.conf.all.accept_redirects": "0",
+    "net.ipv4.conf.default.accept_redirects": "0",
 }
 QUIET_SYSCTLS = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
 

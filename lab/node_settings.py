@@ -41,6 +41,8 @@ def setup_script(node: Node) -> str:
     lines = [
         "set -eu",
         f"modprobe -a {' '.join(KERNEL_MODULES)}",
+        # Until the first pod is back, the node has no route of its own to its pods: it must not tell others to ask a ToR for them.
+        "for d in all default vec0; do sysctl -qw net.ipv4.conf.$d.send_redirects=0 net.ipv4.conf.$d.accept_redirects=0; done",
         "ip link set lo up",
         f"ip link set vec0 mtu {topology.MTU_BYTES} up",
         f"ip address replace {node.address}/{topology.RACK_NETWORK.prefixlen} dev vec0",

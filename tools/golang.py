@@ -182,6 +182,8 @@ def build(go: Go, tool: Tool, plan: GoBuild, output: Path, detail: Detail = lamb
         return
     variables = " ".join(f"-X {variable}" for variable in plan.version_variables)
     flags = ["-v", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", f"-s -w {variables}".strip()]
+    # The linker would throw debugging information away: not making it saves a sixth of the compiler's time (etcd, twice alternating).
+    flags += ["-gcflags=all=-dwarf=false"]
     run_go(go, ["build", *flags, "-o", str(output), plan.package], plan.folder, detail)
 
 

@@ -1,5 +1,6 @@
 set -eu
 modprobe -a ip_vs ip_vs_mh ip_vs_rr ipip nf_conntrack nf_conntrack_netlink iptable_raw iptable_mangle iptable_nat iptable_filter veth bridge
+for d in all default vec0; do sysctl -qw net.ipv4.conf.$d.send_redirects=0 net.ipv4.conf.$d.accept_redirects=0; done
 ip link set lo up
 ip link set vec0 mtu 1500 up
 ip address replace 198.18.0.11/24 dev vec0
