@@ -407,7 +407,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a Service, or one port of it, is not served. ``reason`` is one CamelCase word; ``message`` names value, rule and way out."""
+    """Why a Service, one port of it, or its active probe is refused. ``reason`` is one CamelCase word; ``message`` names value, rule and way out."""
 
     service: ServiceName
     reason: str

@@ -88,10 +88,10 @@ class Metrics:
         )
         self._rejections = self.gauge(
             "samegate_rejections",
-            "Services or ports that are not served, by reason.",
+            "Services, ports and active probes that are refused, by reason.",
             ["reason"],
             series="reasons (some 20)",
-            unit="Services or ports",
+            unit="refusals",
         )
         self._operations = self.counter(
             "samegate_kernel_operations_total",
