@@ -71,6 +71,7 @@ class Controller:
         self._leaving_since: dict[ServiceName, float] = {}
         self.edges: Neighbours | None = None
         self.allocation = Allocation()
+        self._by_address: Mapping[IPAddress, Sequence[ServiceName]] = {}
 
     def edge_pages(self) -> dict[str, str]:
         """Status page of each edge node."""
@@ -89,7 +90,8 @@ class Controller:
 
     async def _pass(self) -> None:
         settings, snapshot = self._settings(), self._cluster.snapshot()
-        self.allocation = allocate(snapshot.services.values(), settings)
+        self.allocation = allocate(snapshot.services.values(), settings, snapshot.namespaces)
+        self._by_address = self.allocation.by_address()
         rejections = self._rejections(snapshot, settings)
         reports = self._reports()
         self._measure(settings, rejections)
@@ -136,6 +138,8 @@ class Controller:
             self._metrics.wrote("finalizer")
             return
         notes = [] if service.local else [CLUSTER_POLICY_NOTE]
+        if sharers := sorted({n for a in addresses for n in self._by_address.get(a, ()) if n != service.name}):
+            notes.append(f"Shared with {', '.join(map(str, sharers))}.")
         wanted = [accepted(addresses, rejections.get(service.name, ()), notes), announced(addresses, reports)]
         before = raw.get("status", {}).get("conditions") or []
         patches, happenings = merge(before, wanted, raw.get("metadata", {}).get("generation", 0), _now())
@@ -154,7 +158,9 @@ class Controller:
         """A Service that is deleted, or no longer ours: its traces go when no edge node announces it any more."""
         since = self._leaving_since.setdefault(service.name, self._clock())
         mine = [a for a in service.addresses if any(a in n for n in self._settings().pool_networks)]
-        on_air = [n for n, r in reports.items() if r is not None and any(r[a].announce for a in mine if a in r)]
+        # A shared address stays on the air for the Services that stay.
+        alone = [a for a in mine if all(n in self._leaving_since for n in self._by_address.get(a, ()))]
+        on_air = [n for n, r in reports.items() if r is not None and any(r[a].announce for a in alone if a in r)]
         silent = [n for n, r in reports.items() if r is None]
         if on_air or (silent and self._clock() - since < SILENT_EDGE_SECONDS):
             raise Retry(f"{service.name} is leaving, and is still announced by {', '.join(on_air or silent)}", 0.5)
@@ -180,7 +186,7 @@ class Controller:
         sizes = {
             pool.name: (
                 sum(n.num_addresses for n in pool.cidrs),
-                sum(any(a in n for n in pool.cidrs) for _, a in pairs),
+                sum(a in pool for a in {a for _, a in pairs}),
             )
             for pool in settings.pools
         }

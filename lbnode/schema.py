@@ -1,0 +1,36 @@
+"""What all classes of the settings share: strict values, no unknown keys, camelCase outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from lbnode.model import IPNetwork
+
+# Strict, because a lenient reader takes `true` for 1 and "9" for 9.
+Whole = Annotated[int, Field(strict=True)]
+
+
+class Strict(BaseModel):
+    """Base of every settings class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """Whether two networks of any family share an address."""
+    return one.version == other.version and one.overlaps(ip_network(other))
+
+
+def first_duplicate(values: Iterable[str]) -> str | None:
+    """The first value that was there before."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
