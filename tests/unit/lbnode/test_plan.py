@@ -35,8 +35,9 @@ def settings_file(tmp_path: Path) -> Path:
 def test_a_plan_says_what_is_programmed_where_it_goes_and_who_announces(tmp_path: Path) -> None:
     text, code = plan_file(write(tmp_path, *CLUSTER), settings_file(tmp_path))
     assert code == 0
-    assert text.splitlines()[:6] == [
+    assert text.splitlines()[:7] == [
         "default/web: 203.0.113.10",
+        "  203.0.113.10 is of pool public",
         "  tcp://203.0.113.10:80",
         "    -> worker1 198.18.0.21, weight 1, 50.0% of the table",
         "    -> worker2 198.18.0.22, drained, 50.0% of the table",

@@ -100,7 +100,7 @@ class World:
             self.put(node(name, address, "edge"))
         self.put(service(), endpoints(worker1="ready", worker2="ready"))
         self.kernel = MemoryEdge([ip_network("203.0.113.0/24")], {})
-        self.speaker = MemorySpeaker(self.settings.bgp, self.settings.pool_networks, "edge1", [EDGES["edge1"]])
+        self.speaker = MemorySpeaker(self.settings.bgp, self.settings.pools, "edge1", [EDGES["edge1"]])
         self.reachable = set(WORKERS.values())
         self.edge = self.start()
 

@@ -13,13 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import Bug, ConfigError
-from lbnode.model import IPAddress
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.pools import Pool
 from lbnode.settings import Bfd, Bgp, GracefulRestart, Peer
 from lbnode.speaker.bird_config import protocol_name, render, render_key
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bird"
-POOL = ip_network("203.0.113.0/24")
-POOL6 = ip_network("2001:db8:113::/64")
+NETWORK = ip_network("203.0.113.0/24")
+NETWORK6 = ip_network("2001:db8:113::/64")
+POOL = Pool.model_validate({"name": "public", "cidrs": [NETWORK]})
+POOL6 = Pool.model_validate({"name": "public6", "cidrs": [NETWORK6]})
 NODE_ADDRESS = ip_address("198.18.0.11")
 NODE_ADDRESS6 = ip_address("2001:db8::11")
 RACK = Bgp(
@@ -59,6 +62,10 @@ BOTH_FAMILIES = Bgp(
 needs_bird = pytest.mark.skipif(shutil.which("bird") is None, reason="bird is not installed (Debian: bird2)")
 
 
+def routes(*addresses: IPAddress | str) -> dict[IPNetwork, RouteAttributes]:
+    return {ip_network(a): RouteAttributes() for a in addresses}
+
+
 def accepted(text: str, key_names: list[str], folder: Path) -> str:
     """What the real BIRD says against the text; empty when it takes it."""
     (folder / "keys").mkdir(exist_ok=True)
@@ -82,7 +89,7 @@ CASES: dict[str, tuple[Bgp, tuple[IPAddress, ...], tuple[str, ...]]] = {
 def test_the_text_is_the_golden_one(name: str) -> None:
     bgp, addresses, announced = CASES[name]
     pools = (POOL, POOL6) if len(addresses) == 2 else (POOL,)
-    text = render(bgp, pools, "edge1", addresses, [ip_address(a) for a in announced])
+    text = render(bgp, pools, "edge1", addresses, routes(*announced))
     assert text == (GOLDEN / name).read_text()
 
 
@@ -152,17 +159,17 @@ def bgps(draw: st.DrawFn) -> Bgp:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bgp=bgps(), lasts=st.sets(st.integers(0, 255), max_size=8))
 def test_bird_accepts_every_configuration_that_the_settings_allow(bgp: Bgp, lasts: set[int], tmp_path: Path) -> None:
-    announced = [POOL[n] for n in lasts] + [POOL6[n] for n in lasts]
-    text = render(bgp, (POOL, POOL6), "edge1", (NODE_ADDRESS, NODE_ADDRESS6), announced)
+    announced = [NETWORK[n] for n in lasts] + [NETWORK6[n] for n in lasts]
+    text = render(bgp, (POOL, POOL6), "edge1", (NODE_ADDRESS, NODE_ADDRESS6), routes(*announced))
     assert accepted(text, [p.name for p in bgp.peers], tmp_path) == ""
 
 
 def test_the_order_of_addresses_pools_and_peers_does_not_show() -> None:
-    announced = [POOL[n] for n in range(50)]
+    announced = [NETWORK[n] for n in range(50)]
     shuffled = random.Random(7).sample(announced, len(announced))
     turned = RACK.model_copy(update={"peers": RACK.peers[::-1]})
-    assert render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), announced) == render(
-        turned, (POOL,), "edge1", (NODE_ADDRESS,), shuffled
+    assert render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), routes(*announced)) == render(
+        turned, (POOL,), "edge1", (NODE_ADDRESS,), routes(*shuffled)
     )
 
 
@@ -173,28 +180,28 @@ def test_two_peers_never_share_a_protocol_name(peer_names: list[str]) -> None:
 
 def test_an_address_outside_the_pools_is_a_bug() -> None:
     with pytest.raises(Bug, match=r"192\.0\.2\.1 .*no pool"):
-        render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), [ip_address("192.0.2.1")])
+        render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), routes("192.0.2.1"))
 
 
 def test_a_node_that_no_peer_is_meant_for_is_told_so() -> None:
     only = RACK.model_copy(update={"peers": RACK.peers[2:]})
     with pytest.raises(ConfigError, match="elsewhere: none is meant for node edge1"):
-        render(only, (POOL,), "edge1", (NODE_ADDRESS,), [])
+        render(only, (POOL,), "edge1", (NODE_ADDRESS,), {})
 
 
 def test_a_node_without_an_ipv4_address_has_no_router_id() -> None:
     with pytest.raises(ConfigError, match="router id"):
-        render(BOTH_FAMILIES, (POOL6,), "edge1", (NODE_ADDRESS6,), [])
+        render(BOTH_FAMILIES, (POOL6,), "edge1", (NODE_ADDRESS6,), {})
 
 
 def test_a_vip_of_a_family_that_the_node_lacks_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"2001:db8:113::5: node edge1 has no IPv6 address"):
-        render(RACK, (POOL, POOL6), "edge1", (NODE_ADDRESS,), [ip_address("2001:db8:113::5")])
+        render(RACK, (POOL, POOL6), "edge1", (NODE_ADDRESS,), routes("2001:db8:113::5"))
 
 
 def test_a_peer_of_a_family_that_the_node_lacks_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="peer v6 = 2001:db8::2: node edge1 has no IPv6 address"):
-        render(BOTH_FAMILIES, (POOL,), "edge1", (NODE_ADDRESS,), [])
+        render(BOTH_FAMILIES, (POOL,), "edge1", (NODE_ADDRESS,), {})
 
 
 def test_one_line_end_after_a_key_is_not_part_of_it() -> None:
@@ -226,7 +233,7 @@ def test_a_key_that_bird_cannot_take_is_refused_without_being_shown(key: bytes, 
     key=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters='"'), min_size=1, max_size=80)
 )
 def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) -> None:
-    text = render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), [])
+    text = render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), {})
     (tmp_path / "keys").mkdir(exist_ok=True)
     (tmp_path / "bird.conf").write_text(text)
     (tmp_path / "keys" / "tor2.conf").write_text("")
@@ -239,4 +246,4 @@ def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) ->
 
 def test_the_first_address_of_each_family_counts() -> None:
     one, two = NODE_ADDRESS, ip_address("198.18.0.99")
-    assert render(RACK, (POOL,), "edge1", (one, two), []) == render(RACK, (POOL,), "edge1", (one,), [])
+    assert render(RACK, (POOL,), "edge1", (one, two), {}) == render(RACK, (POOL,), "edge1", (one,), {})
