@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lbnode.errors import Bug, ConfigError
 from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 from lbnode.pools import Pool
+from lbnode.routes import routes_of
 from lbnode.settings import Bfd, Bgp, GracefulRestart, Peer
 from lbnode.speaker.bird_config import protocol_name, render, render_key
 
@@ -59,6 +60,32 @@ BOTH_FAMILIES = Bgp(
     ),
 )
 
+#: A router of our own AS beside one of another; aggregates beside host routes and alone; every attribute.
+MIXED = Bgp(
+    local_asn=65010,
+    communities=("no-export",),
+    peers=(
+        Peer(name="core", address=IPv4Address("198.18.0.4"), asn=65010),
+        Peer(name="tor1", address=IPv4Address("198.18.0.2"), asn=65001),
+    ),
+)
+MIXED_POOLS = tuple(
+    Pool.model_validate(p)
+    for p in (
+        {"name": "plain", "cidrs": ["203.0.113.0/25", "2001:db8:113::/64"]},
+        {"name": "beside", "cidrs": ["203.0.113.128/26"], "aggregate": {"length": 28}},
+        {"name": "alone", "cidrs": ["203.0.113.192/26"], "aggregate": {"length": 26, "hostRoutes": False}},
+    )
+)
+MIXED_ROUTES = {
+    ip_network("203.0.113.1/32"): RouteAttributes(("65010:7", "4200000010:0:1"), 200, 50, 2),
+    ip_network("2001:db8:113::5/128"): RouteAttributes(med=0),
+    ip_network("203.0.113.130/32"): RouteAttributes(("65535:65281",)),
+    ip_network("203.0.113.128/28"): RouteAttributes(),
+    ip_network("203.0.113.200/32"): RouteAttributes(covered=True),
+    ip_network("203.0.113.192/26"): RouteAttributes(),
+}
+
 needs_bird = pytest.mark.skipif(shutil.which("bird") is None, reason="bird is not installed (Debian: bird2)")
 
 
@@ -93,8 +120,13 @@ def test_the_text_is_the_golden_one(name: str) -> None:
     assert text == (GOLDEN / name).read_text()
 
 
+def test_the_text_with_attributes_and_aggregates_is_the_golden_one() -> None:
+    text = render(MIXED, MIXED_POOLS, "edge1", (NODE_ADDRESS, NODE_ADDRESS6), MIXED_ROUTES)
+    assert text == (GOLDEN / "attributes.conf").read_text()
+
+
 @needs_bird
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "attributes.conf"])
 def test_the_golden_files_are_accepted_by_bird(name: str, tmp_path: Path) -> None:
     assert accepted((GOLDEN / name).read_text(), ["tor1", "tor2"], tmp_path) == ""
 
@@ -153,6 +185,39 @@ def bgps(draw: st.DrawFn) -> Bgp:
     return Bgp(
         local_asn=local, peers=tuple(peers), communities=tuple(communities), listen_port=draw(st.integers(1024, 65535))
     )
+
+
+numbers = st.integers(0, 4294967295)
+canonical_communities = st.lists(
+    st.one_of(
+        st.builds("{}:{}".format, st.integers(0, 65535), st.integers(0, 65535)),
+        st.builds("{}:{}:{}".format, numbers, numbers, numbers),
+    ),
+    max_size=4,
+    unique=True,
+).map(tuple)
+route_attributes = st.builds(
+    RouteAttributes, canonical_communities, st.none() | numbers, st.none() | numbers, st.integers(0, 10)
+)
+
+
+@needs_bird
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    vips=st.dictionaries(st.integers(0, 255).map(lambda n: NETWORK[n]), route_attributes, max_size=6),
+    length=st.integers(26, 31),
+    host_routes=st.booleans(),
+)
+def test_bird_accepts_whatever_is_said_of_routes(
+    vips: dict[IPAddress, RouteAttributes], length: int, host_routes: bool, tmp_path: Path
+) -> None:
+    aggregate = {"length": length, "hostRoutes": host_routes}
+    pools = (
+        *MIXED_POOLS[:1],
+        Pool.model_validate({"name": "p", "cidrs": ["203.0.113.128/25"], "aggregate": aggregate}),
+    )
+    text = render(MIXED, pools, "edge1", (NODE_ADDRESS,), routes_of(vips, pools))
+    assert accepted(text, [], tmp_path) == ""
 
 
 @needs_bird
