@@ -87,13 +87,8 @@ class _Allocator:
             version = address.version
             if version not in service.families or version in held or pool_of(address, self._settings.pools) is None:
                 continue
-            problem = self._obstacle(service, address)
-            if problem is None:
+            if self._obstacle(service, address) is None:
                 self._hold(service, address)
-            elif problem[0] == "SharingPortConflict":
-                # Another address in its place would be a surprise, and kube-proxy would mix the two up on this one.
-                self._refuse(service, *problem)
-                self._out.add(service.name)
 
     def grant_request(self, service: ServiceObject) -> None:
         """The addresses that the Service asks for, if it may have them."""
