@@ -159,7 +159,9 @@ class Controller:
         since = self._leaving_since.setdefault(service.name, self._clock())
         mine = [a for a in service.addresses if any(a in n for n in self._settings().pool_networks)]
         # A shared address stays on the air for the Services that stay.
-        alone = [a for a in mine if all(n in self._leaving_since for n in self._by_address.get(a, ()))]
+        services = self._cluster.snapshot().services
+        stay = {n for n in self.allocation.addresses if n != service.name and not services[n].deleting}
+        alone = [a for a in mine if not stay.intersection(self._by_address.get(a, ()))]
         on_air = [n for n, r in reports.items() if r is not None and any(r[a].announce for a in alone if a in r)]
         silent = [n for n, r in reports.items() if r is None]
         if on_air or (silent and self._clock() - since < SILENT_EDGE_SECONDS):

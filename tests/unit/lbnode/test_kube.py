@@ -17,7 +17,7 @@ from lbnode import kube
 from lbnode.model import ServiceName
 
 WEB = ServiceName("shop", "web")
-KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node"}
+KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node", "namespaces": "Namespace"}
 
 
 def service(version: int, *, port: int = 80) -> dict[str, Any]:
@@ -59,6 +59,8 @@ class Script:
             if isinstance(answer, int):
                 return httpx2.Response(answer, json={"kind": "Status", "code": answer, "message": "no"})
             items = answer
+        if resource == "namespaces":
+            items = [{"metadata": {"name": "shop", "labels": {"tier": "gold"}}}]
         return httpx2.Response(
             200,
             json={
@@ -77,14 +79,16 @@ async def _stream(chunks: list[bytes] | None) -> AsyncIterator[bytes]:
         await asyncio.Event().wait()
 
 
-def follow(script: Script, until: Callable[[kube.Copy], bool], monkeypatch: pytest.MonkeyPatch) -> kube.Copy:
+def follow(
+    script: Script, until: Callable[[kube.Copy], bool], monkeypatch: pytest.MonkeyPatch, **options: bool
+) -> kube.Copy:
     """Watch until the condition holds; fails after ten seconds."""
     monkeypatch.setattr(kube, "RELIST_PAUSE_SECONDS", 0.01)
     seen = asyncio.Event()
 
     async def go() -> kube.Copy:
         config = KubeConfig.from_one(cluster=Cluster(server="http://api.example"), user=User(token="t"))
-        watcher = kube.Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set)
+        watcher = kube.Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set, **options)
         running = asyncio.create_task(watcher.run())
         try:
             async with asyncio.timeout(10):
@@ -158,3 +162,18 @@ def test_a_list_that_says_the_same_wakes_nobody(monkeypatch: pytest.MonkeyPatch)
 
     follow(script, until, monkeypatch)
     assert max(versions) == 3, "one change for each kind's first list"
+
+
+def test_namespaces_are_read_only_by_who_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Listening(Script):
+        def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            asked.append(request.url.path)
+            return super().__call__(request)
+
+    follow(Listening([[service(1)]], []), port_is(80), monkeypatch)
+    assert not any(path.endswith("/namespaces") for path in asked)
+    copy = follow(Listening([[service(1)]], []), port_is(80), monkeypatch, with_namespaces=True)
+    assert "/api/v1/namespaces" in asked
+    assert {n.name for n in copy.namespaces} == {"shop"}

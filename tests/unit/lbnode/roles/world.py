@@ -117,6 +117,11 @@ class World:
         )
         return self.edge
 
+    def use(self, settings: AgentSettings) -> None:
+        """Other settings, with a speaker that knows them."""
+        self.settings = settings
+        self.speaker = MemorySpeaker(settings.bgp, settings.pools, "edge1", [EDGES["edge1"]])
+
     def put(self, *raws: dict[str, Any]) -> None:
         """Objects as the API server would send them."""
         stores = {"Service": self.copy.services, "EndpointSlice": self.copy.slices, "Node": self.copy.nodes}
