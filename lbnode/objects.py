@@ -160,11 +160,13 @@ def is_on(annotation: str | None) -> bool:
 
 
 def is_ours(service: ServiceObject, settings: AgentSettings) -> bool:
-    """Whether a Service is for us: its type is LoadBalancer and its class is ours, or it has none and the settings say to serve those too.
+    """Whether a Service is for us: of our class, and no label takes it out of all load balancers' hands."""
+    return is_of_our_class(service, settings) and EXCLUDE_SERVICE_LABEL not in service.labels
 
-    A label may take it out of all load balancers' hands.
-    """
-    if service.type != "LoadBalancer" or EXCLUDE_SERVICE_LABEL in service.labels:
+
+def is_of_our_class(service: ServiceObject, settings: AgentSettings) -> bool:
+    """Whether a Service's type is LoadBalancer and its class is ours, or it has none and the settings say to serve those too."""
+    if service.type != "LoadBalancer":
         return False
     if service.load_balancer_class is None:
         return settings.serve_without_class

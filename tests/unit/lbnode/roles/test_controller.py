@@ -362,7 +362,7 @@ def test_pools_are_chosen_by_the_labels_of_namespaces() -> None:
     assert ip_address(address) in ip_network("203.0.113.0/28")
 
 
-def test_a_service_that_gets_the_label_that_excludes_it_is_let_go() -> None:
+def test_a_service_that_gets_the_label_that_excludes_it_is_let_go_and_can_be_deleted() -> None:
     cluster = Cluster()
     cluster.put(service(vip=None))
     cluster.run()
@@ -373,3 +373,7 @@ def test_a_service_that_gets_the_label_that_excludes_it_is_let_go() -> None:
     cluster.run()
     assert cluster.address() is None
     assert cluster.condition("Accepted") == {}
+    assert raw["metadata"]["finalizers"] == [], "nothing would take it off later"
+    writes = cluster.writes
+    cluster.run()
+    assert cluster.writes == writes
