@@ -22,6 +22,7 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     Rejection,
+    RouteAttributes,
     ServiceName,
     Tunnel,
     VipFacts,
@@ -150,14 +151,14 @@ def translate_edge(
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
                 )
-            facts = replace(_facts(service, address, targets), elsewhere=_elsewhere(node, pool))
+            attributes, refused = attributes_of(service, address, pool, settings.bgp)
+            rejections += [r for r in refused if r not in rejections]
+            facts = _facts(service, address, targets, attributes, _elsewhere(node, pool))
             if address in vips:
                 vips[address] = replace(vips[address], sharing=(*vips[address].sharing, facts))
-                rejections += _attributes_that_differ(service, address, vips[address], pool, settings)
+                rejections += _attributes_that_differ(service, facts, vips[address])
             else:
-                attributes, refused = attributes_of(service, address, pool, settings.bgp)
-                rejections += [r for r in refused if r not in rejections]
-                vips[address] = replace(facts, attributes=attributes)
+                vips[address] = facts
 
     services.sort(key=lambda s: s.key.order)
     table = EdgeFilter(pools, frozenset(s.key for s in services))
@@ -294,20 +295,15 @@ def _address_problem(
     return None
 
 
-def _attributes_that_differ(
-    service: ServiceObject, address: IPAddress, vip: VipFacts, pool: Pool, settings: AgentSettings
-) -> list[Rejection]:
+def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts) -> list[Rejection]:
     """A shared address has one route, and the oldest Service speaks for it."""
-    if not asks_for_attributes(service):
+    if own.attributes == vip.attributes or not asks_for_attributes(service):
         return []
-    attributes, refused = attributes_of(service, address, pool, settings.bgp)
-    if attributes == vip.attributes:
-        return refused
     message = (
-        f"address {address} is shared and has one route, which goes as {vip.service} asks ({vip.attributes or 'nothing'}), not as this Service does "
-        f"({attributes or 'nothing'}). Ask for the same there, or use another {SHARING_ANNOTATION}"
+        f"address {vip.address} is shared and has one route, which goes as {vip.service} asks ({str(vip.attributes) or 'nothing'}), "
+        f"not as this Service does ({str(own.attributes) or 'nothing'}). Ask for the same there, or use another {SHARING_ANNOTATION}"
     )
-    return [*refused, Rejection(service.name, "SharingAttributesDiffer", message)]
+    return [Rejection(service.name, "SharingAttributesDiffer", message)]
 
 
 def _elsewhere(node: NodeObject | None, pool: Pool) -> tuple[str, str] | None:
@@ -338,7 +334,13 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
-def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]) -> VipFacts:
+def _facts(
+    service: ServiceObject,
+    address: IPAddress,
+    targets: Iterable[Target],
+    attributes: RouteAttributes,
+    elsewhere: tuple[str, str] | None,
+) -> VipFacts:
     """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
     listed = list(targets)
     workers = {d.address for t in listed for d in t.destinations if not d.drained}
@@ -350,6 +352,8 @@ def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]
         endpoints=max((t.endpoints for t in listed), default=0),
         terminating_only=any(t.terminating_only for t in listed),
         deleting=service.deleting,
+        attributes=attributes,
+        elsewhere=elsewhere,
     )
 
 
