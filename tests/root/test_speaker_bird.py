@@ -365,6 +365,28 @@ def test_with_graceful_restart_a_dead_nodes_routes_stay_for_the_restart_time_and
     assert seconds > 1
 
 
+def test_with_graceful_restart_a_second_router_that_is_down_delays_nothing_after_a_kill(made: Rig) -> None:
+    made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
+    made.start_bird()
+    one = bgp(bfd=None, graceful_restart={"restart_seconds": 6}).peers[0]
+    # Nobody answers at that address.
+    dead = one.model_copy(update={"name": "tor-2", "address": ip_address("198.18.0.3")})
+    speaker = bird(made, BGP.model_copy(update={"peers": (one, dead)}))
+    set_once_running(speaker, 1)
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    time.sleep(2)
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
+    end = time.monotonic() + 12
+    gaps = 0
+    while time.monotonic() < end:
+        gaps += made.router_fib() != {"203.0.113.1"}
+        time.sleep(0.02)
+    assert gaps == 0
+    asyncio.run(speaker.set(routes(1, 2)))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 2, "a new VIP is told")
+
+
 def test_a_router_of_another_as_is_told_communities_med_and_a_longer_path(made: Rig) -> None:
     made.start_router()
     made.start_bird()
