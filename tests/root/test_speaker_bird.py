@@ -331,33 +331,42 @@ def test_the_capability_of_the_pod_is_enough_for_bgp_with_key_and_bfd(made: Rig)
     established_with_bfd(made, speaker)
 
 
-def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: Rig) -> None:
+def graceful(restart_seconds: int) -> Bgp:
+    return bgp(bfd=None, graceful_restart={"restart_seconds": restart_seconds})
+
+
+def announcing_with_graceful_restart(made: Rig, settings: Bgp) -> Speaker:
     # FRR forgets a dynamic neighbour with its session and keeps none of its routes, so this one is named.
     made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
     made.start_bird()
-    speaker = bird(made, bgp(bfd=None, graceful_restart={"restart_seconds": 20}))
+    speaker = bird(made, settings)
     set_once_running(speaker, 1)
     wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
     # The end-of-RIB marker must have been exchanged, or the router does not keep the routes.
     time.sleep(2)
-    made.signal_bird(signal.SIGKILL)
-    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
-    end = time.monotonic() + 8
+    return speaker
+
+
+def gaps_in(made: Rig, seconds: float) -> int:
+    """How often, of 50 looks a second, the router had not the one VIP."""
+    end = time.monotonic() + seconds
     gaps = 0
     while time.monotonic() < end:
         gaps += made.router_fib() != {"203.0.113.1"}
         time.sleep(0.02)
+    return gaps
+
+
+def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: Rig) -> None:
+    speaker = announcing_with_graceful_restart(made, graceful(20))
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
+    assert gaps_in(made, 8) == 0
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
-    assert gaps == 0
 
 
 def test_with_graceful_restart_a_dead_nodes_routes_stay_for_the_restart_time_and_then_go(made: Rig) -> None:
-    made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
-    made.start_bird()
-    speaker = bird(made, bgp(bfd=None, graceful_restart={"restart_seconds": 3}))
-    set_once_running(speaker, 1)
-    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
-    time.sleep(2)
+    announcing_with_graceful_restart(made, graceful(3))
     made.stop_bird()
     wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
     assert made.router_fib() == {"203.0.113.1"}
@@ -366,23 +375,13 @@ def test_with_graceful_restart_a_dead_nodes_routes_stay_for_the_restart_time_and
 
 
 def test_with_graceful_restart_a_second_router_that_is_down_delays_nothing_after_a_kill(made: Rig) -> None:
-    made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
-    made.start_bird()
-    one = bgp(bfd=None, graceful_restart={"restart_seconds": 6}).peers[0]
+    (one,) = graceful(6).peers
     # Nobody answers at that address.
     dead = one.model_copy(update={"name": "tor-2", "address": ip_address("198.18.0.3")})
-    speaker = bird(made, BGP.model_copy(update={"peers": (one, dead)}))
-    set_once_running(speaker, 1)
-    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
-    time.sleep(2)
+    speaker = announcing_with_graceful_restart(made, BGP.model_copy(update={"peers": (one, dead)}))
     made.signal_bird(signal.SIGKILL)
     wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
-    end = time.monotonic() + 12
-    gaps = 0
-    while time.monotonic() < end:
-        gaps += made.router_fib() != {"203.0.113.1"}
-        time.sleep(0.02)
-    assert gaps == 0
+    assert gaps_in(made, 12) == 0
     asyncio.run(speaker.set(routes(1, 2)))
     wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 2, "a new VIP is told")
 
@@ -418,7 +417,7 @@ def test_attributes_change_within_a_second_and_the_session_stays(made: Rig) -> N
     wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
     for attributes, path, metric in (
         (RouteAttributes(med=7), "65010", 7),
-        (RouteAttributes(prepend=2), "65010 65010 65010", None),
+        (RouteAttributes(med=9, prepend=2), "65010 65010 65010", 9),
         (RouteAttributes(), "65010", None),
     ):
         asyncio.run(speaker.set({route: attributes}))

@@ -293,6 +293,21 @@ def sharer(name: str, port: int, vip: IPAddress | None = None, **metadata: Any) 
     return raw
 
 
+def on_the_air_together() -> tuple[Cluster, IPAddress]:
+    cluster, vip = Cluster(), ip_address("203.0.113.7")
+    cluster.put(sharer("web", 80, vip), sharer("api", 443, vip))
+    cluster.run()
+    cluster.announce(str(vip), edge1="Announced", edge2="Deleting")
+    return cluster, vip
+
+
+def delete(cluster: Cluster, *names: ServiceName) -> None:
+    for name in names:
+        raw = cluster.copy.services[name]
+        raw["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+        cluster.put(raw)
+
+
 def test_services_that_share_get_one_address_and_are_told_of_each_other() -> None:
     cluster = Cluster()
     cluster.put(sharer("web", 80), sharer("api", 443))
@@ -315,29 +330,16 @@ def test_a_port_conflict_is_a_condition_and_an_event_on_the_younger_service_alon
 
 
 def test_a_service_that_goes_does_not_wait_for_an_address_that_stays_on_the_air_for_another() -> None:
-    cluster = Cluster()
-    vip = ip_address("203.0.113.7")
-    cluster.put(sharer("web", 80, vip), sharer("api", 443, vip))
-    cluster.run()
-    cluster.announce(str(vip), edge1="Announced", edge2="Announced")
-    gone = cluster.copy.services[WEB]
-    gone["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
-    cluster.put(gone)
+    cluster, vip = on_the_air_together()
+    delete(cluster, WEB)
     cluster.run()
     assert WEB not in cluster.copy.services
     assert cluster.address(ServiceName("shop", "api")) == str(vip)
 
 
 def test_the_last_service_at_a_shared_address_waits_until_nobody_announces_it() -> None:
-    cluster = Cluster()
-    vip = ip_address("203.0.113.7")
-    cluster.put(sharer("web", 80, vip), sharer("api", 443, vip))
-    cluster.run()
-    cluster.announce(str(vip), edge1="Announced", edge2="Deleting")
-    for name in (WEB, ServiceName("shop", "api")):
-        gone = cluster.copy.services[name]
-        gone["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
-        cluster.put(gone)
+    cluster, vip = on_the_air_together()
+    delete(cluster, WEB, ServiceName("shop", "api"))
     for _ in range(3):
         with pytest.raises(Retry, match="still announced by edge1"):
             cluster.run(1)
