@@ -26,6 +26,9 @@ from lbnode.objects import ServiceObject, is_ours
 from lbnode.pools import pool_of
 from lbnode.settings import AgentSettings
 
+#: What ``PreferDualStack`` puts up with in one of its families.
+_NONE_LEFT = frozenset({"NoPoolForFamily", "NoPoolForService", "PoolExhausted"})
+
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
@@ -129,7 +132,10 @@ class _Allocator:
                 found[family] = self._choose(service, family)
             except Refused as refusal:
                 problems.append(refusal)
-        is_content = service.family_policy == "PreferDualStack" and (held or found)
+        has_one = bool(held or found)
+        is_content = (
+            service.family_policy == "PreferDualStack" and has_one and all(p.reason in _NONE_LEFT for p in problems)
+        )
         has_kept = any(a in service.addresses for a in held.values())
         needs_all = service.family_policy == "RequireDualStack" and not has_kept
         if problems and not is_content:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lbnode.communities import canonical, in_order
+from lbnode.communities import MOST, canonical, in_order
 from lbnode.model import IPAddress, Rejection, RouteAttributes
 from lbnode.objects import (
     COMMUNITIES_ANNOTATION,
@@ -43,7 +43,7 @@ def attributes_of(
     refused: list[Rejection] = []
 
     def refuse(annotation: str, rule: str) -> None:
-        message = f"annotation {annotation}: {rule}. The route goes without it"
+        message = f"annotation {annotation}: {rule}. The route goes without"
         refused.append(Rejection(service.name, "InvalidAttribute", message))
 
     def number(annotation: str, default: int | None, largest: int) -> int | None:
@@ -56,7 +56,12 @@ def attributes_of(
         return int(text)
 
     communities = set(own.communities)
-    for part in filter(None, (p.strip() for p in service.annotations.get(COMMUNITIES_ANNOTATION, "").split(","))):
+    parts = [p for p in (p.strip() for p in service.annotations.get(COMMUNITIES_ANNOTATION, "").split(",")) if p]
+    if len(parts) > MOST:
+        refuse(
+            COMMUNITIES_ANNOTATION, f"{len(parts)} communities are more than {MOST}. Name fewer; the first {MOST} count"
+        )
+    for part in parts[:MOST]:
         try:
             communities.add(canonical(part[:40]))
         except ValueError as error:

@@ -95,7 +95,7 @@ class Candidates:
         for name in names:
             if name not in by_name:
                 known = ", ".join(by_name)
-                message = f"annotation {POOL_ANNOTATION} = {name!r}: there is no such pool. There are: {known}"
+                message = f"annotation {POOL_ANNOTATION} = {name[:63]!r}: there is no such pool. There are: {known}"
                 raise Refused("UnknownPool", message)
             self.must_admit(by_name[name], service, f"annotation {POOL_ANNOTATION} = {name!r}")
         return tuple(by_name[n] for n in dict.fromkeys(names))

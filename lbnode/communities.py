@@ -16,6 +16,8 @@ WELL_KNOWN = {
     "no-export-subconfed": "65535:65283",
     "no-peer": "65535:65284",
 }
+#: An UPDATE has at most 4096 bytes (RFC 4271 section 4.1); a large community takes 12 of them, and ours are not alone in it.
+MOST = 32
 #: Largest number of each part, by how many parts there are.
 _LIMITS = {2: 65535, 3: 4294967295}
 

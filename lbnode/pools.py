@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lbnode.communities import canonical, in_order
+from lbnode.communities import MOST, canonical, in_order
 from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 from lbnode.schema import Strict, Whole
 
@@ -112,7 +112,7 @@ class Aggregate(Strict):
     length: Whole | None = Field(default=None, ge=WIDEST_POOL[4], le=31)
     length_v6: Whole | None = Field(default=None, ge=WIDEST_POOL[6], le=127)
     host_routes: bool = True
-    communities: tuple[str, ...] | None = None
+    communities: tuple[str, ...] | None = Field(default=None, max_length=MOST)
 
     @field_validator("communities")
     @classmethod
@@ -152,7 +152,7 @@ class Pool(Strict):
     service_selector: Selector | None = None
     nodes: tuple[str, ...] = ()
     node_selector: dict[str, str] | None = Field(default=None, min_length=1)
-    communities: tuple[str, ...] = ()
+    communities: tuple[str, ...] = Field(default=(), max_length=MOST)
     local_preference: Metric | None = None
     med: Metric | None = None
     prepend: Prepends = 0

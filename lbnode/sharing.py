@@ -49,7 +49,7 @@ def obstacle(
 
 
 def _keys_differ(newcomer: ServiceObject, holder: ServiceObject, address: IPAddress) -> str:
-    mine, theirs = (s.annotations.get(SHARING_ANNOTATION, "").strip() for s in (newcomer, holder))
+    mine, theirs = (s.annotations.get(SHARING_ANNOTATION, "").strip()[:63] for s in (newcomer, holder))
     rule = (
         "a key counts within its namespace unless shareAcrossNamespaces is on"
         if mine == theirs

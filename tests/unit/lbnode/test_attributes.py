@@ -50,6 +50,7 @@ def test_a_service_adds_communities_and_replaces_numbers() -> None:
         ({"med": "4294967296"}, ["bgp-med", "'4294967296'"]),
         ({"med": "9" * 5000}, ["bgp-med", "999"]),
         ({"med": "٣"}, ["bgp-med"]),
+        ({"communities": ",".join(["65010:7"] * 33)}, ["bgp-communities", "33 communities are more than 32", "fewer"]),
         ({"prepend": "11"}, ["bgp-prepend", "'11'", "0 to 10"]),
     ],
 )

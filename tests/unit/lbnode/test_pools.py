@@ -25,6 +25,7 @@ def pool(**keys: Any) -> Pool:
         ({"autoAssign": "yes, please"}, ["autoAssign"]),
         ({"communities": ["no-exprot"]}, ["'no-exprot'", "well-known", "no-export"]),
         ({"communities": ["1:2:3:4"]}, ["'1:2:3:4'", "RFC 8092", "65010:100"]),
+        ({"communities": [f"65010:{n}" for n in range(33)]}, ["communities", "at most 32"]),
         ({"med": 4294967296}, ["med = 4294967296", "4294967295"]),
         ({"med": -1}, ["med = -1"]),
         ({"prepend": 11}, ["prepend = 11", "less than or equal to 10"]),

@@ -152,6 +152,20 @@ def test_both_families_of_an_address_are_shared() -> None:
     assert got(found, "a").count(",") == 1
 
 
+def test_preferring_two_families_does_not_hide_a_port_conflict_in_one_of_them() -> None:
+    both = settings(pools=[{"name": "p", "cidrs": ["203.0.113.0/24", "2001:db8:1::/64"]}])
+    spec = {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack"}
+    old = read("old", 80, vip="2001:db8:1::5", ipFamilies=["IPv6"])
+    found = allocate([old, read("new", 80, **spec)], both)
+    assert only(found)[:2] == ("new", "SharingPortConflict")
+    assert ip_address(got(found, "new")).version == 4
+
+
+def test_a_key_of_any_length_gives_a_short_message() -> None:
+    asks = read("new", 443, key="k" * 100_000, annotations={"samegate.dev/address": "203.0.113.5"})
+    assert len(only(allocate([read("old", 80, vip="203.0.113.5"), asks], settings()))[2]) < 600
+
+
 crowd = st.lists(
     st.builds(
         read,
