@@ -103,7 +103,7 @@ class _Allocator:
             self._refuse(service, refusal.reason, str(refusal))
             self._out.add(service.name)
             return
-        if service.deleting or service.name in self._out:
+        if service.deleting:
             return
         for family, address in wanted.items():
             if held.get(family) == address:
