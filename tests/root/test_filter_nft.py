@@ -26,15 +26,10 @@ def run() -> Iterator[Run]:
     subprocess.run(["ip", "netns", "add", name], check=True)
 
     def call(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["ip", "netns", "exec", name, *command], input=text, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(["ip", "netns", "exec", name, *command], input=text, capture_output=True, text=True, check=False)
 
     try:
-        tried = call(
-            ["iptables-nft-restore", "--noflush"],
-            "*raw\n:SGF-TRIAL - [0:0]\n-A SGF-TRIAL -j CT --notrack\n-F SGF-TRIAL\n-X SGF-TRIAL\nCOMMIT\n",
-        )
+        tried = call(["iptables-nft-restore", "--noflush"], "*raw\n:SGF-TRIAL - [0:0]\n-A SGF-TRIAL -j CT --notrack\n-F SGF-TRIAL\n-X SGF-TRIAL\nCOMMIT\n")
         if tried.returncode != 0:
             pytest.skip(f"this kernel has no nf_tables for iptables: {tried.stderr.strip()}")
         yield call
