@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import compileall
-import importlib.util
 import os
 import py_compile
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import tools
 from image import recipe
 from image.layer import Layer, cache_directory, cached, fingerprint, pack
 from image.oci import write_archive
@@ -147,24 +147,12 @@ def _debian(tree: Path) -> None:
 def _wheels(tree: Path) -> None:
     site = tree / recipe.SITE_PACKAGES
     site.mkdir(parents=True)
-    common = ["--target", str(site), "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
-    if importlib.util.find_spec("pip") is not None:
-        _run(
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--disable-pip-version-check",
-            "--root-user-action",
-            "ignore",
-            *common,
-        )
-    else:
-        cached_uv = cache_directory().parent / "bin" / "current" / "uv"
-        uv = shutil.which("uv") or str(cached_uv)
-        _run(uv, "pip", "install", "--quiet", "--python", sys.executable, *common, way_out="get uv: make tools")
+    options = ["--target", str(site), "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
+    try:
+        uv = str(tools.uv())
+    except tools.PythonEnvironmentError as error:
+        raise BuildError(f"uv cannot be had: {error}") from None
+    _run(uv, "pip", "install", "--quiet", "--python", sys.executable, *options, way_out="run make tools")
     # Start scripts name the interpreter of the machine that builds.
     _remove(site / "bin")
     for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):

@@ -116,7 +116,9 @@ BY_NAME: Mapping[str, Fault] = {fault.name: fault for fault in FAULTS}
 def main(arguments: list[str]) -> int:
     """`fault NAME [--undo]`, the command's name first; without a name, the list."""
     parser = argparse.ArgumentParser(prog="python -m lab fault", description="break one thing by hand")
-    parser.add_argument("name", nargs="?", choices=sorted(BY_NAME), metavar="NAME", help="one of the list that `fault` alone prints")
+    parser.add_argument(
+        "name", nargs="?", choices=sorted(BY_NAME), metavar="NAME", help="one of the list that `fault` alone prints"
+    )
     parser.add_argument("--undo", action="store_true", help="take the fault back")
     options = parser.parse_args(arguments[1:])
     if options.name is None:

@@ -46,6 +46,12 @@ def setup_script(node: Node) -> str:
         f"ip address replace {node.address}/{topology.RACK_NETWORK.prefixlen} dev vec0",
         f"ip route replace default {tors}",
         *(f"ip route replace {other.pod_network} via {other.address}" for other in others),
+        # Volatile, as /run is: results of pods that died with the machine are of no use, and a file that was half written when its power
+        # was cut would keep the kubelet from ever removing its pod.
+        "mkdir -p /var/lib/cni",
+        "mountpoint -q /var/lib/cni || mount -t tmpfs -o size=16m,mode=755 cni /var/lib/cni",
+        # What pods write is on the disk within a second or two, so that a machine that loses its power loses little.
+        "sysctl -qw vm.dirty_writeback_centisecs=100 vm.dirty_expire_centisecs=200",
         "mkdir -p /etc/cni/net.d",
         f"cp {HERE}/pods.conflist /etc/cni/net.d/10-pods.conflist",
         f"printf '127.0.0.1 localhost\\n%s\\n' '{hosts}' > /etc/hosts",

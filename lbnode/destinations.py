@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lbnode.model import Destination, IPAddress, Protocol, Rejection, ServiceName, WorkerHealth, address_order
@@ -48,7 +48,8 @@ def destinations_of(
 
     ``slices`` are the Service's own; ``graced`` as in :func:`lbnode.translate.translate_edge`.
     """
-    endpoints, known = _endpoints(slices, port, family)
+    ports, known = endpoints_of(slices, port, family)
+    endpoints = list(ports)
     refused: list[Rejection] = []
     if not endpoints and known and isinstance(port.target, str):
         message = (
@@ -57,15 +58,7 @@ def destinations_of(
         )
         refused.append(Rejection(service.name, "UnknownNamedPort", message))
 
-    some_ready = any(e.ready for e in endpoints)
-
-    def is_held(endpoint: Endpoint) -> bool:
-        node = nodes.get(endpoint.node_name or "")
-        if node is None or endpoint.ready or endpoint.terminating:
-            return False
-        return node.ready == "Unknown" or (not some_ready and (service.name, node.name) in graced)
-
-    ready = [e for e in endpoints if e.ready or is_held(e)]
+    ready = counting_as_ready(nodes, endpoints, service.name, graced)
     # An endpoint that terminates on an Unknown node was evicted in absence and may well run on.
     last_resort = [
         e
@@ -106,22 +99,44 @@ def destinations_of(
     return Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
 
 
-def _endpoints(slices: Sequence[EndpointSliceObject], port: ServicePort, family: int) -> tuple[list[Endpoint], bool]:
-    """Endpoints of a Service port, each pod once, and whether the Service has endpoints on any port."""
-    found: dict[tuple[IPAddress, ...], Endpoint] = {}
+def counting_as_ready(
+    nodes: Mapping[str, NodeObject],
+    endpoints: Iterable[Endpoint],
+    service: ServiceName,
+    graced: frozenset[tuple[ServiceName, str]],
+) -> list[Endpoint]:
+    """The endpoints of one Service port that are ready, are held because their Node is Unknown, or have grace."""
+    listed = list(endpoints)
+    some_ready = any(e.ready for e in listed)
+
+    def is_held(endpoint: Endpoint) -> bool:
+        node = nodes.get(endpoint.node_name or "")
+        if node is None or endpoint.ready or endpoint.terminating:
+            return False
+        return node.ready == "Unknown" or (not some_ready and (service, node.name) in graced)
+
+    return [e for e in listed if e.ready or is_held(e)]
+
+
+def endpoints_of(
+    slices: Sequence[EndpointSliceObject], port: ServicePort, family: int
+) -> tuple[dict[Endpoint, int], bool]:
+    """Endpoints of a Service port, each pod once, with the port that it listens on, and whether the Service has endpoints on any port."""
+    found: dict[tuple[IPAddress, ...], tuple[Endpoint, int]] = {}
     known = False
     for piece in slices:
         if piece.version != family or not piece.endpoints:
             continue
         known = True
-        if not any(p.name == port.name and p.protocol == port.protocol for p in piece.ports):
+        number = next((p.port for p in piece.ports if p.name == port.name and p.protocol == port.protocol), None)
+        if number is None:
             continue
         for endpoint in piece.endpoints:
             # A pod that moves between slices is in both for a while (discovery/v1); the better view counts.
-            other = found.get(endpoint.addresses)
+            other, _ = found.get(endpoint.addresses, (None, 0))
             if other is None or (endpoint.ready, endpoint.serving) > (other.ready, other.serving):
-                found[endpoint.addresses] = endpoint
-    return list(found.values()), known
+                found[endpoint.addresses] = (endpoint, number)
+    return dict(found.values()), known
 
 
 def drain_unfit(

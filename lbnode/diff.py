@@ -15,6 +15,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    DeliveryTable,
     Destination,
     EdgeState,
     EnsureTunnel,
@@ -22,12 +23,14 @@ from lbnode.model import (
     IPAddress,
     Operation,
     RemoveAddress,
+    RemoveDelivery,
     RemoveDestination,
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
     RemoveTunnel,
+    ReplaceDelivery,
     ReplaceFilter,
     SetSysctl,
     SetTimeouts,
@@ -84,8 +87,13 @@ def diff_edge(desired: EdgeState, filter_table: FilterTable | None, observed: Ed
     return tuple(operations)
 
 
-def diff_worker(desired: WorkerState, filter_table: FilterTable | None, observed: WorkerState) -> tuple[Operation, ...]:
-    """Operations for a worker. ``filter_table`` is the table whose digest is ``desired.filter_digest``."""
+def diff_worker(
+    desired: WorkerState,
+    filter_table: FilterTable | None,
+    observed: WorkerState,
+    delivery_table: DeliveryTable | None = None,
+) -> tuple[Operation, ...]:
+    """Operations for a worker. ``filter_table`` and ``delivery_table`` are those whose digests ``desired`` has."""
     sysctls = list(_sysctls(desired, observed))
     filter_operations = _filter(desired.filter_digest, filter_table, observed.filter_digest)
 
@@ -103,6 +111,13 @@ def diff_worker(desired: WorkerState, filter_table: FilterTable | None, observed
     ]
     devices = {t.device for t in desired.tunnels}
     operations += [RemoveTunnel(d) for d in sorted({t.device for t in observed.tunnels} - devices)]
+    # Nothing waits for it: kube-proxy's own rules come first.
+    if desired.delivery_digest != observed.delivery_digest:
+        operations.append(
+            RemoveDelivery()
+            if desired.delivery_digest is None or delivery_table is None
+            else ReplaceDelivery(delivery_table)
+        )
     if desired.filter_digest is None:
         operations += filter_operations
     held = observed.probe_addresses & keep

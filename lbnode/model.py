@@ -129,7 +129,33 @@ class WorkerFilter:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where a worker sends new connections to ``key`` that its kube-proxy does not take: its own pods, as address and port.
+
+    ``source_ranges`` limits the clients; empty means everybody. ``one_endpoint`` is for session affinity: all clients get the first one.
+    """
+
+    key: VirtualKey
+    endpoints: tuple[tuple[IPAddress, int], ...]
+    source_ranges: tuple[IPNetwork, ...] = ()
+    one_endpoint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryTable:
+    """All deliveries of a worker, by ``VirtualKey.order``. ``pools`` say for which IP versions there is a table at all."""
+
+    pools: tuple[IPNetwork, ...]
+    deliveries: tuple[Delivery, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        return _digest("delivery", [str(p) for p in self.pools], [repr(d) for d in self.deliveries])
+
+
 FilterTable = EdgeFilter | WorkerFilter
+PacketTable = FilterTable | DeliveryTable
 
 
 def _digest(*parts: object) -> str:
@@ -186,12 +212,16 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The worker data plane, desired or observed. Probe addresses are held only while everything else is in place."""
+    """The worker data plane, desired or observed. Probe addresses are held only while everything else is in place.
+
+    ``delivery_digest`` is that of the :class:`DeliveryTable` in force; ``None`` when there is none or it was changed behind our back.
+    """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
     filter_digest: str | None = None
     tunnels: frozenset[Tunnel] = frozenset()
     probe_addresses: frozenset[IPAddress] = frozenset()
+    delivery_digest: str | None = None
 
 
 # Operations. A diff is an ordered tuple of these; the order is decided in lbnode.diff and nowhere else.
@@ -217,6 +247,18 @@ class ReplaceFilter:
 
 @dataclass(frozen=True, slots=True)
 class RemoveFilter:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceDelivery:
+    """Put this table in place of ours, in one transaction."""
+
+    table: DeliveryTable
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDelivery:
     pass
 
 
@@ -310,6 +352,8 @@ Operation = (
     | SetTimeouts
     | ReplaceFilter
     | RemoveFilter
+    | ReplaceDelivery
+    | RemoveDelivery
     | AddAddress
     | RemoveAddress
     | AddService

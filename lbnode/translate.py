@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from lbnode import sharing
 from lbnode.attributes import asks_for_attributes, attributes_of
+from lbnode.delivery import delivery_table
 from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
+    DeliveryTable,
     EdgeFilter,
     EdgeState,
     IPAddress,
@@ -86,10 +88,15 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for."""
+    """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for.
+
+    ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not.
+    """
 
     state: WorkerState
     filter: WorkerFilter
+    delivery: DeliveryTable
+    delivered: frozenset[ServiceName] = frozenset()
     checks: tuple[HealthCheck, ...] = ()
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
@@ -183,8 +190,15 @@ def translate_edge(
     )
 
 
-def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> WorkerPlan:
-    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, its checks of kube-proxy."""
+def translate_worker(
+    snapshot: Snapshot,
+    settings: AgentSettings,
+    node_name: str,
+    graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+) -> WorkerPlan:
+    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
+    checks of kube-proxy. ``graced`` as in :func:`translate_edge`.
+    """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
     workers, warnings = _workers(snapshot, settings)
@@ -208,8 +222,16 @@ def translate_worker(snapshot: Snapshot, settings: AgentSettings, node_name: str
     blocked = None
     if node is None:
         blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
-    state = WorkerState(filter_digest=table.digest, tunnels=tunnels, probe_addresses=frozenset(probe_addresses))
-    return WorkerPlan(state, table, checks, blocked, tuple(warnings))
+    delivery, delivered = delivery_table(
+        snapshot.services.values(), snapshot.nodes, _by_service(snapshot), settings, node_name, graced
+    )
+    state = WorkerState(
+        filter_digest=table.digest,
+        tunnels=tunnels,
+        probe_addresses=frozenset(probe_addresses),
+        delivery_digest=delivery.digest,
+    )
+    return WorkerPlan(state, table, delivery, delivered, checks, blocked, tuple(warnings))
 
 
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:

@@ -2,6 +2,7 @@
 
 from tools import locate, pulumi_environment
 locate("kubectl")            # the program, after `python -m tools ensure`
+uv()                         # the pinned uv, fetched when it is not there
 pulumi_environment(root)     # the environment of the Pulumi engine in the checkout `root`
 """
 
@@ -9,11 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools import python_environment
 from tools.cache import Cache, location
 from tools.pins import load
+from tools.progress import for_terminal
 from tools.pulumi_engine import pulumi_environment
+from tools.python_environment import PythonEnvironmentError
 
-__all__ = ["ToolMissing", "cache_folder", "locate", "pulumi_environment"]
+__all__ = ["PythonEnvironmentError", "ToolMissing", "cache_folder", "locate", "pulumi_environment", "uv"]
 
 
 class ToolMissing(LookupError):
@@ -34,3 +38,8 @@ def locate(name: str) -> Path:
     if cache.in_use(tool.name, tool.version, tool.digest) is None:
         raise ToolMissing(f"{tool.label} is not in {cache.current}: run `python -m tools ensure {name}`")
     return cache.current / name
+
+
+def uv() -> Path:
+    """The pinned uv, fetched when it is not there; PythonEnvironmentError when it cannot be had."""
+    return python_environment.uv(load(), Cache(location()), for_terminal())

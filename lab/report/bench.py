@@ -225,6 +225,10 @@ class Bench:
             # A VIP that was withdrawn is still served for some seconds: its removal must not fall into the next measurement.
             if stale := self.held_vips(edge.name) - wanted:
                 return f"{edge.name} still holds {', '.join(sorted(stale))}"
+        for router in topology.TORS:
+            # Half of the workers' replies pass each ToR, and it loses them while it knows no way to the clients.
+            if not routers.routes(router.name, str(topology.CLIENT_NETWORK)):
+                return f"{router.name} has no route to the clients"
         for service in services:
             for vip in addresses_of(service):
                 for tor, edges in self.announced_by(vip).items():

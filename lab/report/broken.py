@@ -164,7 +164,7 @@ def ours(event: str) -> bool:
 
 
 def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
-    """SIGKILL of an edge node's agent under load, then of its BIRD with 400 flows open."""
+    """SIGKILL of an edge node's agent under load, then of its BIRD with 400 flows open. Control: what the agent left in the kernel is gone too."""
     target = bench.target(ECHO)
     samples: dict[str, Any] = {}
     before = bench.agent_pids(LEAVER.name)
@@ -214,7 +214,13 @@ def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
         "kernel_writes": int(written) + len(own_events) + int(recreated),
         "bird_flows_broken": ended.broken,
     }
-    return {"agent_killed": Measured(value, samples)}
+    with bench.paused_agents(LEAVER.name):
+        bench.machine(LEAVER.name).run("ipvsadm -C")
+        failed = sum(1 for attempt in bench.connect(target, 100) if not attempt.ok)
+    whole = _ipvs_has(target.vip)
+    wait_until("IPVS is repaired", lambda: bench.machine(LEAVER.name).run(whole, check=False).returncode == 0, 15)
+    control = Control("no agent and no IPVS table: of 100 new connections failed", failed, failed > 0)
+    return {"agent_killed": Measured(value, samples, control)}
 
 
 def _after(began: float, at: float | None) -> float | None:
@@ -235,9 +241,24 @@ def _settled(bench: Bench) -> bool:
 
 
 def measure_no_endpoints(bench: Bench) -> Mapping[str, Measured]:
-    """The echo app scaled to nothing and back: from the API's notice of the last (first) usable endpoint to the routers' kernels."""
+    """The echo app scaled to nothing and back: from the API's notice of the last (first) usable endpoint to the routers' kernels.
+
+    Control: an edge node whose agent stands still meanwhile.
+    """
     target = bench.target(ECHO)
     replicas = bench.objects("deployment", "-n", APPS, ECHO)["spec"]["replicas"]
+    with bench.paused_agents(LEAVER.name), EndpointWatch(ECHO, APPS) as endpoints:
+        wait_until("endpoints are known", lambda: endpoints.events, 15)
+        began = time.monotonic()
+        cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, "--replicas=0")
+        try:
+            wait_until("the last endpoint is gone", lambda: endpoints.emptied_at(began), 60)
+            time.sleep(3)
+            still = sorted(set().union(*bench.announced_by(target.vip).values()))
+        finally:
+            cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, f"--replicas={replicas}")
+    bench.settle()
+    control = Control(f"with the agent of {LEAVER.name} paused: announced by, after 3 s", still, still == [LEAVER.name])
     with RouteWatch("tor1") as tor1, RouteWatch("tor2") as tor2, EndpointWatch(ECHO, APPS) as endpoints:
         wait_until("endpoints are known", lambda: endpoints.events, 15)
         try:
@@ -270,7 +291,7 @@ def measure_no_endpoints(bench: Bench) -> Mapping[str, Measured]:
         "announced_s": round(max(at for at in back if at) - filled, 3),
     }
     samples = {"emptied": emptied, "gone": gone, "filled": filled, "back": back, "endpoints": endpoints.events}
-    return {"no_endpoints": Measured(value, samples)}
+    return {"no_endpoints": Measured(value, samples, control)}
 
 
 def measure_backend_drained(bench: Bench) -> Mapping[str, Measured]:

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from lab import cluster, control_plane, deploy, leftovers, topology
-from lab.report.bench import APPS, Bench, wait_until
+from lab.report.bench import APPS, SYSTEM_NAMESPACE, Bench, Target, wait_until
 from lab.report.broken import connection_summary
 from lab.report.catalogue import FLOWS
 from lab.report.live_flows import BY_HAND, by_hand, echo_pods, ipvs_table, ready_endpoints
-from lab.report.measurement import Measured
+from lab.report.measurement import Control, Measured
 from lab.report.path import iptables_rules
 from lab.report.route_watch import RouteWatch
 from lab.report.steady import ECHO, has_address
@@ -32,7 +32,10 @@ def apps_pinned(image: str) -> dict[str, Any]:
 
 
 def measure_rollout(bench: Bench) -> Mapping[str, Measured]:
-    """The load balancer's image rolled to another digest of the same code and back by `pulumi up`, under flows and new connections."""
+    """The load balancer's image rolled to another digest of the same code and back by `pulumi up`, under flows and new connections.
+
+    Control: the edge nodes' pods taken away all at once rather than one after the other.
+    """
     target = bench.target(ECHO)
     image = str(deploy.outputs()["image"])
     other = deploy.build_and_push({"dev.samegate.lab.rollout": "another"})
@@ -65,7 +68,20 @@ def measure_rollout(bench: Bench) -> Mapping[str, Measured]:
         "flows": ended.summary,
         "raw_flows": ended.samples,
     }
-    return {"rollout": Measured(value, samples)}
+    failed = _all_edges_at_once(bench, target)
+    control = Control("both edge pods killed at once: new connections failed", failed, failed > 0)
+    return {"rollout": Measured(value, samples, control)}
+
+
+def _all_edges_at_once(bench: Bench, target: Target) -> int:
+    """New connections that fail when nothing orders the restart of the edge pods."""
+    with bench.client.connections(bench.connections_plan(target, 20)) as load:
+        time.sleep(1)  # so that the load is under way
+        edge_pods = ("-n", SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/component=edge")
+        cluster.kubectl("delete", "pod", *edge_pods, "--grace-period=0", "--force")
+        bench.settle(180)
+        attempts = load.stop()
+    return sum(1 for attempt in attempts if not attempt.ok)
 
 
 def _reconciled(bench: Bench, pods: Mapping[str, list[str]], port: int, since: float) -> dict[str, float]:

@@ -24,7 +24,7 @@ CONTROL_BREAKS = 100
 
 
 def measure_udp(bench: Bench) -> Mapping[str, Measured]:
-    """300 UDP flows over the leave and the join of an edge node."""
+    """300 UDP flows over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
     target = bench.target(ECHO, "udp")
     with bench.open_flows(target, UDP_FLOWS, interval_seconds=2.0) as flows:
         with left(bench, target):
@@ -36,7 +36,24 @@ def measure_udp(bench: Bench) -> Mapping[str, Measured]:
         "same_pod_on_leave": leave.opened - leave.broken,
         "same_pod_on_join": join.opened - join.broken,
     }
-    return {"udp": Measured(value, {"opened": flows.opened.summary, "ended": ended.summary, "flows": ended.samples})}
+    samples = {"opened": flows.opened.summary, "ended": ended.summary, "flows": ended.samples}
+    broken = with_other_tables(bench, target, f"-E -u {target.vip}:{target.port} -s rr", UDP_FLOWS)
+    control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
+    return {"udp": Measured(value, samples, control)}
+
+
+def with_other_tables(bench: Bench, target: Target, change: str, count: int) -> int:
+    """Of `count` flows, those broken when they move to an edge node whose IPVS table `ipvsadm CHANGE` made another one."""
+    with bench.paused_agents(STAYER.name):
+        bench.machine(STAYER.name).run(f"ipvsadm {change}")
+        with routed_to(target, LEAVER):
+            flows = bench.open_flows(target, count, interval_seconds=0, exchange_timeout_seconds=3.0)
+        with routed_to(target, STAYER):
+            broken = flows.check().broken
+        flows.stop()
+    same = "the edge nodes' tables agree again"
+    wait_until(same, lambda: ipvs_table(bench, LEAVER.name) == ipvs_table(bench, STAYER.name), 10)
+    return broken
 
 
 @contextmanager
@@ -206,6 +223,7 @@ def echo_pods(bench: Bench, protocol: str = "TCP") -> tuple[dict[str, list[str]]
 
 def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
     """An edge node that forgot everything joins one with a long history; flows opened after the last of 20 changes stay whole.
+    Control: a table that differs by a weight.
 
     The changes are made to a Service whose EndpointSlice is written by hand, so that they are exact and touch no other Service.
     """
@@ -230,12 +248,17 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
             # The joining node starts from nothing, the staying one from all of that.
             bench.machine(LEAVER.name).run("ipvsadm -C")
             wait_until("the tables agree", lambda: ipvs_table(bench, LEAVER.name) == ipvs_table(bench, STAYER.name), 10)
-            tables = {edge.name: ipvs_table(bench, edge.name) for edge in topology.EDGES}
+            tables = tables_now(bench)
             with bench.open_flows(target, FLOWS) as flows:
                 bench.undrain(LEAVER.name)
                 bench.wait_announced(target.vip, bench.edges)
                 flows.check()
                 ended = flows.stop()
+            bench.apply(by_hand(ready_endpoints(pods), port))
+            wait_until("both workers serve", lambda: _even(tables_now(bench), target, len(pods)), 10)
+            worker = topology.WORKERS[0].address
+            heavier = f"-e -t {target.vip}:{target.port} -r {worker} -i -w 9"
+            broken = with_other_tables(bench, target, heavier, FLOWS)
         finally:
             bench.undrain(LEAVER.name)
             cluster.kubectl("delete", "endpointslice", "-n", APPS, f"{BY_HAND}-1", "--ignore-not-found")
@@ -246,7 +269,19 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
         "ended": ended.summary,
         "flows": ended.samples,
     }
-    return {"flows.join_after_change": Measured(ended.broken, samples)}
+    control = Control("with another weight on one edge node: flows broken by a move", broken, broken > 0)
+    return {"flows.join_after_change": Measured(ended.broken, samples, control)}
+
+
+def tables_now(bench: Bench) -> dict[str, dict[str, list[tuple[str, int]]]]:
+    """The IPVS tables by edge node."""
+    return {edge.name: ipvs_table(bench, edge.name) for edge in topology.EDGES}
+
+
+def _even(tables: dict[str, dict[str, list[tuple[str, int]]]], target: Target, workers: int) -> bool:
+    """Whether every edge node sends the target's connections to this many workers alike."""
+    key = f"t {target.vip}:{target.port}"
+    return all([weight for _, weight in table.get(key, [])] == [1] * workers for table in tables.values())
 
 
 def _changed(bench: Bench, before: dict[str, list[tuple[str, int]]]) -> bool:

@@ -45,7 +45,9 @@ class FlowsState:
     @classmethod
     def read(cls, raw: dict[str, Any]) -> FlowsState:
         known: dict[str, Any] = {field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw}
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in known.items()
+        }
         return cls(**values)
 
     def broken_except(self, *, node: str) -> int:

@@ -1,7 +1,8 @@
-"""The packet filter as text, and what carries it out.
+"""The packet filter and the worker's own delivery as text, and what carries them out.
 
-All of it lives in the ``raw`` and ``mangle`` tables, which kube-proxy does not use: nothing of ours comes after a rule that it may
-accept with, and the two never rewrite the same table. Our chains are replaced in one transaction per table; each jump to them carries
+The filter lives in the ``raw`` and ``mangle`` tables, which kube-proxy does not use: nothing of it comes after a rule that kube-proxy may
+accept with, and the two never rewrite the same table. The delivery lives in ``nat``, at the end of PREROUTING, where only what
+kube-proxy's rules left alone arrives; the two take turns by the lock of the tools (legacy) or by the kernel's transactions (nf_tables). Our chains are replaced in one transaction per table; each jump to them carries
 a comment with the digest of the table asked for and a hash of the rules as the kernel prints them, so that a rule that somebody
 deletes or adds is noticed on the next read.
 
@@ -22,9 +23,22 @@ from pathlib import Path
 
 from lbnode.dataplane.xtables import fingerprint
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import PROBE_DEVICE, TUNNEL_DEVICE_PREFIX, EdgeFilter, FilterTable, IPNetwork, WorkerFilter
+from lbnode.model import (
+    PROBE_DEVICE,
+    TUNNEL_DEVICE_PREFIX,
+    DeliveryTable,
+    EdgeFilter,
+    IPAddress,
+    IPNetwork,
+    PacketTable,
+    VirtualKey,
+    WorkerFilter,
+)
 
 TABLES = ("raw", "mangle")
+DELIVERY_TABLES = ("nat",)
+#: Where the jump to our chain goes: before everybody else's, but a delivery after kube-proxy's.
+_BEHIND_OTHERS = frozenset(DELIVERY_TABLES)
 _CHAIN_PREFIX = "SAMEGATE-"
 _COMMENT = re.compile(r'--comment "?samegate ([0-9a-f]+):([0-9a-f]+)"?')
 _PROBE_CHAIN = "SAMEGATE-TRIAL"
@@ -58,13 +72,20 @@ def families(pools: Iterable[IPNetwork]) -> tuple[int, ...]:
     return tuple(sorted({p.version for p in pools}))
 
 
-def render(table: FilterTable) -> dict[tuple[int, str], TableText]:
+def render(table: PacketTable) -> dict[tuple[int, str], TableText]:
     """Our chains by IP version and table, in the very words of ``iptables-save``."""
     rendered: dict[tuple[int, str], TableText] = {}
     for version in families(table.pools):
         pools = [p for p in table.pools if p.version == version]
-        both = _edge(table, version, pools) if isinstance(table, EdgeFilter) else _worker(table, version, pools)
-        for name, chains in zip(TABLES, both, strict=True):
+        by_table: dict[str, Rules]
+        match table:
+            case DeliveryTable():
+                by_table = dict(zip(DELIVERY_TABLES, (_delivery(table, version),), strict=True))
+            case EdgeFilter():
+                by_table = dict(zip(TABLES, _edge(table, version, pools), strict=True))
+            case WorkerFilter():
+                by_table = dict(zip(TABLES, _worker(table, version, pools), strict=True))
+        for name, chains in by_table.items():
             hooks = tuple(c.removeprefix(_CHAIN_PREFIX) for c in chains if c.removeprefix(_CHAIN_PREFIX).isupper())
             rendered[version, name] = TableText({c: tuple(r) for c, r in chains.items()}, hooks)
     return rendered
@@ -87,22 +108,63 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
     for key in sorted(table.served, key=lambda k: k.order):
         if key.address.version != version:
             continue
-        bits = key.address.max_prefixlen
-        group = ip_network((key.address, bits - _GROUP_HOST_BITS), strict=False)
-        chain = _CHAIN_PREFIX + hashlib.sha256(str(group).encode()).hexdigest()[:12]
-        if chain not in mangle:
-            mangle[chain] = []
-            let_in.append(f"-d {group} -j {chain}")
-        protocol = key.protocol.value.lower()
-        mangle[chain].append(f"-d {key.address}/{bits} -p {protocol} -m {protocol} --dport {key.port} -j ACCEPT")
+        _group(mangle, let_in, key.address).append(f"{_to(key)} -j ACCEPT")
     let_in += [f"-d {pool} -j DROP" for pool in pools]
     return raw, mangle
+
+
+def _group(chains: Rules, dispatch: list[str], address: IPAddress) -> list[str]:
+    """The rules of the chain for ``address`` and its neighbours, which ``dispatch`` jumps to."""
+    group = ip_network((address, address.max_prefixlen - _GROUP_HOST_BITS), strict=False)
+    chain = _named(str(group))
+    if chain not in chains:
+        chains[chain] = []
+        dispatch.append(f"-d {group} -j {chain}")
+    return chains[chain]
+
+
+def _to(key: VirtualKey) -> str:
+    protocol = key.protocol.value.lower()
+    return f"-d {key.address}/{key.address.max_prefixlen} -p {protocol} -m {protocol} --dport {key.port}"
+
+
+def _named(what: str) -> str:
+    return _CHAIN_PREFIX + hashlib.sha256(what.encode()).hexdigest()[:12]
+
+
+def _delivery(table: DeliveryTable, version: int) -> Rules:
+    dispatch: list[str] = []
+    arrivals = _named("delivery")
+    chains: Rules = {
+        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {TUNNEL_DEVICE_PREFIX}+ -j {arrivals}"],
+        arrivals: dispatch,
+    }
+    for delivery in table.deliveries:
+        if delivery.key.address.version != version:
+            continue
+        rules = _group(chains, dispatch, delivery.key.address)
+        anybody = not delivery.source_ranges or any(r.prefixlen == 0 for r in delivery.source_ranges)
+        sources = [""] if anybody else [f"-s {r} " for r in delivery.source_ranges]
+        endpoints = delivery.endpoints[:1] if delivery.one_endpoint else delivery.endpoints
+        for source in sources:
+            for position, (address, port) in enumerate(endpoints):
+                place = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
+                chance = _one_in(len(endpoints) - position)
+                rules.append(f"{source}{_to(delivery.key)}{chance} -j DNAT --to-destination {place}")
+    return chains
+
+
+def _one_in(count: int) -> str:
+    """A match that one packet in ``count`` passes, as ``iptables-save`` prints it: the kernel keeps 31 bits (``linux/netfilter/xt_statistic.h``)."""
+    if count == 1:
+        return ""
+    return f" -m statistic --mode random --probability {round((1 << 31) / count) / (1 << 31):.11f}"
 
 
 def _worker(table: WorkerFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[Rules, Rules]:
     tunnels = f"-i {TUNNEL_DEVICE_PREFIX}+"
     probes = [a for a in table.probe_addresses if a.version == version]
-    inner = f"{_CHAIN_PREFIX}{hashlib.sha256(b'inner').hexdigest()[:12]}"
+    inner = _named("inner")
     raw = {
         f"{_CHAIN_PREFIX}PREROUTING": [f"{tunnels} -j {inner}"],
         # Whoever forges an edge node's address reaches what the edge nodes may reach, and nothing else.
@@ -177,7 +239,10 @@ def transaction(table: str, wanted: TableText | None, there: SavedTable, digest:
         lines += [f"-A {chain} {rule}" for rule in rules]
     if wanted is not None:
         comment = f"samegate {digest}:{wanted.hash}"
-        lines += [f'-I {hook} 1 -m comment --comment "{comment}" -j {_CHAIN_PREFIX}{hook}' for hook in wanted.hooks]
+        put = "-A {}" if table in _BEHIND_OTHERS else "-I {} 1"
+        lines += [
+            f'{put.format(hook)} -m comment --comment "{comment}" -j {_CHAIN_PREFIX}{hook}' for hook in wanted.hooks
+        ]
     lines += [f"-X {c}" for c in stale]
     return "\n".join([*lines, "COMMIT", ""])
 
@@ -187,10 +252,11 @@ def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
 
 
 class PacketFilter:
-    """Our packet filter in the kernel, for the families of ``pools``."""
+    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``."""
 
-    def __init__(self, pools: Iterable[IPNetwork], run: Runner = _run) -> None:
+    def __init__(self, pools: Iterable[IPNetwork], run: Runner = _run, tables: tuple[str, ...] = TABLES) -> None:
         self._families = families(pools)
+        self._tables = tables
         self._run = run
         self._backend: str | None = None
         # What the tables looked like when the digest was last worked out from their text, and that digest.
@@ -212,17 +278,17 @@ class PacketFilter:
     def _fingerprints(self) -> tuple[str | None, ...]:
         if self._backend != "legacy":
             return (None,)
-        return tuple(fingerprint(version, table) for version in self._families for table in TABLES)
+        return tuple(fingerprint(version, table) for version in self._families for table in self._tables)
 
     def _read_digest(self) -> str | None:
         digests: set[str | None] = set()
         for version in self._families:
-            for table in TABLES:
+            for table in self._tables:
                 saved = self._saved(version, table)
                 digests.add(saved.marks[0] if saved.marks is not None and saved.marks[1] == saved.text.hash else None)
         return digests.pop() if len(digests) == 1 else None
 
-    def replace(self, table: FilterTable) -> None:
+    def replace(self, table: PacketTable) -> None:
         """Put ``table`` in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
         for (version, name), wanted in render(table).items():
             self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
@@ -234,7 +300,7 @@ class PacketFilter:
     def remove(self) -> None:
         """Take away our chains and the jumps to them. Raises as :meth:`digest`."""
         for version in self._families:
-            for name in TABLES:
+            for name in self._tables:
                 saved = self._saved(version, name)
                 if saved.text.chains or saved.jumps:
                     self._restore(version, transaction(name, None, saved, ""))
@@ -255,7 +321,7 @@ class PacketFilter:
             raise ConfigError(
                 command,
                 f"the kernel refuses the packet filter: {_last_line(done)}",
-                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp` on the node, and name them in /etc/modules-load.d/samegate.conf",
+                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp xt_nat xt_statistic` on the node, and name them in /etc/modules-load.d/samegate.conf",
             )
 
     def _command(self, version: int, verb: str) -> str:

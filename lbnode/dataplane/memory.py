@@ -17,6 +17,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    DeliveryTable,
     Destination,
     EdgeState,
     EnsureTunnel,
@@ -26,12 +27,14 @@ from lbnode.model import (
     Operation,
     ProbeRoute,
     RemoveAddress,
+    RemoveDelivery,
     RemoveDestination,
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
     RemoveTunnel,
+    ReplaceDelivery,
     ReplaceFilter,
     SetSysctl,
     SetTimeouts,
@@ -181,6 +184,7 @@ class MemoryWorker(_Node):
     def __init__(self, probe_networks: Iterable[IPNetwork], sysctls: dict[str, str] | None = None) -> None:
         super().__init__(probe_networks, sysctls)
         self.tunnels: dict[str, Tunnel] = {}
+        self.delivery: DeliveryTable | None = None
 
     def read(self) -> WorkerState:
         return WorkerState(
@@ -188,12 +192,14 @@ class MemoryWorker(_Node):
             filter_digest=self.filter_digest,
             tunnels=frozenset(self.tunnels.values()),
             probe_addresses=self._ours(),
+            delivery_digest=self.delivery.digest if self.delivery is not None else None,
         )
 
     def clean(self) -> None:
         self.addresses -= self._ours()
         self.tunnels.clear()
         self.filter_digest = None
+        self.delivery = None
 
     def _own(self, operation: Operation) -> bool:
         match operation:
@@ -201,6 +207,10 @@ class MemoryWorker(_Node):
                 self.tunnels[tunnel.device] = replace(tunnel, ready=True)
             case RemoveTunnel(device):
                 self.tunnels.pop(device, None)
+            case ReplaceDelivery(table):
+                self.delivery = table
+            case RemoveDelivery():
+                self.delivery = None
             case _:
                 return False
         return True

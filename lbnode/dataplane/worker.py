@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
 from lbnode.dataplane.links import Device, Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug
@@ -16,8 +16,10 @@ from lbnode.model import (
     IPNetwork,
     Operation,
     RemoveAddress,
+    RemoveDelivery,
     RemoveFilter,
     RemoveTunnel,
+    ReplaceDelivery,
     ReplaceFilter,
     SetSysctl,
     Tunnel,
@@ -32,7 +34,7 @@ _ANY_IPIP_DEVICE = "tunl0"
 class KernelWorker:
     """:class:`lbnode.dataplane.base.WorkerDataPlane` over netlink, iptables and ``/proc/sys``.
 
-    ``pools`` are what the filter is for; addresses on the loopback device are ours when they lie in ``probe_networks``.
+    ``pools`` are what the filter and the delivery are for; addresses on the loopback device are ours when they lie in ``probe_networks``.
     The rest as :class:`lbnode.dataplane.edge.KernelEdge`.
     """
 
@@ -50,7 +52,9 @@ class KernelWorker:
         self._sysctls = Sysctls(sysctl_base)
         self._record = Record(record_directory, "worker")
         self._links = Links()
-        self._filter = PacketFilter(pools)
+        networks = tuple(pools)
+        self._filter = PacketFilter(networks)
+        self._delivery = PacketFilter(networks, tables=DELIVERY_TABLES)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -65,6 +69,7 @@ class KernelWorker:
                 filter_digest=self._filter.digest(),
                 tunnels=frozenset(tunnels),
                 probe_addresses=self._links.addresses(self._probe_networks),
+                delivery_digest=self._delivery.digest(),
             )
         except OSError as error:
             raise failure("to be read", error) from None
@@ -112,6 +117,10 @@ class KernelWorker:
                 self._filter.replace(table)
             case RemoveFilter():
                 self._filter.remove()
+            case ReplaceDelivery(table):
+                self._delivery.replace(table)
+            case RemoveDelivery():
+                self._delivery.remove()
             case AddAddress(address):
                 self._links.add_address(address)
             case RemoveAddress(address):
@@ -132,6 +141,7 @@ class KernelWorker:
                 self._links.remove_address(address)
             for device in self._links.tunnel_devices():
                 self._links.remove_device(device)
+            self._delivery.remove()
             self._filter.remove()
         except OSError as error:
             raise failure("to be cleaned", error) from None

@@ -143,6 +143,7 @@ async def _worker(settings: SettingsFile) -> None:
         kernel,
         metrics,
         kube_proxy_has_endpoints,
+        time.monotonic,
         lambda: surroundings.refusal,
     )
     pages = _pages(metrics, worker.not_ready, loop, worker.status)

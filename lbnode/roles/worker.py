@@ -1,7 +1,8 @@
 """The worker's role: take packets out of the tunnels of the edge nodes, and say when that is safe.
 
 The probe address is held only while everything else is in place, so an edge node whose probe is answered knows the rest. The status page
-adds what only this node can see: for which Services its own kube-proxy has no endpoint.
+adds what only this node can see: for which Services its own kube-proxy has no endpoint, and it has no endpoint of its own either
+(:mod:`lbnode.delivery`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from lbnode import grace
 from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.diff import diff_worker
 from lbnode.errors import Retry
@@ -56,6 +58,7 @@ class Worker:
         kernel: WorkerDataPlane,
         metrics: WorkerMetrics,
         has_endpoints: Callable[[int], Awaitable[bool | None]],
+        clock: Callable[[], float],
         refusal: Callable[[], tuple[str, str] | None] = lambda: None,
     ) -> None:
         self._node_name = node_name
@@ -64,6 +67,8 @@ class Worker:
         self._kernel = kernel
         self._metrics = metrics
         self._has_endpoints = has_endpoints
+        self._clock = clock
+        self._grace = grace.Memory()
         self._refusal = refusal
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._without: frozenset[ServiceName] = frozenset()
@@ -78,7 +83,9 @@ class Worker:
     async def _pass(self) -> None:
         if not self._cluster.synced:
             raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
-        plan = translate_worker(self._cluster.snapshot(), self._settings(), self._node_name)
+        snapshot, now = self._cluster.snapshot(), self._clock()
+        self._grace, graced = grace.step(self._grace, snapshot, now, self._cluster.raw.returned_seconds)
+        plan = translate_worker(snapshot, self._settings(), self._node_name, graced)
         if (refused := self._refusal()) is not None:
             # Without its probe address no edge node sends anything here; tunnels and filter stay for the day it is mended.
             plan = replace(plan, blocked=refused, state=replace(plan.state, probe_addresses=frozenset()))
@@ -86,7 +93,7 @@ class Worker:
             raise Retry(": ".join(plan.blocked), 1.0)
         observed = await self._in_thread(self._kernel.read)
         plan = replace(plan, warnings=(*plan.warnings, *await self._in_thread(self._kernel.warnings)))
-        operations = diff_worker(plan.state, plan.filter, observed)
+        operations = diff_worker(plan.state, plan.filter, observed, plan.delivery)
         if operations:
             log.info("kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations}))
             try:
@@ -149,7 +156,10 @@ class Worker:
             "node": self._node_name,
             "role": "worker",
             "not_ready": self.not_ready(),
-            "without_endpoints": sorted(map(str, self._without)),
+            "without_endpoints": sorted(
+                map(str, self._without - (plan.delivered if plan is not None else frozenset()))
+            ),
+            "delivers": sorted(map(str, plan.delivered)) if plan is not None else [],
             "probe_addresses": sorted(str(a) for a in plan.state.probe_addresses) if plan is not None else [],
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,

@@ -26,7 +26,22 @@ from tests.conformance.node import NODE, POOLS, PROBE_NETWORKS, SYSCTLS, new_nam
 INSIDE = "SAMEGATE_IN_MACHINE"
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
-_MODULES = ("ip_vs", "ip_vs_mh", "ip_vs_rr", "ipip", "veth", "iptable_nat", "xt_CT", "xt_TCPMSS", "xt_conntrack", "ip6table_raw", "ip6table_mangle")
+_MODULES = (
+    "ip_vs",
+    "ip_vs_mh",
+    "ip_vs_rr",
+    "ipip",
+    "veth",
+    "iptable_nat",
+    "xt_CT",
+    "xt_TCPMSS",
+    "xt_conntrack",
+    "xt_nat",
+    "xt_statistic",
+    "ip6table_nat",
+    "ip6table_raw",
+    "ip6table_mangle",
+)
 _REPORTS = pytest.StashKey[dict[str, dict[str, str]]]()
 _BOOT_SECONDS = 900.0
 
@@ -59,7 +74,9 @@ def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WorkerDat
         return
     with new_namespace():
         sh("sysctl -qw net.ipv4.ip_forward=0")
-        plane = KernelWorker(POOLS, PROBE_NETWORKS, sysctls=("net.ipv4.ip_forward",), record_directory=tmp_path / "record")
+        plane = KernelWorker(
+            POOLS, PROBE_NETWORKS, sysctls=("net.ipv4.ip_forward",), record_directory=tmp_path / "record"
+        )
         yield plane
         plane.close()
 
@@ -78,7 +95,9 @@ class StandIn(pytest.Item):
     def runtest(self) -> None:
         report = self.config.stash[_REPORTS].get(self.nodeid)
         if report is None:
-            pytest.fail(f"the machine ended before this test did\n{self.config.stash[_REPORTS]['']['text']}", pytrace=False)
+            pytest.fail(
+                f"the machine ended before this test did\n{self.config.stash[_REPORTS]['']['text']}", pytrace=False
+            )
         if report["outcome"] == "skipped":
             pytest.skip(report["text"])
         if report["outcome"] == "failed":
@@ -100,7 +119,12 @@ def _run_inside(nodeids: list[str]) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
         result = uml.run(
-            command, Path(exchange), modules=_MODULES, environment={INSIDE: "1"}, cwd=_ROOT, timeout_seconds=_BOOT_SECONDS
+            command,
+            Path(exchange),
+            modules=_MODULES,
+            environment={INSIDE: "1"},
+            cwd=_ROOT,
+            timeout_seconds=_BOOT_SECONDS,
         )
         lines = Path(exchange) / "reports.jsonl"
         found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
@@ -127,6 +151,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if INSIDE not in os.environ or (report.when != "call" and report.outcome == "passed"):
         return
-    text = str(report.longrepr[2]) if report.outcome == "skipped" and isinstance(report.longrepr, tuple) else report.longreprtext
+    text = (
+        str(report.longrepr[2])
+        if report.outcome == "skipped" and isinstance(report.longrepr, tuple)
+        else report.longreprtext
+    )
     with (uml.EXCHANGE / "reports.jsonl").open("a") as file:
         file.write(json.dumps({"nodeid": report.nodeid, "outcome": report.outcome, "text": text}) + "\n")

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -19,12 +19,16 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.diff import diff_edge, diff_worker
 from lbnode.model import (
+    Delivery,
+    DeliveryTable,
     Destination,
     EdgeFilter,
     EdgeState,
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
+    RemoveDelivery,
+    ReplaceDelivery,
     Tunnel,
     VirtualKey,
     VirtualService,
@@ -98,7 +102,9 @@ class Rig:
             sh(f"iptables-legacy -t nat -A PREROUTING -d {VIP} -p tcp --dport 80 -j DNAT --to-destination {POD}:8080")
         # What kube-proxy would do on the edge node to a VIP that it knows: away with it, before IPVS sees it.
         with at("edge"):
-            sh(f"iptables-legacy -t nat -A PREROUTING -d {VIP} -p tcp --dport 80 -j DNAT --to-destination 198.18.131.99:8080")
+            sh(
+                f"iptables-legacy -t nat -A PREROUTING -d {VIP} -p tcp --dport 80 -j DNAT --to-destination 198.18.131.99:8080"
+            )
         with at("edge"):
             self.edge = KernelEdge(POOLS, EDGE, sysctls=tuple(SYSCTLS))
             self.edge.read()
@@ -167,7 +173,19 @@ def send_ip(namespace: str, packet: bytes, to: str) -> None:
 
 def ipv4(source: object, destination: object, protocol: int, payload: bytes) -> bytes:
     """An IPv4 packet; the kernel fills in length and checksum of the outer header, so the inner one has its own."""
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, ip_address(str(source)).packed, ip_address(str(destination)).packed)
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        0,
+        20 + len(payload),
+        1,
+        0,
+        64,
+        protocol,
+        0,
+        ip_address(str(source)).packed,
+        ip_address(str(destination)).packed,
+    )
     total = sum(struct.unpack("!10H", header))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -187,6 +205,56 @@ def test_the_client_reaches_the_pod_and_the_pod_sees_the_clients_address(rig: Ri
         server.close()
 
 
+@contextmanager
+def kube_proxy_without_endpoints(rig: Rig, *deliveries: Delivery) -> Iterator[None]:
+    """kube-proxy drops the VIP, as it does when the API calls every local endpoint unready; the worker delivers these by itself."""
+    dnat = f"PREROUTING -d {VIP} -p tcp --dport 80 -j DNAT --to-destination {POD}:8080"
+    drop = f"FORWARD -m conntrack --ctstate NEW -d {VIP} -p tcp --dport 80 -j DROP"
+    table = DeliveryTable(POOLS, deliveries)
+    with at("worker"):
+        sh(f"iptables-legacy -t nat -D {dnat}")
+        sh(f"iptables-legacy -t filter -I {drop}")
+        rig.worker.apply([ReplaceDelivery(table)])
+    try:
+        yield
+    finally:
+        with at("worker"):
+            rig.worker.apply([RemoveDelivery()])
+            sh(f"iptables-legacy -t filter -D {drop}")
+            sh(f"iptables-legacy -t nat -I {dnat}")
+
+
+def test_what_kube_proxy_drops_for_want_of_endpoints_the_worker_delivers_by_itself(rig: Rig) -> None:
+    with kube_proxy_without_endpoints(rig, Delivery(WEB, ((POD, 8080),))), connect() as client:
+        server, seen = accept(rig)
+        assert seen == str(CLIENT)
+        server.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+        server.close()
+
+
+def test_without_a_delivery_of_its_own_what_kube_proxy_drops_is_lost(rig: Rig) -> None:
+    """The control for the test above."""
+    with kube_proxy_without_endpoints(rig), pytest.raises(OSError):
+        connect()
+
+
+def test_a_client_outside_the_source_ranges_is_not_delivered_to(rig: Rig) -> None:
+    with (
+        kube_proxy_without_endpoints(rig, Delivery(WEB, ((POD, 8080),), (ip_network("198.51.100.0/24"),))),
+        pytest.raises(OSError),
+    ):
+        connect()
+
+
+def test_what_kube_proxy_delivers_never_gets_as_far_as_the_workers_own_delivery(rig: Rig) -> None:
+    nowhere = Delivery(WEB, ((ip_address("198.18.131.99"), 8080),))
+    with at("worker"):
+        rig.worker.apply([ReplaceDelivery(DeliveryTable(POOLS, (nowhere,)))])
+    with connect():
+        accept(rig)[0].close()
+
+
 def test_the_edge_node_tracks_no_connection_of_a_vip(rig: Rig) -> None:
     with connect():
         accept(rig)[0].close()
@@ -198,7 +266,11 @@ def test_the_edge_node_tracks_no_connection_of_a_vip(rig: Rig) -> None:
 
 def test_without_the_filter_kube_proxy_steals_the_vip_from_ipvs(rig: Rig) -> None:
     with at("edge"):
-        rig.edge.apply(diff_edge(EdgeState(sysctls=SYSCTLS, vips=EDGE_STATE.vips, services=EDGE_STATE.services), None, rig.edge.read()))
+        rig.edge.apply(
+            diff_edge(
+                EdgeState(sysctls=SYSCTLS, vips=EDGE_STATE.vips, services=EDGE_STATE.services), None, rig.edge.read()
+            )
+        )
     with pytest.raises(OSError):
         connect()
 
@@ -218,7 +290,11 @@ def test_segments_are_clamped_by_original_destination_and_not_without_the_filter
 
 @pytest.mark.parametrize("address", [str(VIP), str(HALF_KNOWN_VIP)])
 def test_the_nodes_own_ports_do_not_answer_on_a_vip(rig: Rig, address: str) -> None:
-    with at("edge"), socket.create_server(("0.0.0.0", 10250)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+    with (
+        at("edge"),
+        socket.create_server(("0.0.0.0", 10250)),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
         datagrams.bind(("0.0.0.0", 10250))
         datagrams.settimeout(_WAIT_SECONDS)
         with at("client"):
@@ -263,7 +339,9 @@ def datagrams_at(address: object, port: int = 5000) -> Iterator[socket.socket]:
 @pytest.mark.parametrize("inner_destination", [POD, WORKER])
 def test_a_stranger_cannot_tunnel_to_pods_and_nodes(rig: Rig, outer_source: object, inner_destination: object) -> None:
     with datagrams_at(inner_destination) as receiver:
-        send_ip("client", ipv4(outer_source, WORKER, 4, ipv4("198.51.100.9", inner_destination, 17, udp(5000))), str(WORKER))
+        send_ip(
+            "client", ipv4(outer_source, WORKER, 4, ipv4("198.51.100.9", inner_destination, 17, udp(5000))), str(WORKER)
+        )
         with pytest.raises(TimeoutError):
             receiver.recv(10)
         # The receiver does receive: the same datagram without its wrapping arrives.
@@ -293,7 +371,14 @@ def test_what_anybody_wraps_for_the_edge_node_is_dropped(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("payload_bytes", "comes_back"), [(1480 - 28, True), (1480 - 27, False)])
-def test_a_probe_of_full_size_comes_back_through_the_tunnel_and_a_larger_one_does_not(rig: Rig, payload_bytes: int, comes_back: bool) -> None:
+def test_a_probe_of_full_size_comes_back_through_the_tunnel_and_a_larger_one_does_not(
+    rig: Rig, payload_bytes: int, comes_back: bool
+) -> None:
     with at("edge"):
-        done = subprocess.run(["ping", "-c1", "-W1", "-Mdo", f"-s{payload_bytes}", str(PROBE)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["ping", "-c1", "-W1", "-Mdo", f"-s{payload_bytes}", str(PROBE)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert (done.returncode == 0) == comes_back, done.stdout + done.stderr

@@ -87,8 +87,16 @@ def test_without_sloppy_tcp_more_than_a_hundred_flows_break(report: dict[str, An
     assert control(report, f"flows.{event}") > 100
 
 
+def test_flows_break_when_the_edge_nodes_tables_differ(report: dict[str, Any]) -> None:
+    assert control(report, "flows.join_after_change") > 0
+
+
 def test_a_roll_out_breaks_no_flow_and_fails_no_connection(report: dict[str, Any]) -> None:
     assert measured(report, "rollout") == {"new_failed": 0, "flows_broken": 0}
+
+
+def test_edge_pods_killed_all_at_once_do_fail_connections(report: dict[str, Any]) -> None:
+    assert control(report, "rollout") > 0
 
 
 def test_routers_forget_a_dead_edge_node_in_time(report: dict[str, Any]) -> None:
@@ -141,6 +149,14 @@ def test_killing_the_agent_or_bird_hurts_nobody(report: dict[str, Any]) -> None:
     assert measured(report, "agent_killed") == {"new_failed": 0, "kernel_writes": 0, "bird_flows_broken": 0}
 
 
+def test_without_what_the_agent_left_in_the_kernel_connections_fail(report: dict[str, Any]) -> None:
+    assert control(report, "agent_killed") > 0
+
+
+def test_nobody_but_the_agent_withdraws_a_vip_without_endpoints(report: dict[str, Any]) -> None:
+    assert control(report, "no_endpoints") == ["edge2"]
+
+
 def test_a_vip_without_endpoints_is_withdrawn_and_comes_back_in_time(report: dict[str, Any]) -> None:
     value = measured(report, "no_endpoints")
     assert value["withdrawn_s"] < 3
@@ -181,6 +197,10 @@ def test_forged_tunnel_packets_are_never_delivered(report: dict[str, Any]) -> No
 
 def test_udp_flows_keep_their_pod(report: dict[str, Any]) -> None:
     assert measured(report, "udp") == {"flows": 300, "same_pod_on_leave": 300, "same_pod_on_join": 300}
+
+
+def test_udp_flows_change_their_pod_when_one_edge_node_picks_in_turn(report: dict[str, Any]) -> None:
+    assert control(report, "udp") > 0
 
 
 def test_a_client_with_affinity_meets_one_pod(report: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from lbnode.dataplane.filter import PacketFilter
-from lbnode.model import EdgeFilter, FilterTable, Protocol, VirtualKey, WorkerFilter
+from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
+from lbnode.model import Delivery, DeliveryTable, EdgeFilter, FilterTable, Protocol, VirtualKey, WorkerFilter
 
 pytestmark = pytest.mark.root
 
@@ -26,10 +26,15 @@ def run() -> Iterator[Run]:
     subprocess.run(["ip", "netns", "add", name], check=True)
 
     def call(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["ip", "netns", "exec", name, *command], input=text, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["ip", "netns", "exec", name, *command], input=text, capture_output=True, text=True, check=False
+        )
 
     try:
-        tried = call(["iptables-nft-restore", "--noflush"], "*raw\n:SGF-TRIAL - [0:0]\n-A SGF-TRIAL -j CT --notrack\n-F SGF-TRIAL\n-X SGF-TRIAL\nCOMMIT\n")
+        tried = call(
+            ["iptables-nft-restore", "--noflush"],
+            "*raw\n:SGF-TRIAL - [0:0]\n-A SGF-TRIAL -j CT --notrack\n-F SGF-TRIAL\n-X SGF-TRIAL\nCOMMIT\n",
+        )
         if tried.returncode != 0:
             pytest.skip(f"this kernel has no nf_tables for iptables: {tried.stderr.strip()}")
         yield call
@@ -55,3 +60,27 @@ def test_the_filter_comes_is_watched_and_goes(run: Run, table: FilterTable) -> N
     assert PacketFilter(POOLS, run).digest() == table.digest
     packet_filter.remove()
     assert "SAMEGATE" not in run(["iptables-nft-save"], "").stdout
+
+
+def test_the_delivery_stands_behind_other_peoples_rules_beside_the_filter_and_goes(run: Run) -> None:
+    key = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
+    pods = tuple((ip_address(f"198.18.131.{n}"), 8080) for n in (5, 6, 7))
+    table = DeliveryTable(POOLS, (Delivery(key, pods, (ip_network("198.51.100.0/24"),)),))
+    run(
+        ["iptables-nft", "-t", "nat", "-A", "PREROUTING", "-m", "comment", "--comment", "kube-proxy", "-j", "ACCEPT"],
+        "",
+    )
+    packet_filter, delivery = PacketFilter(POOLS, run), PacketFilter(POOLS, run, DELIVERY_TABLES)
+    packet_filter.replace(WORKER)
+    delivery.replace(table)
+    assert (packet_filter.digest(), delivery.digest()) == (WORKER.digest, table.digest)
+    rules = [
+        r for r in run(["iptables-nft-save", "-t", "nat"], "").stdout.splitlines() if r.startswith("-A PREROUTING")
+    ]
+    assert ["kube-proxy" in rules[0], "SAMEGATE" in rules[-1], len(rules)] == [True, True, 2]
+
+    delivery.remove()
+    assert delivery.digest() is None
+    assert packet_filter.digest() == WORKER.digest
+    left = run(["iptables-nft-save", "-t", "nat"], "").stdout
+    assert "SAMEGATE" not in left and "kube-proxy" in left

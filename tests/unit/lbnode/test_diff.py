@@ -18,6 +18,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    DeliveryTable,
     Destination,
     EdgeFilter,
     EdgeState,
@@ -27,12 +28,14 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     RemoveAddress,
+    RemoveDelivery,
     RemoveDestination,
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
     RemoveTunnel,
+    ReplaceDelivery,
     ReplaceFilter,
     SetSysctl,
     SetTimeouts,
@@ -375,6 +378,14 @@ def test_the_tunnel_of_a_gone_edge_node_is_removed() -> None:
 
 def test_a_worker_as_desired_has_nothing_to_do() -> None:
     assert diff_worker(WORKER, WORKER_FILTER, WORKER) == ()
+
+
+def test_a_changed_delivery_is_replaced_while_probes_are_answered() -> None:
+    table = DeliveryTable(())
+    desired = replace(WORKER, delivery_digest=table.digest)
+    assert diff_worker(desired, WORKER_FILTER, WORKER, table) == (ReplaceDelivery(table),)
+    assert diff_worker(desired, WORKER_FILTER, desired, table) == ()
+    assert diff_worker(WORKER, WORKER_FILTER, desired) == (RemoveDelivery(),)
 
 
 def test_a_cleared_worker_loses_the_probe_address_first_and_the_filter_last() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lbnode.dataplane import filter as packet_filter
 from lbnode.dataplane.filter import PacketFilter, SavedTable, TableText, parse, render, transaction
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import EdgeFilter, FilterTable, Protocol, VirtualKey, WorkerFilter
+from lbnode.model import Delivery, DeliveryTable, EdgeFilter, PacketTable, Protocol, VirtualKey, WorkerFilter
 
 POOLS = (ip_network("203.0.113.0/24"), ip_network("2001:db8::/64"))
 EDGE = EdgeFilter(
@@ -28,10 +28,12 @@ EDGE = EdgeFilter(
     ),
 )
 WORKER = WorkerFilter(POOLS, (ip_address("192.0.2.21"),), ((4, 1440), (6, 1400)))
+WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
+PODS = tuple((ip_address(f"198.18.131.{n}"), 8080) for n in (5, 6, 7))
 NOTHING = SavedTable(TableText({}, ()), (), None)
 
 
-def saved(table: FilterTable, version: int, name: str) -> str:
+def saved(table: PacketTable, version: int, name: str) -> str:
     """What ``iptables-save`` prints after the transaction, as the conformance suite has seen real kernels print it."""
     lines = transaction(name, render(table)[version, name], NOTHING, table.digest).splitlines()
     jumps = [line.replace("-I ", "-A ", 1).replace(" 1 -m", " -m", 1) for line in lines if line.startswith("-I ")]
@@ -90,6 +92,51 @@ def test_the_worker_clamps_replies_by_original_destination_in_each_family() -> N
         (rule,) = render(WORKER)[version, "mangle"].chains["SAMEGATE-POSTROUTING"]
         assert f"--ctorigdst {pool} --ctdir REPLY" in rule
         assert rule.endswith(f"--tcp-flags SYN,RST SYN -j TCPMSS --set-mss {size}")
+
+
+def delivered(*deliveries: Delivery) -> list[str]:
+    """The rules that carry out deliveries, without the ways to them."""
+    table = DeliveryTable(POOLS, deliveries)
+    rules = [rule for version in (4, 6) for chain in render(table)[version, "nat"].chains.values() for rule in chain]
+    return [rule for rule in rules if " DNAT " in rule]
+
+
+def test_a_delivery_takes_only_what_comes_out_of_tunnels_and_stands_behind_everybody_else() -> None:
+    table = DeliveryTable(POOLS, (Delivery(WEB, PODS[:1]),))
+    text = render(table)[4, "nat"]
+    (rule,) = text.chains["SAMEGATE-PREROUTING"]
+    assert rule.startswith("-i sgt-+ -j SAMEGATE-")
+    (jump,) = [x for x in transaction("nat", text, NOTHING, table.digest).splitlines() if "-j SAMEGATE-PREROUTING" in x]
+    assert jump.startswith("-A PREROUTING -m comment")
+
+
+def test_a_delivery_shares_out_evenly() -> None:
+    to_vip = "-d 203.0.113.1/32 -p tcp -m tcp --dport 80"
+    # A third, then half of what is left (as iptables prints 31 bits), then the rest.
+    assert delivered(Delivery(WEB, PODS)) == [
+        f"{to_vip} -m statistic --mode random --probability 0.33333333349 -j DNAT --to-destination 198.18.131.5:8080",
+        f"{to_vip} -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 198.18.131.6:8080",
+        f"{to_vip} -j DNAT --to-destination 198.18.131.7:8080",
+    ]
+
+
+def test_a_delivery_with_session_affinity_has_one_endpoint() -> None:
+    (rule,) = delivered(Delivery(WEB, PODS, one_endpoint=True))
+    assert rule.endswith("--to-destination 198.18.131.5:8080") and "statistic" not in rule
+
+
+def test_a_delivery_keeps_to_its_source_ranges_and_everybody_is_no_range() -> None:
+    ranges = (ip_network("198.51.100.0/24"), ip_network("192.0.2.0/25"))
+    rules = delivered(Delivery(WEB, PODS[:1], ranges))
+    assert [rule.split(" -d ")[0] for rule in rules] == ["-s 198.51.100.0/24", "-s 192.0.2.0/25"]
+    (rule,) = delivered(Delivery(WEB, PODS[:1], (*ranges, ip_network("0.0.0.0/0"))))
+    assert not rule.startswith("-s")
+
+
+def test_a_delivery_over_ipv6_names_its_endpoint_in_brackets() -> None:
+    key = VirtualKey(ip_address("2001:db8::1"), Protocol.UDP, 53)
+    (rule,) = delivered(Delivery(key, ((ip_address("2001:db8:1::5"), 5353),)))
+    assert rule == "-d 2001:db8::1/128 -p udp -m udp --dport 53 -j DNAT --to-destination [2001:db8:1::5]:5353"
 
 
 def test_a_family_without_pool_gets_no_rules() -> None:

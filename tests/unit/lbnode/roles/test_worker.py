@@ -10,8 +10,9 @@ import pytest
 
 from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
+from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
 from lbnode.kube import Copy
-from lbnode.model import AddAddress, Operation, ServiceName
+from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
 from lbnode.observe import WorkerMetrics
 from lbnode.roles.worker import Worker
 from lbnode.settings import parse
@@ -34,6 +35,7 @@ class World:
             store[ServiceName("shop", raw["metadata"]["name"])] = raw
 
         self.mute = False
+        self.now = 100.0
 
         async def has_endpoints(port: int) -> bool | None:
             return None if self.mute else port not in self.without
@@ -46,6 +48,7 @@ class World:
             self.kernel,
             WorkerMetrics("test"),
             has_endpoints,
+            lambda: self.now,
             lambda: self.refusal,
         )
 
@@ -126,14 +129,72 @@ async def ask_once(world: World) -> None:
 
 def test_the_status_page_names_services_whose_endpoints_kube_proxy_lacks() -> None:
     world = World()
+    set_endpoints(world, "terminating")
     world.run()
     world.without = {32100}
     asyncio.run(ask_once(world))
     assert world.worker.status()["without_endpoints"] == ["shop/web"]
 
 
+def set_endpoints(world: World, state: str) -> None:
+    world.copy.slices[ServiceName("shop", "web-1")] = endpoints(worker1=state)
+    world.copy.version += 1
+
+
+def test_a_service_that_this_worker_delivers_by_itself_is_not_without_endpoints() -> None:
+    world = World()
+    world.run()
+    world.without = {32100}
+    asyncio.run(ask_once(world))
+    assert world.worker.status()["without_endpoints"] == []
+    assert world.worker.status()["delivers"] == ["shop/web"]
+
+
+def test_a_pod_that_turns_unready_in_an_api_outage_is_delivered_to_until_its_grace_is_over() -> None:
+    world = World()
+    world.run()
+    world.copy.returned_seconds = world.now
+    set_endpoints(world, "unready")
+    world.now += RECOVERY_SECONDS - 1
+    world.run()
+    assert [str(d.key.address) for d in delivered(world)] == ["203.0.113.7"]
+    world.now += 2
+    world.run()
+    assert delivered(world) == ()
+
+
+def test_a_pod_that_turns_unready_by_itself_is_no_longer_delivered_to_after_a_second() -> None:
+    world = World()
+    world.run()
+    set_endpoints(world, "unready")
+    world.now += UNREADY_SECONDS + 0.1
+    world.run()
+    assert delivered(world) == ()
+
+
+def test_a_delivery_that_somebody_changed_is_put_back_without_silencing_the_probe_address() -> None:
+    world = World()
+    world.run()
+    world.kernel.delivery = None
+    applied: list[Operation] = []
+    genuine = world.kernel.apply
+
+    def note(operations: Sequence[Operation]) -> None:
+        applied.extend(operations)
+        genuine(operations)
+
+    world.kernel.apply = note  # type: ignore[method-assign]
+    world.run()
+    assert [type(o) for o in applied] == [ReplaceDelivery]
+
+
+def delivered(world: World) -> tuple[Delivery, ...]:
+    return world.kernel.delivery.deliveries if world.kernel.delivery is not None else ()
+
+
 def test_a_kube_proxy_that_never_answered_has_no_endpoints() -> None:
     world = World()
+    set_endpoints(world, "unready")
     world.run()
     world.mute = True
     asyncio.run(ask_once(world))
@@ -142,6 +203,7 @@ def test_a_kube_proxy_that_never_answered_has_no_endpoints() -> None:
 
 def test_a_kube_proxy_that_falls_silent_keeps_its_last_answer() -> None:
     world = World()
+    set_endpoints(world, "terminating")
     world.run()
     asyncio.run(ask_once(world))
     world.mute = True
