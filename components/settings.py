@@ -40,7 +40,7 @@ class OnPrem(_Settings):
     """An existing cluster, its nodes labelled by their role, with routers of your own.
 
     ``kubeconfig_file`` is relative to the project; without it the secret `samegate:kubeconfig` holds the text. ``edge_nodes`` names the
-    labelled edge nodes; it is what peers' ``nodes`` may refer to and what the stack exports.
+    labelled edge nodes; it is what ``nodes`` of peers and pools may refer to and what the stack exports.
     """
 
     kind: Literal["onprem"] = "onprem"
@@ -90,11 +90,12 @@ class StackSettings(_Settings):
     @model_validator(mode="after")
     def _consistent(self) -> StackSettings:
         known = set(self.platform.edge_nodes)
-        for peer in self.agent.bgp.peers:
-            for node in peer.nodes:
+        named = [(f"peer {p.name}", p.nodes) for p in self.agent.bgp.peers]
+        for who, nodes in (*named, *((f"pool {p.name}", p.nodes) for p in self.agent.pools)):
+            for node in nodes:
                 if node not in known:
                     raise ValueError(
-                        f"peer {peer.name} names the edge node {node!r}, which platform.edgeNodes does not have ({', '.join(sorted(known))}). "
+                        f"{who} names the edge node {node!r}, which platform.edgeNodes does not have ({', '.join(sorted(known))}). "
                         "Correct the one or the other"
                     )
         paths = [app.path for app in self.apps]

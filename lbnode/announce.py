@@ -52,12 +52,10 @@ def announce(facts: EdgeFacts, settings: Health) -> dict[IPAddress, Verdict]:
         vip = facts.vips.get(address)
         if vip is None:
             verdicts[address] = Verdict(False, "NotWanted", "no Service has this address any more")
-        elif vip.deleting:
-            verdicts[address] = Verdict(False, "Deleting", f"Service {vip.service} is being deleted")
-        else:
-            verdicts[address] = node or _vip_verdict(facts, vip, settings)
-        if verdicts[address].reason in _HOLDING:
-            verdicts[address] = replace(verdicts[address], announce=address in facts.announced)
+            continue
+        # A shared address is on the air while one of its Services can be served.
+        each = [_held(v, address, facts) for v in _service_verdicts(facts, vip, node, settings)]
+        verdicts[address] = next((v for v in each if v.announce), each[0])
     return verdicts
 
 
@@ -65,6 +63,20 @@ def announce(facts: EdgeFacts, settings: Health) -> dict[IPAddress, Verdict]:
 #: no endpoint though the API has ready ones: before the first announcement it means that rules are still to come, later on that kube-proxy
 #: is slow or away, and then its rules still deliver.
 _HOLDING = frozenset({"Starting", "NodeUnknown", "AllProbesFail", "NoEndpointsOnWorkers"})
+
+
+def _held(verdict: Verdict, address: IPAddress, facts: EdgeFacts) -> Verdict:
+    return replace(verdict, announce=address in facts.announced) if verdict.reason in _HOLDING else verdict
+
+
+def _service_verdicts(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, settings: Health) -> list[Verdict]:
+    """A verdict by each Service at the address that is not being deleted, or the one that all are."""
+    living = [v for v in vip.all_services if not v.deleting]
+    if not living:
+        return [Verdict(False, "Deleting", f"Service {vip.service} is being deleted")]
+    if vip.elsewhere is not None:
+        return [Verdict(False, *vip.elsewhere)]
+    return [node or _vip_verdict(facts, v, settings) for v in living]
 
 
 def _node_verdict(facts: EdgeFacts) -> Verdict | None:

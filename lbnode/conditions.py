@@ -44,7 +44,7 @@ def accepted(addresses: Sequence[IPAddress], rejections: Sequence[Rejection], no
     told = [r.message for r in rejections]
     if not addresses:
         reason = rejections[0].reason if rejections else "NoAddress"
-        return Condition(ACCEPTED, "False", reason, " ".join(told) or "No address was allocated yet.")
+        return Condition(ACCEPTED, "False", reason, " ".join(told)[:MESSAGE_LIMIT] or "No address was allocated yet.")
     listed = ", ".join(str(a) for a in sorted(addresses, key=address_order))
     message = " ".join([f"Served at {listed}.", *told, *notes])
     return Condition(ACCEPTED, "True", rejections[0].reason if rejections else "Accepted", message[:MESSAGE_LIMIT])

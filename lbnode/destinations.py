@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lbnode.model import Destination, IPAddress, Protocol, Rejection, ServiceName, WorkerHealth, address_order
-from lbnode.objects import EXCLUDE_NODE_LABEL, Endpoint, EndpointSliceObject, NodeObject, ServiceObject, ServicePort
+from lbnode.objects import Endpoint, EndpointSliceObject, NodeObject, ServiceObject, ServicePort
 from lbnode.settings import AgentSettings
 
 #: A drained destination has this share of the table, whatever its share was: the kernel does not show the share of a weight-0 destination,
@@ -91,7 +91,7 @@ def destinations_of(
             # A node that says it is not ready keeps its place in the table but gets nothing new.
             active = bool(delivering) and node.ready != "False"
             weight = 1
-        drained = not active or node.draining or node.deleting or EXCLUDE_NODE_LABEL in node.labels
+        drained = not active or node.draining or node.deleting or node.excluded
         destinations.append(Destination(address, DRAINED_WEIGHT if drained else weight, drained))
         if service.local and not drained and not terminating_only and node.name not in surely_ready:
             held.add(address)

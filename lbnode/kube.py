@@ -1,6 +1,6 @@
 """The one place that talks to the Kubernetes API.
 
-Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes, by list and watch. An outage changes nothing: the last
+Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes (and, if asked to, Namespaces), by list and watch. An outage changes nothing: the last
 copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, at most
 every :data:`RELIST_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise.
 A list replaces the copy in one step and never clears it first. One that has lost more than half of what was there is believed only when the next
@@ -30,7 +30,7 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Event, Node, Service, ServiceStatus
+from lightkube.resources.core_v1 import Event, Namespace, Node, Service, ServiceStatus
 from lightkube.resources.discovery_v1 import EndpointSlice
 from lightkube.types import PatchType
 
@@ -81,12 +81,14 @@ def client() -> AsyncClient:
 
 @dataclass
 class Copy:
-    """What the API server said last. ``synced`` once every kind was listed; ``returned_seconds`` is the event loop's time at which it last
+    """What the API server said last. ``synced`` once every one of ``kinds`` was listed; ``returned_seconds`` is the event loop's time at which it last
     answered after it had not; ``answered`` is the Unix time in seconds at which it last said anything of each kind."""
 
     services: dict[ServiceName, Raw] = field(default_factory=dict)
     slices: dict[ServiceName, Raw] = field(default_factory=dict)
     nodes: dict[ServiceName, Raw] = field(default_factory=dict)
+    namespaces: dict[ServiceName, Raw] = field(default_factory=dict)
+    kinds: frozenset[str] = frozenset({"services", "slices", "nodes"})
     listed: set[str] = field(default_factory=set)
     version: int = 0
     returned_seconds: float | None = None
@@ -94,7 +96,7 @@ class Copy:
 
     @property
     def synced(self) -> bool:
-        return {"services", "slices", "nodes"} <= self.listed
+        return self.kinds <= self.listed
 
 
 def _name(raw: Raw) -> ServiceName:
@@ -121,19 +123,20 @@ class Watcher:
             },
         ),
         "nodes": (Node, None),
+        "namespaces": (Namespace, None),
     }
 
-    def __init__(self, api: AsyncClient, changed: Callable[[], None]) -> None:
+    def __init__(self, api: AsyncClient, changed: Callable[[], None], with_namespaces: bool = False) -> None:
         self._api = api
         self._changed = changed
-        self.copy = Copy()
+        self.copy = Copy(kinds=frozenset(k for k in self.KINDS if with_namespaces or k != "namespaces"))
         self._failing: set[str] = set()
         self._doubted: set[str] = set()
 
     async def run(self) -> None:
         """Follow all kinds until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for kind in self.KINDS:
+            for kind in sorted(self.copy.kinds):
                 tasks.create_task(self._follow(kind), name=f"watch-{kind}")
 
     async def _follow(self, kind: str) -> None:
@@ -152,7 +155,8 @@ class Watcher:
         resource, labels = self.KINDS[kind]
         loop = asyncio.get_running_loop()
         api: Any = self._api  # its overloads tell namespaced kinds from global ones; KINDS holds both
-        listing = api.list(resource, labels=labels, **({} if resource is Node else {"namespace": "*"}))
+        where = {} if resource in (Node, Namespace) else {"namespace": "*"}
+        listing = api.list(resource, labels=labels, **where)
         objects = {_name(raw): raw async for raw in _as_raw(listing)}
         store: dict[ServiceName, Raw] = getattr(self.copy, kind)
         if lost_suddenly(store, objects) and kind not in self._doubted:
@@ -173,7 +177,7 @@ class Watcher:
             resource,
             labels=labels,
             resource_version=listing.resourceVersion,
-            **({} if resource is Node else {"namespace": "*"}),
+            **where,
         ).__aiter__()
         try:
             while True:

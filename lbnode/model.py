@@ -397,6 +397,30 @@ Operation = (
 
 
 @dataclass(frozen=True, slots=True)
+class RouteAttributes:
+    """What routers are told with a route. ``None`` and 0 mean that nothing is said.
+
+    ``communities`` are canonical and in order (:mod:`lbnode.communities`); ``prepend`` is how many more times our AS stands in the path
+    (other ASes only); ``local_preference`` goes to peers of our own AS only (RFC 4271 section 5.1.5). ``covered`` routes are kept by the daemon and read
+    back, and no router hears of them: an aggregate stands for them.
+    """
+
+    communities: tuple[str, ...] = ()
+    local_preference: int | None = None
+    med: int | None = None
+    prepend: int = 0
+    covered: bool = False
+
+    def __str__(self) -> str:
+        said = [f"community {c}" for c in self.communities]
+        said += [f"local preference {self.local_preference}"] if self.local_preference is not None else []
+        said += [f"MED {self.med}"] if self.med is not None else []
+        said += [f"prepended {self.prepend}x"] if self.prepend else []
+        said += ["covered by an aggregate"] if self.covered else []
+        return ", ".join(said)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a VIP is announced by this edge node, and why. ``reason`` is one CamelCase word; ``detail`` is for people."""
 
@@ -446,7 +470,9 @@ class VipFacts:
 
     ``workers`` may deliver now, probes aside; ``held`` are those of them that count only because their Node is Unknown;
     ``terminating_only`` says that no endpoint is ready and serving terminating ones stand in (kube-proxy reports none then, yet delivers);
-    ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are.
+    ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are. ``attributes`` go with its route; ``elsewhere`` is a
+    reason and its explanation when it is for other edge nodes to announce. ``sharing`` are the facts of younger Services that share the
+    address, each by itself.
     """
 
     address: IPAddress
@@ -456,3 +482,11 @@ class VipFacts:
     endpoints: int = 0
     terminating_only: bool = False
     deleting: bool = False
+    attributes: RouteAttributes = RouteAttributes()
+    elsewhere: tuple[str, str] | None = None
+    sharing: tuple[VipFacts, ...] = ()
+
+    @property
+    def all_services(self) -> tuple[VipFacts, ...]:
+        """The facts of each Service at this address, the oldest first."""
+        return (self, *self.sharing)

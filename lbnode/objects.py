@@ -15,12 +15,20 @@ from lbnode.model import IPAddress, IPNetwork, Rejection, ServiceName
 from lbnode.settings import AgentSettings
 
 ADDRESS_ANNOTATION = "samegate.dev/address"
+POOL_ANNOTATION = "samegate.dev/pool"
+SHARING_ANNOTATION = "samegate.dev/sharing-key"
+COMMUNITIES_ANNOTATION = "samegate.dev/bgp-communities"
+LOCAL_PREFERENCE_ANNOTATION = "samegate.dev/bgp-local-preference"
+MED_ANNOTATION = "samegate.dev/bgp-med"
+PREPEND_ANNOTATION = "samegate.dev/bgp-prepend"
 DRAIN_ANNOTATION = "samegate.dev/drain"
 ONE_PACKET_ANNOTATION = "samegate.dev/udp-one-packet"
 #: Kubernetes: well-known labels, annotations and taints.
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 SERVICE_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 EXCLUDE_NODE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+#: The same word on a Service; some write it on Nodes too.
+EXCLUDE_SERVICE_LABEL = "service.kubernetes.io/exclude-from-external-load-balancers"
 #: Values of a switch annotation that mean no; any other value, the empty one included, means yes.
 _NO = frozenset({"false", "no", "off", "0"})
 _FAMILY = {"IPv4": 4, "IPv6": 6}
@@ -125,6 +133,11 @@ class NodeObject:
         """Whether the drain annotation asks to take this node out of service. Cordon is something else and does not count."""
         return is_on(self.annotations.get(DRAIN_ANNOTATION))
 
+    @property
+    def excluded(self) -> bool:
+        """Whether a label keeps load balancers off this node. As in Kubernetes its presence counts, whatever its value."""
+        return EXCLUDE_NODE_LABEL in self.labels or EXCLUDE_SERVICE_LABEL in self.labels
+
     def address(self, version: int) -> IPAddress | None:
         """The first internal address of a family."""
         return next((a for a in self.addresses if a.version == version), None)
@@ -135,11 +148,12 @@ class NodeObject:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The cluster at one moment. ``rejections`` tell what could not be read."""
+    """The cluster at one moment. ``namespaces`` are their labels by name; ``rejections`` tell what could not be read."""
 
     services: Mapping[ServiceName, ServiceObject] = field(default_factory=dict)
     slices: tuple[EndpointSliceObject, ...] = ()
     nodes: Mapping[str, NodeObject] = field(default_factory=dict)
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
 
 
@@ -149,7 +163,12 @@ def is_on(annotation: str | None) -> bool:
 
 
 def is_ours(service: ServiceObject, settings: AgentSettings) -> bool:
-    """Whether a Service is for us: its type is LoadBalancer and its class is ours, or it has none and the settings say to serve those too."""
+    """Whether a Service is for us: of our class, and no label takes it out of all load balancers' hands."""
+    return is_of_our_class(service, settings) and EXCLUDE_SERVICE_LABEL not in service.labels
+
+
+def is_of_our_class(service: ServiceObject, settings: AgentSettings) -> bool:
+    """Whether a Service's type is LoadBalancer and its class is ours, or it has none and the settings say to serve those too."""
     if service.type != "LoadBalancer":
         return False
     if service.load_balancer_class is None:
@@ -162,10 +181,11 @@ class _Unreadable(Exception):
 
 
 def read_snapshot(items: Iterable[object]) -> Snapshot:
-    """A snapshot of Services, EndpointSlices and Nodes in any order; other kinds are skipped, of objects with one name the last counts."""
+    """A snapshot of Services, EndpointSlices, Nodes and Namespaces in any order; other kinds are skipped, of objects with one name the last counts."""
     services: dict[ServiceName, ServiceObject] = {}
     slices: dict[tuple[str, str], EndpointSliceObject] = {}
     nodes: dict[str, NodeObject] = {}
+    namespaces: dict[str, Mapping[str, str]] = {}
     rejections: list[Rejection] = []
     for item in items:
         kind = item.get("kind") if isinstance(item, Mapping) else None
@@ -184,7 +204,10 @@ def read_snapshot(items: Iterable[object]) -> Snapshot:
             rejections += refused
             if node is not None:
                 nodes[node.name] = node
-    return Snapshot(services, tuple(slices[key] for key in sorted(slices)), nodes, tuple(rejections))
+        elif kind == "Namespace":
+            name, labels = read_namespace(item)
+            namespaces[name] = labels
+    return Snapshot(services, tuple(slices[key] for key in sorted(slices)), nodes, namespaces, tuple(rejections))
 
 
 def read_service(raw: object) -> tuple[ServiceObject | None, tuple[Rejection, ...]]:
@@ -316,6 +339,15 @@ def read_node(raw: object) -> tuple[NodeObject | None, tuple[Rejection, ...]]:
         message = f"Node {name}: {error}. The node is left out until it is mended"
         return None, (Rejection(ServiceName("", name), "InvalidNode", message),)
     return node, ()
+
+
+def read_namespace(raw: object) -> tuple[str, Mapping[str, str]]:
+    """A Namespace's name and labels; labels that cannot be read select nothing."""
+    name = _name(raw).name
+    try:
+        return name, _text_map(_mapping(raw, "metadata"), "labels")
+    except _Unreadable:
+        return name, {}
 
 
 # Readers of one field each: absent or null gives the empty value, the wrong type raises.

@@ -6,10 +6,9 @@ answers. Addresses that no status has yet are allocated as the controller would.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,20 @@ import yaml
 from lbnode.active_probe import read_active_probe
 from lbnode.allocate import allocate
 from lbnode.announce import EdgeFacts, announce
+from lbnode.communities import in_order
 from lbnode.errors import ConfigError
-from lbnode.maglev import table
 from lbnode.model import (
     IPAddress,
     Rejection,
     ServiceName,
     Verdict,
-    VirtualService,
+    VipFacts,
     WorkerHealth,
     address_order,
 )
-from lbnode.objects import NodeObject, ServiceObject, Snapshot, is_ours, read_snapshot
+from lbnode.objects import EXCLUDE_SERVICE_LABEL, NodeObject, ServiceObject, Snapshot, is_ours, read_snapshot
+from lbnode.plan_report import Report, ServiceReport, VipReport, as_json_text, findings, service_lines
+from lbnode.pools import pool_of
 from lbnode.settings import AgentSettings, parse, parse_json
 from lbnode.translate import EdgePlan, translate_edge
 
@@ -43,36 +44,17 @@ SETTINGS_KEY = "settings.json"
 _KINDS = ("Service", "EndpointSlice", "Node")
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceReport:
-    """One Service: why it is not ours, or its addresses, its ports with destinations, and a verdict per edge node and VIP."""
-
-    name: ServiceName
-    ignored: str = ""
-    addresses: tuple[IPAddress, ...] = ()
-    allocated: bool = False
-    active_probe: str = ""
-    programmed: tuple[VirtualService, ...] = ()
-    verdicts: tuple[tuple[str, IPAddress, Verdict], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A plan. ``rejections`` make it a failure, ``warnings`` and ``notes`` do not."""
-
-    services: tuple[ServiceReport, ...] = ()
-    rejections: tuple[Rejection, ...] = ()
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    node_names: Mapping[IPAddress, str] | None = None
-
-
 def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = None) -> Report:
     """The report for Kubernetes objects as JSON dicts, on one edge node or on all that the objects name."""
     snapshot = read_snapshot(objects)
     notes: list[str] = []
     snapshot = _with_nodes(snapshot, settings, notes)
     snapshot, allocated, refused = _with_addresses(snapshot, settings)
+    absent = sorted({n.namespace for n in snapshot.services} - snapshot.namespaces.keys())
+    if settings.needs_namespaces and absent:
+        notes.append(
+            f"no Namespace objects for {', '.join(absent)} in the file: their labels are taken to be none but the name"
+        )
     if allocated:
         notes.append("addresses marked 'allocated' are in no status yet; the controller would choose them")
 
@@ -92,15 +74,21 @@ def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = 
             services.append(ServiceReport(name, ignored=_why_ignored(service, settings)))
             continue
         active_probe, _ = read_active_probe(service, settings.active_probes)
-        vips = {a for a, f in first.vips.items() if f.service == name} if first else set()
+        at = {a: f for a, f in first.vips.items() if any(s.service == name for s in f.all_services)} if first else {}
+        ports = {(p.protocol, p.port) for p in service.ports}
         services.append(
             ServiceReport(
                 name=name,
                 addresses=service.addresses,
                 allocated=name in allocated,
                 active_probe=str(active_probe or ""),
-                programmed=tuple(s for s in first.state.services if s.key.address in vips) if first else (),
-                verdicts=tuple((edge, a, verdicts[edge][a]) for a in sorted(vips, key=address_order) for edge in edges),
+                vips=tuple(_vip(name, f, settings) for _, f in sorted(at.items(), key=lambda i: address_order(i[0]))),
+                programmed=tuple(
+                    s
+                    for s in (first.state.services if first else ())
+                    if s.key.address in at and (s.key.protocol.value, s.key.port) in ports
+                ),
+                verdicts=tuple((edge, a, verdicts[edge][a]) for a in sorted(at, key=address_order) for edge in edges),
             )
         )
     rejections = [*refused, *(first.rejections if first else snapshot.rejections)]
@@ -129,10 +117,10 @@ def check_file(path: Path, settings_path: Path | None = None, as_json: bool = Fa
     report = replace(report, notes=(*notes, *report.notes))
     code = 1 if report.rejections else 0
     if as_json:
-        return _json(report), code
+        return as_json_text(report), code
     counts = ", ".join(f"{sum(_kind(o) == kind for o in objects)} {kind}s" for kind in _KINDS)
     verdict = f"{len(report.rejections)} refused" if code else "nothing refused"
-    return "\n".join([*_findings(report), f"{path}: {counts}: {verdict}"]), code
+    return "\n".join([*findings(report), f"{path}: {counts}: {verdict}"]), code
 
 
 def plan_file(
@@ -148,9 +136,9 @@ def plan_file(
     report = replace(report, notes=(*notes, *report.notes))
     code = 1 if report.rejections else 0
     if as_json:
-        return _json(report), code
-    lines = [line for service in report.services for line in _service_lines(service, report)]
-    return "\n".join([*lines, *_findings(report)]) or "no Services", code
+        return as_json_text(report), code
+    lines = [line for service in report.services for line in service_lines(service, report)]
+    return "\n".join([*lines, *findings(report)]) or "no Services", code
 
 
 # What the file does not say
@@ -180,7 +168,7 @@ def _with_addresses(
     snapshot: Snapshot, settings: AgentSettings
 ) -> tuple[Snapshot, frozenset[ServiceName], tuple[Rejection, ...]]:
     """The snapshot as the controller would leave it: every Service of ours has the addresses that it is given."""
-    allocation = allocate(snapshot.services.values(), settings)
+    allocation = allocate(snapshot.services.values(), settings, snapshot.namespaces)
     services: dict[ServiceName, ServiceObject] = {}
     allocated = set()
     for name, service in snapshot.services.items():
@@ -191,6 +179,23 @@ def _with_addresses(
                 allocated.add(name)
             services[name] = replace(service, addresses=addresses)
     return replace(snapshot, services=services), frozenset(allocated), allocation.rejections
+
+
+def _vip(name: ServiceName, facts: VipFacts, settings: AgentSettings) -> VipReport:
+    pool = pool_of(facts.address, settings.pools)
+    report = VipReport(
+        address=facts.address,
+        pool=pool.name if pool is not None else "",
+        shared_with=tuple(sorted(s.service for s in facts.all_services if s.service != name)),
+        attributes=replace(
+            facts.attributes, communities=in_order((*settings.bgp.communities, *facts.attributes.communities))
+        ),
+    )
+    if pool is None:
+        return report
+    return replace(
+        report, aggregate=pool.aggregate_of(facts.address), host_route=pool.announces_host_route(facts.address)
+    )
 
 
 def _verdicts(edge: EdgePlan, settings: AgentSettings) -> dict[IPAddress, Verdict]:
@@ -210,6 +215,8 @@ def _verdicts(edge: EdgePlan, settings: AgentSettings) -> dict[IPAddress, Verdic
 def _why_ignored(service: ServiceObject, settings: AgentSettings) -> str:
     if service.type != "LoadBalancer":
         return f"type is {service.type}"
+    if EXCLUDE_SERVICE_LABEL in service.labels:
+        return f"it has the label {EXCLUDE_SERVICE_LABEL}"
     if service.load_balancer_class is None:
         return "it has no loadBalancerClass, and serveWithoutClass is off"
     return f"loadBalancerClass is {service.load_balancer_class}, ours is {settings.service_class}"
@@ -281,96 +288,5 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-# Output
-
-
 def _kind(item: object) -> str:
     return str(item.get("kind")) if isinstance(item, Mapping) else ""
-
-
-def _service_lines(service: ServiceReport, report: Report) -> list[str]:
-    if service.ignored:
-        return [f"{service.name}: left alone: {service.ignored}", ""]
-    shown = ", ".join(map(str, service.addresses)) or "no address"
-    lines = [f"{service.name}: {shown}{' (allocated)' if service.allocated else ''}"]
-    if service.active_probe:
-        lines.append(f"  workers probe its pods: {service.active_probe}")
-    for virtual in service.programmed:
-        flags = [] if virtual.hash_source_port else ["by client address"]
-        flags += ["one packet"] if virtual.one_packet else []
-        lines.append(f"  {virtual.key}{f' ({chr(44).join(flags)})' if flags else ''}")
-        lines += [f"    -> {line}" for line in _destination_lines(virtual, report)] or ["    -> nobody"]
-    for edge, address, verdict in service.verdicts:
-        does = "announces" if verdict.announce else "does not announce"
-        lines.append(f"  {edge} {does} {address}: {verdict.reason}, {verdict.detail}")
-    return [*lines, ""]
-
-
-def _destination_lines(virtual: VirtualService, report: Report) -> list[str]:
-    names = report.node_names or {}
-    lines = []
-    for destination, share in zip(virtual.destinations, _shares(virtual), strict=True):
-        what = "drained" if destination.drained else f"weight {destination.weight}"
-        lines.append(f"{names.get(destination.address, '?')} {destination.address}, {what}, {share:.1%} of the table")
-    return lines
-
-
-def _shares(virtual: VirtualService) -> list[float]:
-    slots = table(virtual.destinations, virtual.key.port)
-    return [slots.count(i) / len(slots) if slots else 0.0 for i in range(len(virtual.destinations))]
-
-
-def _findings(report: Report) -> list[str]:
-    return [
-        *(f"refused: {_about(r)}: {r.reason}: {r.message}" for r in report.rejections),
-        *(f"warning: {w}" for w in report.warnings),
-        *(f"note: {n}" for n in report.notes),
-    ]
-
-
-def _about(rejection: Rejection) -> str:
-    return str(rejection.service) if rejection.service.namespace else f"Node {rejection.service.name}"
-
-
-def _json(report: Report) -> str:
-    names = report.node_names or {}
-    services = [
-        {
-            "service": str(s.name),
-            "ignored": s.ignored or None,
-            "addresses": [str(a) for a in s.addresses],
-            "allocated": s.allocated,
-            "activeProbe": s.active_probe or None,
-            "programmed": [
-                {
-                    "vip": str(v.key.address),
-                    "protocol": v.key.protocol.value,
-                    "port": v.key.port,
-                    "hashSourcePort": v.hash_source_port,
-                    "onePacket": v.one_packet,
-                    "destinations": [
-                        {
-                            "node": names.get(d.address),
-                            "address": str(d.address),
-                            "weight": d.weight,
-                            "drained": d.drained,
-                            "share": round(share, 4),
-                        }
-                        for d, share in zip(v.destinations, _shares(v), strict=True)
-                    ],
-                }
-                for v in s.programmed
-            ],
-            "verdicts": [
-                {"edge": e, "vip": str(a), "announce": v.announce, "reason": v.reason, "detail": v.detail}
-                for e, a, v in s.verdicts
-            ],
-        }
-        for s in report.services
-    ]
-    findings: dict[str, Sequence[object]] = {
-        "rejections": [{"object": _about(r), "reason": r.reason, "message": r.message} for r in report.rejections],
-        "warnings": report.warnings,
-        "notes": report.notes,
-    }
-    return json.dumps({"services": services, **findings}, indent=2)

@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from lbnode.communities import canonical
 from lbnode.errors import ConfigError
 from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
+from lbnode.pools import Pool
+from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
 
 #: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
-#: A pool is announced as host routes and imported by routers with a maximum; wider ones are mistakes (a /8, the default route).
-WIDEST_POOL = {4: 16, 6: 64}
-#: No router forwards these to a host (IANA special-purpose address registries).
-NO_HOSTS = {
-    ip_network("0.0.0.0/8"): '"this network" (RFC 1122)',
-    ip_network("127.0.0.0/8"): "loopback (RFC 1122)",
-    ip_network("169.254.0.0/16"): "link-local (RFC 3927)",
-    ip_network("224.0.0.0/4"): "multicast (RFC 5771)",
-    ip_network("::/127"): "unspecified and loopback (RFC 4291)",
-    ip_network("fe80::/10"): "link-local (RFC 4291)",
-    ip_network("ff00::/8"): "multicast (RFC 4291)",
-}
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 def _asn(value: int) -> int:
@@ -46,8 +31,6 @@ def _asn(value: int) -> int:
     return value
 
 
-# Strict, because a lenient reader takes `true` for 1 and "9" for 9.
-Whole = Annotated[int, Field(strict=True)]
 Asn = Annotated[Whole, Field(ge=0, le=4294967295)]
 #: An hour: longer is a mistake, and RFC 5880 counts BFD's microseconds in 32 bits (71 minutes).
 Milliseconds = Annotated[Whole, Field(gt=0, le=3_600_000)]
@@ -57,60 +40,20 @@ IdleSeconds = Annotated[Whole, Field(ge=1, le=2_147_483)]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 
 
-def _text(value: object) -> object:
-    # The ipaddress module takes 5 for 0.0.0.5.
-    if isinstance(value, int | bytes):
-        raise ValueError(f"{value!r} is no text. Write addresses and networks as text, like 198.18.0.2")
-    return value
-
-
-Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(_text)]
-Cidr = Annotated[IPv4Network | IPv6Network, BeforeValidator(_text)]
-
-
-class Pool(_Settings):
-    """A named set of networks that VIPs are taken from. At most ``2**(32-16)`` IPv4 addresses a network."""
-
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
-    cidrs: tuple[Cidr, ...] = Field(min_length=1)
-
-    @field_validator("cidrs")
-    @classmethod
-    def _not_too_wide(cls, cidrs: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
-        for network in cidrs:
-            widest = WIDEST_POOL[network.version]
-            if network.prefixlen < widest:
-                raise ValueError(
-                    f"{network} is wider than a pool may be (/{widest}). Name a longer prefix; several are allowed"
-                )
-        return cidrs
-
-    @field_validator("cidrs")
-    @classmethod
-    def _for_hosts(cls, cidrs: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
-        for network in cidrs:
-            for special, what in NO_HOSTS.items():
-                if overlap(network, special):
-                    raise ValueError(
-                        f"{network} overlaps {special}, which is {what}: no router forwards it to a VIP. Choose a network of your own"
-                    )
-        return cidrs
-
-
-class Bfd(_Settings):
+class Bfd(Strict):
     """Bidirectional forwarding detection (RFC 5880): a neighbour is down after ``interval_ms * multiplier`` without a packet."""
 
     interval_ms: Milliseconds = 300
     multiplier: Whole = Field(default=3, ge=2, le=255)
 
 
-class GracefulRestart(_Settings):
+class GracefulRestart(Strict):
     """Routes outlive their speaker for ``restart_seconds`` (RFC 4724), also when its node is dead: so never together with BFD."""
 
     restart_seconds: Whole = Field(default=20, ge=1, le=4095)
 
 
-class Peer(_Settings):
+class Peer(Strict):
     """A router that edge nodes announce to.
 
     ``nodes`` limits the peer to the named edge nodes; empty means all. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
@@ -131,6 +74,17 @@ class Peer(_Settings):
     keepalive_seconds: Whole | None = Field(default=None, ge=1)
 
     _check_asn = field_validator("asn")(_asn)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tcp_ao(cls, raw: Any) -> Any:
+        for key in raw if isinstance(raw, dict) else ():
+            if str(key).lower().replace("_", "").startswith("tcpao"):
+                raise ValueError(
+                    f"{key}: TCP-AO (RFC 5925) is not there: BIRD 2.0.12, which the image has from Debian 12, knows TCP MD5 only. "
+                    "Use passwordKey, and ttlSecurity where the peer is one hop away"
+                )
+        return raw
 
     @field_validator("address")
     @classmethod
@@ -178,7 +132,7 @@ class Peer(_Settings):
         return self.keepalive_seconds or max(1, self.hold_time_seconds // 3)
 
 
-class Bgp(_Settings):
+class Bgp(Strict):
     """BGP on the edge nodes. ``communities`` are ``"65010:100"`` or large ``"65010:1:2"`` and go with every announcement."""
 
     local_asn: Asn
@@ -191,24 +145,41 @@ class Bgp(_Settings):
     @field_validator("communities")
     @classmethod
     def _communities(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        for value in values:
-            parts = value.split(":")
-            limit = {2: 65535, 3: 4294967295}.get(len(parts))
-            if limit is None or not all(re.fullmatch("[0-9]{1,10}", p) and int(p) <= limit for p in parts):
-                raise ValueError(
-                    f"community {value!r} is neither 16:16 bits (RFC 1997) nor 32:32:32 bits (RFC 8092). Write it like 65010:100 or 65010:1:2"
-                )
-        return values
+        return tuple(map(canonical, values))
 
     @model_validator(mode="after")
     def _distinct(self) -> Bgp:
         for what, values in (("name", [p.name for p in self.peers]), ("address", [str(p.address) for p in self.peers])):
-            if (twice := _first_duplicate(values)) is not None:
+            if (twice := first_duplicate(values)) is not None:
                 raise ValueError(f"two peers have the {what} {twice}: it must be unique. Remove or rename one")
         return self
 
+    @property
+    def has_internal(self) -> bool:
+        """Whether a peer is of our own AS."""
+        return any(p.asn == self.local_asn for p in self.peers)
 
-class Network(_Settings):
+    @property
+    def has_external(self) -> bool:
+        """Whether a peer is of another AS."""
+        return any(p.asn != self.local_asn for p in self.peers)
+
+    def unheard(self, local_preference: int | None, prepend: int) -> str | None:
+        """Why no peer of ours would hear of a local preference or of prepending, with the way out; ``None`` when all asked for is heard."""
+        if local_preference is not None and not self.has_internal:
+            return (
+                f"local preference {local_preference} would reach no router: it is sent to peers of our own AS only (RFC 4271 section 5.1.5), "
+                f"and none has {self.local_asn}. Use med, prepend or a community"
+            )
+        if prepend and not self.has_external:
+            return (
+                f"prepend {prepend} would reach no router: it is for peers of other ASes, and all of ours have {self.local_asn}. "
+                "Use localPreference, med or a community"
+            )
+        return None
+
+
+class Network(Strict):
     """What the fabric and the cluster already use; pools and the probe network must stay clear of all of it.
 
     ``fabric_mtu_bytes`` is the MTU between edge nodes and workers. The probe network gives each worker one address: the low bits
@@ -222,7 +193,7 @@ class Network(_Settings):
     fabric_mtu_bytes: Whole = Field(default=1500, ge=576, le=65535)
 
 
-class Health(_Settings):
+class Health(Strict):
     """Probing of workers by edge nodes. A worker is healthy after ``rise`` successes and unhealthy after ``fall`` failures in a row.
 
     A VIP goes when fewer than ``low_watermark`` of its workers are healthy and returns at ``high_watermark`` (fractions; 0 means at least one).
@@ -261,7 +232,7 @@ class ActiveProbes(Health):
     at_once: Annotated[Whole, Field(ge=1, le=1024)] = 64
 
 
-class Ipvs(_Settings):
+class Ipvs(Strict):
     """Idle times of IPVS connections in seconds."""
 
     tcp_seconds: IdleSeconds = 900
@@ -269,13 +240,13 @@ class Ipvs(_Settings):
     udp_seconds: IdleSeconds = 30
 
 
-class Drain(_Settings):
+class Drain(Strict):
     """On drain and SIGTERM: withdraw, keep forwarding for ``withdraw_seconds``, then stop."""
 
     withdraw_seconds: Seconds = 5.0
 
 
-class Ports(_Settings):
+class Ports(Strict):
     """TCP ports of the agents' own HTTP pages (metrics, readiness, status) on the node address."""
 
     edge: Port = 9474
@@ -283,10 +254,11 @@ class Ports(_Settings):
     controller: Port = 9476
 
 
-class AgentSettings(_Settings):
+class AgentSettings(Strict):
     """Everything the agent's three roles need to know; the same text for all nodes.
 
-    ``packet_filter`` is ``nftables`` unless a kernel has no nftables tables for IP; ``iptables-legacy`` costs the pods ``NET_RAW``.
+    ``share_across_namespaces`` lets Services of different namespaces share an address by an equal sharing key; off, a key counts within its
+    namespace. ``packet_filter`` is ``nftables`` unless a kernel has no nftables tables for IP; ``iptables-legacy`` costs the pods ``NET_RAW``.
     """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
@@ -296,6 +268,7 @@ class AgentSettings(_Settings):
     serve_without_class: bool = False
     edge_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "edge"}, min_length=1)
     worker_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "worker"}, min_length=1)
+    share_across_namespaces: bool = False
     forwarding: Literal["tunnel"] = "tunnel"
     return_path: Literal["direct"] = Field(default="direct", alias="return")
     weights: Literal["equal", "endpoints"] = "equal"
@@ -318,7 +291,7 @@ class AgentSettings(_Settings):
 
     @model_validator(mode="after")
     def _disjoint(self) -> AgentSettings:
-        if (twice := _first_duplicate(p.name for p in self.pools)) is not None:
+        if (twice := first_duplicate(p.name for p in self.pools)) is not None:
             raise ValueError(f"two pools are named {twice}: names must be unique. Rename one")
         taken: list[tuple[str, IPNetwork]] = []
         for what, networks in (
@@ -344,10 +317,22 @@ class AgentSettings(_Settings):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _heard_by_somebody(self) -> AgentSettings:
+        for pool in self.pools:
+            if (unheard := self.bgp.unheard(pool.local_preference, pool.prepend)) is not None:
+                raise ValueError(f"pool {pool.name}: {unheard}")
+        return self
+
     @property
     def pool_networks(self) -> tuple[IPNetwork, ...]:
         """All networks of all pools, in the order of the settings."""
         return tuple(n for p in self.pools for n in p.cidrs)
+
+    @property
+    def needs_namespaces(self) -> bool:
+        """Whether a pool selects namespaces by their labels, which the controller then has to read."""
+        return any(p.namespace_selector is not None for p in self.pools)
 
     def max_segment_bytes(self, version: int) -> int:
         """Largest TCP segment whose packet still fits the tunnel: fabric MTU less tunnel, IP and TCP headers (40 or 60 bytes)."""
@@ -366,20 +351,6 @@ class AgentSettings(_Settings):
     def to_json(self) -> str:
         """The text of the ConfigMap; :func:`parse` reads it back to an equal value."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True) + "\n"
-
-
-def overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    """Whether two networks of any family share an address."""
-    return one.version == other.version and one.overlaps(ip_network(other))
-
-
-def _first_duplicate(values: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
 
 
 #: Rule and way out for findings of pydantic whose own words are about Python.

@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lbnode import sharing
 from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
+from lbnode.attributes import asks_for_attributes, attributes_of
 from lbnode.delivery import delivery_table
 from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
@@ -23,6 +25,7 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     Rejection,
+    RouteAttributes,
     ServiceName,
     Tunnel,
     VipFacts,
@@ -35,9 +38,9 @@ from lbnode.model import (
     address_order,
 )
 from lbnode.objects import (
-    ADDRESS_ANNOTATION,
     ONE_PACKET_ANNOTATION,
     SERVICE_PROXY_LABEL,
+    SHARING_ANNOTATION,
     EndpointSliceObject,
     NodeObject,
     ServiceObject,
@@ -46,6 +49,7 @@ from lbnode.objects import (
     is_on,
     is_ours,
 )
+from lbnode.pools import Pool, pool_of
 from lbnode.settings import AgentSettings
 
 #: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
@@ -124,7 +128,9 @@ def translate_edge(
     slices = _by_service(snapshot)
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
+    holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
     services: list[VirtualService] = []
+    node = snapshot.nodes.get(node_name)
     for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
         if not is_ours(service, settings):
             continue
@@ -133,9 +139,14 @@ def translate_edge(
         if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
             rejections.append(mistake)
         for address in service.addresses:
-            if (problem := _address_problem(service, address, vips, settings)) is not None:
-                rejections.append(problem)
+            if any(holder.name == service.name for holder in holders[address]):
                 continue
+            pool = pool_of(address, settings.pools)
+            problem = _address_problem(service, address, holders[address], settings)
+            if pool is None or problem is not None:
+                rejections += [problem] if problem is not None else []
+                continue
+            holders[address].append(service)
             targets: list[Target] = []
             for port, protocol in ports:
                 target, refused = destinations_of(
@@ -151,9 +162,15 @@ def translate_edge(
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
                 )
-            vips[address] = _facts(service, address, targets)
+            attributes, refused = attributes_of(service, address, pool, settings.bgp)
+            rejections += [r for r in refused if r not in rejections]
+            facts = _facts(service, address, targets, attributes, _elsewhere(node, pool))
+            if address in vips:
+                vips[address] = replace(vips[address], sharing=(*vips[address].sharing, facts))
+                rejections += _attributes_that_differ(service, facts, vips[address])
+            else:
+                vips[address] = facts
 
-    node = snapshot.nodes.get(node_name)
     services.sort(key=lambda s: s.key.order)
     table = EdgeFilter(pools, frozenset(s.key for s in services))
     state = EdgeState(
@@ -173,7 +190,7 @@ def translate_edge(
         draining=node is not None and node.draining,
         blocked=_edge_blocked(node, node_name, settings),
         rejections=tuple(rejections),
-        warnings=tuple(warnings + _stray_endpoints(snapshot, slices, settings)),
+        warnings=tuple(warnings + _silent_pools(edges, settings) + _stray_endpoints(snapshot, slices, settings)),
     )
 
 
@@ -301,22 +318,52 @@ def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], 
 
 
 def _address_problem(
-    service: ServiceObject, address: IPAddress, taken: Mapping[IPAddress, VipFacts], settings: AgentSettings
+    service: ServiceObject, address: IPAddress, holders: Sequence[ServiceObject], settings: AgentSettings
 ) -> Rejection | None:
+    """Why ``service`` is not served at ``address``, which older Services may hold."""
     if not any(address in network for network in settings.pool_networks):
         pools = ", ".join(map(str, settings.pool_networks))
         message = f"address {address} is in no pool ({pools}). Clear the Service's status or add a pool that holds it"
         return Rejection(service.name, "AddressOutsidePool", message)
-    if address in taken:
-        owner = taken[address].service
-        if owner == service.name:
-            return None
-        message = f"address {address} already belongs to {owner}, which is older. Ask for another one with {ADDRESS_ANNOTATION}"
-        return Rejection(service.name, "AddressTaken", message)
+    for holder in holders:
+        problem = sharing.obstacle(service, holder, address, settings.share_across_namespaces)
+        if problem is not None:
+            return Rejection(service.name, *problem)
     if (proxy := service.labels.get(SERVICE_PROXY_LABEL)) is not None:
         message = f"label {SERVICE_PROXY_LABEL}={proxy}: kube-proxy leaves this Service to another proxy and would not deliver. Remove the label"
         return Rejection(service.name, "ForeignServiceProxy", message)
     return None
+
+
+def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts) -> list[Rejection]:
+    """A shared address has one route, and the oldest Service speaks for it."""
+    if own.attributes == vip.attributes or not asks_for_attributes(service):
+        return []
+    message = (
+        f"address {vip.address} is shared and has one route, which goes as {vip.service} asks ({str(vip.attributes) or 'nothing'}), "
+        f"not as this Service does ({str(own.attributes) or 'nothing'}). Ask for the same there, or use another {SHARING_ANNOTATION}"
+    )
+    return [Rejection(service.name, "SharingAttributesDiffer", message)]
+
+
+def _elsewhere(node: NodeObject | None, pool: Pool) -> tuple[str, str] | None:
+    """Why an edge node leaves the VIPs of ``pool`` to others, for good. It still programs them, so that a change finds it ready."""
+    if node is None:
+        return None
+    if node.excluded:
+        return ("NodeExcluded", f"Node {node.name} has the label exclude-from-external-load-balancers")
+    if not pool.announced_by(node.name, node.labels):
+        chosen = [*pool.nodes, *([_selector(pool.node_selector)] if pool.node_selector else [])]
+        return ("NodeNotSelected", f"pool {pool.name} is for {', '.join(chosen)}")
+    return None
+
+
+def _silent_pools(edges: Sequence[NodeObject], settings: AgentSettings) -> list[str]:
+    return [
+        f"pool {pool.name} is announced by nobody: no edge node is among its nodes or matches its nodeSelector. Mend them, or label a node"
+        for pool in settings.pools
+        if edges and not any(pool.announced_by(n.name, n.labels) for n in edges)
+    ]
 
 
 def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSliceObject]]:
@@ -327,7 +374,13 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
-def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]) -> VipFacts:
+def _facts(
+    service: ServiceObject,
+    address: IPAddress,
+    targets: Iterable[Target],
+    attributes: RouteAttributes,
+    elsewhere: tuple[str, str] | None,
+) -> VipFacts:
     """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
     listed = list(targets)
     workers = {d.address for t in listed for d in t.destinations if not d.drained}
@@ -339,6 +392,8 @@ def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]
         endpoints=max((t.endpoints for t in listed), default=0),
         terminating_only=any(t.terminating_only for t in listed),
         deleting=service.deleting,
+        attributes=attributes,
+        elsewhere=elsewhere,
     )
 
 

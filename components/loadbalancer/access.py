@@ -44,14 +44,18 @@ def node_agents() -> list[dict[str, Any]]:
     return [cluster_role, role, *_bindings(name, "node", subjects)]
 
 
-def controller() -> list[dict[str, Any]]:
-    """The controller writes Service status, the clean-up finalizer, events and its own Lease."""
+def controller(reads_namespaces: bool = False) -> list[dict[str, Any]]:
+    """The controller writes Service status, the clean-up finalizer, events and its own Lease.
+
+    It reads Namespaces only where a pool selects them by their labels.
+    """
+    world = ["services", "nodes", *(["namespaces"] if reads_namespaces else [])]
     cluster_role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
         "metadata": {"name": CONTROLLER, "labels": labels("controller")},
         "rules": [
-            {"apiGroups": [""], "resources": ["services", "nodes"], "verbs": _READ},
+            {"apiGroups": [""], "resources": world, "verbs": _READ},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
             {"apiGroups": [""], "resources": ["services"], "verbs": ["patch"]},
             {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},

@@ -36,7 +36,7 @@ def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...
             access.service_account(WORKER, "worker"),
             access.service_account(CONTROLLER, "controller"),
             *access.node_agents(),
-            *access.controller(),
+            *access.controller(settings.needs_namespaces),
             settings_map(settings),
         ),
         (controller(settings, image), disruption_budget(), worker(settings, image)),

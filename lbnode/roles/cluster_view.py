@@ -29,7 +29,12 @@ class ClusterView:
         """The objects as values."""
         copy = self._copy()
         if self._parsed is None or self._parsed[0] != copy.version:
-            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
+            raws = (
+                *copy.services.values(),
+                *copy.slices.values(),
+                *copy.nodes.values(),
+                *copy.namespaces.values(),
+            )
             self._parsed = (copy.version, read_snapshot(raws))
         return self._parsed[1]
 

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from lbnode.allocate import Allocation, allocate, usable_addresses
+from lbnode.allocate import Allocation, allocate
+from lbnode.candidates import usable_addresses
 from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
-from lbnode.objects import ServiceObject, Snapshot, is_ours
+from lbnode.objects import ServiceObject, Snapshot, is_of_our_class, is_ours
 from lbnode.observe import ControllerMetrics
 from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows
 from lbnode.roles.cluster_view import ClusterView
@@ -76,6 +77,8 @@ class Controller:
         self.edges: Neighbours | None = None
         self.allocation = Allocation()
         self.events: deque[EventRow] = deque(maxlen=KEPT_EVENTS)
+        self._by_address: Mapping[IPAddress, Sequence[ServiceName]] = {}
+        self._staying: frozenset[ServiceName] = frozenset()
 
     def edge_pages(self) -> dict[str, str]:
         """Status page of each edge node."""
@@ -96,7 +99,9 @@ class Controller:
 
     async def _pass(self) -> None:
         settings, snapshot = self._settings(), self._cluster.snapshot()
-        self.allocation = allocate(snapshot.services.values(), settings)
+        self.allocation = allocate(snapshot.services.values(), settings, snapshot.namespaces)
+        self._by_address = self.allocation.by_address()
+        self._staying = frozenset(n for n in self.allocation.addresses if not snapshot.services[n].deleting)
         rejections = self._rejections(snapshot, settings)
         reports = self._reports()
         self._measure(settings, rejections)
@@ -106,7 +111,7 @@ class Controller:
                 if is_ours(service, settings) and not service.deleting:
                     self._leaving_since.pop(service.name, None)
                     await self._serve(service, rejections, reports)
-                elif _was_ours(service) or (is_ours(service, settings) and FINALIZER in service.finalizers):
+                elif _was_ours(service) or _bears_our_finalizer(service, settings):
                     await self._let_go(service, reports)
             except Retry as error:
                 failed.append(error)
@@ -142,6 +147,8 @@ class Controller:
             self._metrics.wrote("finalizer")
             return
         notes = [] if service.local else [CLUSTER_POLICY_NOTE]
+        if sharers := sorted({n for a in addresses for n in self._by_address.get(a, ()) if n != service.name}):
+            notes.append(f"Shared with {', '.join(map(str, sharers))}.")
         wanted = [accepted(addresses, rejections.get(service.name, ()), notes), announced(addresses, reports)]
         before = (raw.get("status") or {}).get("conditions") or []
         patches, happenings = merge(before, wanted, raw.get("metadata", {}).get("generation", 0), _now())
@@ -163,22 +170,28 @@ class Controller:
         """A Service that is deleted, or no longer ours: its traces go when no edge node announces it any more."""
         since = self._leaving_since.setdefault(service.name, self._clock())
         mine = [a for a in service.addresses if any(a in n for n in self._settings().pool_networks)]
-        on_air = [n for n, r in reports.items() if r is not None and any(r[a].announce for a in mine if a in r)]
+        # A shared address stays on the air for the Services that stay.
+        alone = [a for a in mine if not self._staying.intersection(self._by_address.get(a, ()))]
+        on_air = [n for n, r in reports.items() if r is not None and any(r[a].announce for a in alone if a in r)]
         silent = [n for n, r in reports.items() if r is None]
         if on_air or (silent and self._clock() - since < SILENT_EDGE_SECONDS):
             raise Retry(f"{service.name} is leaving, and is still announced by {', '.join(on_air or silent)}", 0.5)
+        # The finalizer first: writing the status would outdate the version that its removal is tied to. A Service of type LoadBalancer
+        # and of another class that is not being deleted belongs to another controller now, and so does the finalizer.
+        is_our_finalizer = (
+            service.deleting or service.type != "LoadBalancer" or is_of_our_class(service, self._settings())
+        )
+        if FINALIZER in service.finalizers and is_our_finalizer:
+            raw = self._cluster.raw.services.get(service.name, {})
+            left = [f for f in service.finalizers if f != FINALIZER]
+            await self._writer.set_finalizers(service.name, left, _version(raw))
+            self._metrics.wrote("finalizer")
         if not service.deleting:
             status: dict[str, Any] = {"conditions": [{"$patch": "delete", "type": t} for t in (ACCEPTED, ANNOUNCED)]}
             if mine:
                 status["loadBalancer"] = {"ingress": None}
             await self._writer.patch_status(service.name, status)
             self._metrics.wrote("status")
-        # A Service of type LoadBalancer that is not being deleted belongs to another controller now, and so does the finalizer.
-        if FINALIZER in service.finalizers and (service.deleting or service.type != "LoadBalancer"):
-            raw = self._cluster.raw.services.get(service.name, {})
-            left = [f for f in service.finalizers if f != FINALIZER]
-            await self._writer.set_finalizers(service.name, left, _version(raw))
-            self._metrics.wrote("finalizer")
         self._leaving_since.pop(service.name, None)
         log.info("service.released", service=str(service.name), deleted=service.deleting)
 
@@ -189,7 +202,7 @@ class Controller:
         sizes = {
             pool.name: (
                 sum(usable_addresses(n) for n in pool.cidrs),
-                sum(any(a in n for n in pool.cidrs) for _, a in pairs),
+                sum(a in pool for a in {a for _, a in pairs}),
             )
             for pool in settings.pools
         }
@@ -231,6 +244,12 @@ class Controller:
 
 def _was_ours(service: ServiceObject) -> bool:
     return any(c.type == ACCEPTED for c in service.conditions)
+
+
+def _bears_our_finalizer(service: ServiceObject, settings: AgentSettings) -> bool:
+    # One without a class that a label keeps from us may have it from another controller.
+    is_surely_ours = is_of_our_class(service, settings) and service.load_balancer_class is not None
+    return FINALIZER in service.finalizers and (is_ours(service, settings) or is_surely_ours)
 
 
 def _version(raw: Mapping[str, Any]) -> str:

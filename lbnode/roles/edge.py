@@ -29,6 +29,7 @@ from lbnode.probe import ProbeResult
 from lbnode.roles import worker_page
 from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.neighbours import Neighbours
+from lbnode.routes import routes_of
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
 from lbnode.translate import EdgePlan, retain_announced, translate_edge
@@ -204,8 +205,9 @@ class Edge:
         self._tell(plan, verdicts)
         self.view = EdgeView(plan, observed, verdicts, speaks.announced, speaks.sessions, self.view.kernel_writes)
         self._measure(plan, health, verdicts, speaks)
-        await speaker.set(wanted)
-        if wanted != speaks.announced:
+        routes = routes_of({a: plan.vips[a].attributes for a in wanted}, settings.pools)
+        await speaker.set(routes)
+        if routes != speaks.routes:
             self.view.announced = (await self._read_speaker(speaker)).announced
         await self._measure_traffic(now)
         if trouble is not None:
@@ -221,7 +223,7 @@ class Edge:
     def _current_speaker(self, settings: AgentSettings, snapshot: Snapshot) -> Speaker:
         node = snapshot.nodes.get(self._node_name)
         addresses = node.addresses if node is not None else ()
-        key = (settings.bgp, settings.pool_networks, addresses)
+        key = (settings.bgp, settings.pools, addresses)
         if self._speaker is None or (key != self._speaker_key and addresses):
             if not addresses:
                 raise Retry(f"Node {self._node_name} is not there or has no internal address yet", 1.0)
@@ -311,7 +313,7 @@ class Edge:
         """SIGTERM: withdraw everything, then keep forwarding until the routers have moved on."""
         self.terminating = True
         if self._speaker is not None:
-            await self._speaker.set(frozenset())
+            await self._speaker.set({})
             self.view.announced = frozenset()
             log.info("edge.withdrawn", forwarding_seconds=self._settings().drain.withdraw_seconds)
         await sleep(self._settings().drain.withdraw_seconds)
@@ -350,6 +352,7 @@ class Edge:
     def status(self) -> dict[str, Any]:
         """The status page: plain JSON values."""
         plan = self.view.plan
+        vips = plan.vips if plan is not None else {}
         healthy = rise_and_fall.summary(self._workers).healthy
         return {
             "node": self._node_name,
@@ -362,7 +365,9 @@ class Edge:
                     "announced": a in self.view.announced,
                     "reason": v.reason,
                     "detail": v.detail,
-                    "service": str(plan.vips[a].service) if plan is not None and a in plan.vips else None,
+                    "service": str(vips[a].service) if a in vips else None,
+                    "sharing": [str(s.service) for s in vips[a].sharing] if a in vips else [],
+                    "attributes": str(vips[a].attributes) if a in vips else "",
                 }
                 for a, v in self.view.verdicts.items()
             },

@@ -102,7 +102,7 @@ async def _edge(settings: SettingsFile) -> None:
         kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
 
     def make_speaker(now: AgentSettings, addresses: tuple[IPAddress, ...]) -> Bird:
-        return Bird(now.bgp, now.pool_networks, node_name, addresses)
+        return Bird(now.bgp, now.pools, node_name, addresses)
 
     edge = Edge(
         node_name,
@@ -133,7 +133,7 @@ async def _edge(settings: SettingsFile) -> None:
         edge.workers.run(),
         edge.peers.run(),
         probe(),
-        settings.follow(lambda: _changed(settings, shaping, metrics, loop)),
+        settings.follow(lambda: _changed(settings, _shape, shaping, metrics, loop)),
     ]
     await _until_terminated(loop, edge.pass_once, tasks, pages, settings.current.ports.edge)
     await edge.withdraw_and_wait()
@@ -168,7 +168,7 @@ async def _worker(settings: SettingsFile) -> None:
         surroundings.run(),
         worker.ask_kube_proxy(),
         active.run(),
-        settings.follow(lambda: _changed(settings, shaping, metrics, loop)),
+        settings.follow(lambda: _changed(settings, _shape, shaping, metrics, loop)),
     ]
     await _until_terminated(loop, worker.pass_once, tasks, pages, settings.current.ports.worker)
 
@@ -186,7 +186,7 @@ async def _controller(settings: SettingsFile) -> None:
     loop = Loop(CONTROLLER_RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
     writer = kube.Writer(api, namespace, identity)
-    watcher = kube.Watcher(api, loop.wake)
+    watcher = kube.Watcher(api, loop.wake, with_namespaces=settings.current.needs_namespaces)
     leadership = Leadership(writer, LEASE_NAME, identity, time.monotonic, loop.wake)
     controller = Controller(
         lambda: settings.current,
@@ -205,11 +205,12 @@ async def _controller(settings: SettingsFile) -> None:
         return status_page.render(controller.overview(identity, loop.last_error), reloads)
 
     pages = replace(_pages(metrics, not_ready, loop, controller.status), html=html)
+    reading = _reading(settings.current)
     tasks = [
         watcher.run(),
         leadership.run(),
         controller.edges.run(),
-        settings.follow(lambda: _changed(settings, None, metrics, loop)),
+        settings.follow(lambda: _changed(settings, _reading, reading, metrics, loop)),
     ]
     # On the pod's own loopback address too: `kubectl port-forward` connects there. The pod has a network of its own.
     addresses = [ip_address(os.environ.get("POD_IP") or _required("NODE_ADDRESS")), LOOPBACK]
@@ -257,12 +258,22 @@ def _shape(settings: AgentSettings) -> tuple[object, ...]:
     return (settings.pool_networks, settings.network, settings.health, settings.ports)
 
 
-def _changed(settings: SettingsFile, shaping: tuple[object, ...] | None, metrics: Metrics, loop: Loop) -> None:
+def _reading(settings: AgentSettings) -> tuple[object, ...]:
+    return (settings.needs_namespaces,)
+
+
+def _changed(
+    settings: SettingsFile,
+    shape: Callable[[AgentSettings], tuple[object, ...]],
+    shaping: tuple[object, ...],
+    metrics: Metrics,
+    loop: Loop,
+) -> None:
     metrics.settings_refused(bool(settings.error))
-    if shaping is not None and _shape(settings.current) != shaping:
+    if shape(settings.current) != shaping:
         log.info(
             "settings.restart",
-            text="pools, networks, probing or ports changed: the agent starts anew; kernel and BIRD go on meanwhile",
+            text="pools, networks, probing, ports or what is watched changed: the agent starts anew; kernel and BIRD go on meanwhile",
         )
         loop.restart()
     loop.wake()

@@ -1,4 +1,4 @@
-"""What a BGP speaker is: it is told the full set of addresses to announce, and it is asked what it announces."""
+"""What a BGP speaker is: it is told the full set of routes with their attributes, and it is asked what it announces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lbnode.model import IPAddress
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,22 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SpeakerState:
-    """What the daemon does now: the host routes that it announces and its sessions by peer name."""
+    """What the daemon does now: its routes with their attributes, covered ones included, and its sessions by peer name."""
 
-    announced: frozenset[IPAddress] = frozenset()
+    routes: Mapping[IPNetwork, RouteAttributes] = field(default_factory=dict)
     sessions: Mapping[str, Session] = field(default_factory=dict)
+
+    @property
+    def announced(self) -> frozenset[IPAddress]:
+        """The VIPs that routers reach by these routes: each has its host route, if only a covered one."""
+        return frozenset(n.network_address for n in self.routes if n.prefixlen == n.max_prefixlen)
 
 
 class Speaker(Protocol):
     """A BGP daemon on this node."""
 
-    async def set(self, announced: frozenset[IPAddress]) -> None:
-        """Announce exactly these host routes.
+    async def set(self, routes: Mapping[IPNetwork, RouteAttributes]) -> None:
+        """Hold exactly these routes, and announce those that are not covered.
 
         Raises:
             ConfigError: the daemon refused the configuration; the former one stays in force.

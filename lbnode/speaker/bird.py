@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import IPAddress, IPNetwork
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.pools import Pool
 from lbnode.settings import Bgp, Peer
 from lbnode.speaker.base import Session, SpeakerState
-from lbnode.speaker.bird_config import KEY_DIRECTORY, STATIC_PROTOCOLS, peers_of_node, protocol_name, render, render_key
-from lbnode.speaker.bird_control import ProtocolStatus, ask, parse_bfd, parse_host_routes, parse_protocols
+from lbnode.speaker.bird_config import (
+    COVERED_PROTOCOLS,
+    KEY_DIRECTORY,
+    STATIC_PROTOCOLS,
+    peers_of_node,
+    protocol_name,
+    render,
+    render_key,
+)
+from lbnode.speaker.bird_control import ProtocolStatus, ask, parse_bfd, parse_protocols, parse_routes
 
 CONFIG_NAME = "bird.conf"
 SOCKET_NAME = "bird.ctl"
@@ -43,7 +52,7 @@ class Bird:
     def __init__(
         self,
         bgp: Bgp,
-        pools: Sequence[IPNetwork],
+        pools: Sequence[Pool],
         node_name: str,
         node_addresses: Sequence[IPAddress],
         directory: Path = Path("/run/samegate"),
@@ -65,8 +74,8 @@ class Bird:
         self._configured_at = 0.0
         self._lock = asyncio.Lock()
 
-    async def set(self, announced: frozenset[IPAddress]) -> None:
-        """Announce exactly these host routes; nothing is written and BIRD is not asked when that is so already.
+    async def set(self, routes: Mapping[IPNetwork, RouteAttributes]) -> None:
+        """Hold exactly these routes; nothing is written and BIRD is not asked when that is so already.
 
         The exception is a session that :meth:`read` found given up: BIRD is told the same again, every 5 s at most.
         A BGP key that cannot be read does not hold up the routes: the session keeps the key it had, the set goes into force, and
@@ -77,7 +86,7 @@ class Bird:
             Retry: BIRD does not answer yet; the file is written, and BIRD will start with it.
         """
         async with self._lock:
-            text = render(self._bgp, self._pools, self._node_name, self._node_addresses, announced)
+            text = render(self._bgp, self._pools, self._node_name, self._node_addresses, routes)
             keys, findings = self._keys()
             wanted = (text, keys)
             path = self._directory / CONFIG_NAME
@@ -105,24 +114,24 @@ class Bird:
         Raises:
             Retry: BIRD does not answer.
         """
-        sessions, bfd, *routes = await ask(
+        protocols = [*STATIC_PROTOCOLS.values(), *COVERED_PROTOCOLS.values()]
+        sessions, bfd, *replies = await ask(
             self._directory / SOCKET_NAME,
-            [
-                "show protocols all",
-                "show bfd sessions",
-                *(f"show route protocol {p}" for p in STATIC_PROTOCOLS.values()),
-            ],
+            ["show protocols all", "show bfd sessions", *(f"show route protocol {p} all" for p in protocols)],
             self._timeout_seconds,
         )
-        # A family without pools has no protocol, and asking for it is an error that means "none".
-        announced = frozenset[IPAddress]().union(*(parse_host_routes(r) for r in routes if not r.failed))
+        routes: dict[IPNetwork, RouteAttributes] = {}
+        for protocol, reply in zip(protocols, replies, strict=True):
+            # A family without pools, or without aggregates, has no such protocol, and asking for it is an error that means "none".
+            if not reply.failed:
+                routes |= parse_routes(reply, covered=protocol in COVERED_PROTOCOLS.values())
         statuses, bfd_states = parse_protocols(sessions), parse_bfd(bfd)
         self._stuck = any(STUCK in status.last_error for status in statuses.values())
         found = {
             p.name: self._session(p, statuses.get(protocol_name(p.name)), bfd_states.get(p.address))
             for p in self._peers
         }
-        return SpeakerState(announced, found)
+        return SpeakerState(routes, found)
 
     def _keys(self) -> tuple[dict[str, str], list[ConfigError]]:
         keys: dict[str, str] = {}

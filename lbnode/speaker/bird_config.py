@@ -1,23 +1,30 @@
-"""The whole configuration of BIRD 2 as a pure function of settings and of the addresses to announce.
+"""The whole configuration of BIRD 2 as a pure function of settings and of the routes to announce.
 
 What it grants the routers is as little as BGP allows: nothing is learnt (``import none``), nothing is installed (there is no kernel
-protocol), and nothing leaves but the host routes of the pools that are announced now. Two fences stand for that: the static routes,
-and an export filter that knows the pools by itself.
+protocol), and nothing leaves but the host routes and aggregates of the pools that are announced now. Two fences stand for that: the
+static routes, and an export filter that knows the pools and their aggregates by itself.
+
+Attributes of a route stand with the static route, so that they are read back from BIRD's table. What is the same for all routes
+stands in the export filter.
 
 The text holds no secret, so it may be logged: a peer's key stands in a file of its own that is included from beside the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from lbnode.errors import Bug, ConfigError
-from lbnode.model import IPAddress, IPNetwork, address_order
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes, address_order
+from lbnode.pools import Pool
+from lbnode.routes import is_route_of
 from lbnode.settings import Bgp, Peer
 
 #: Static protocols of ours by IP version; what they hold is what this node announces.
 STATIC_PROTOCOLS = {4: "samegate4", 6: "samegate6"}
+#: Host routes that an aggregate stands for: in BIRD's table to be read back, and refused by the export filter for their protocol.
+COVERED_PROTOCOLS = {4: "samegate_covered4", 6: "samegate_covered6"}
 PEER_PREFIX = "peer_"
 KEY_DIRECTORY = "keys"
 #: BIRD's defaults are 120 s between connects, 60-300 s after an error, 5 s before the first connect and 240 s until the router's
@@ -42,20 +49,20 @@ def peers_of_node(bgp: Bgp, node_name: str) -> tuple[Peer, ...]:
 
 def render(
     bgp: Bgp,
-    pools: Sequence[IPNetwork],
+    pools: Sequence[Pool],
     node_name: str,
     node_addresses: Sequence[IPAddress],
-    announced: Iterable[IPAddress],
+    routes: Mapping[IPNetwork, RouteAttributes],
 ) -> str:
-    """The text of ``bird.conf``; equal arguments give equal text, whatever the order of ``announced``.
+    """The text of ``bird.conf``; equal arguments give equal text, whatever the order of ``routes``.
 
     Args:
-        pools: networks that VIPs may come from; a family is announced when a pool and a node address have it.
+        pools: what VIPs may come from; a family is announced when a pool and a node address have it.
         node_addresses: the first of each family counts; the IPv4 one is the router id.
 
     Raises:
         ConfigError: no peer is meant for this node, or the node has no address of a family that is needed.
-        Bug: an address to announce lies in no pool.
+        Bug: a route to announce is neither a host route nor an aggregate of a pool.
     """
     peers = peers_of_node(bgp, node_name)
     if not peers:
@@ -74,22 +81,40 @@ def render(
             "a BGP router id is an IPv4 address (RFC 6286)",
             "Give the node an IPv4 InternalIP",
         )
-    routes = sorted(set(announced), key=address_order)
-    for address in routes:
-        if not any(address in pool for pool in pools):
-            raise Bug(f"{address} is to be announced but lies in no pool ({', '.join(map(str, pools))})")
-    versions = [v for v in (4, 6) if v in own and any(p.version == v for p in pools)]
-    for address in routes:
-        if address.version not in versions:
-            raise ConfigError(
-                f"VIP {address}",
-                f"node {node_name} has no IPv{address.version} address to be its next hop",
-                f"Give the node an IPv{address.version} InternalIP or drop the pool",
+    networks = [n for p in pools for n in p.cidrs]
+    ordered = sorted(routes.items(), key=lambda r: (*address_order(r[0].network_address), r[0].prefixlen))
+    for network, _ in ordered:
+        if not is_route_of(network, pools):
+            raise Bug(
+                f"{_shown(network)} is to be announced but is no host route or aggregate of a pool: it lies in no pool "
+                f"({', '.join(map(str, networks))}), or has another length"
             )
+    versions = [v for v in (4, 6) if v in own and any(n.version == v for n in networks)]
+    for network, _ in ordered:
+        if network.version not in versions:
+            raise ConfigError(
+                f"VIP {_shown(network)}",
+                f"node {node_name} has no IPv{network.version} address to be its next hop",
+                f"Give the node an IPv{network.version} InternalIP or drop the pool",
+            )
+    internal_prepends = {n.version for n, a in ordered if a.prepend and any(p.asn == bgp.local_asn for p in peers)}
     blocks = [_head(router_id, any(p.bfd for p in peers))]
-    blocks += [_static(v, [a for a in routes if a.version == v]) for v in versions]
-    blocks += [_export_filter(v, [p for p in pools if p.version == v], bgp.communities) for v in versions]
-    blocks += [_session(bgp, peer, node_name, own, versions) for peer in peers]
+    for version in versions:
+        listed = [(n, a) for n, a in ordered if n.version == version]
+        blocks.append(
+            _static(STATIC_PROTOCOLS[version], version, [r for r in listed if not r[1].covered], bgp.local_asn)
+        )
+        if any(not p.announces_host_route(n.network_address) for p in pools for n in p.cidrs if n.version == version):
+            covered = [r for r in listed if r[1].covered]
+            blocks.append(_static(COVERED_PROTOCOLS[version], version, covered, bgp.local_asn))
+    for version in versions:
+        has_med = any(a.med is not None for n, a in ordered if n.version == version)
+        body = _export_filter(version, pools, bgp.communities, has_med)
+        blocks.append(_filter(f"samegate_export{version}", body))
+        if version in internal_prepends:
+            # Our own AS in the path would be a loop to a router of the same AS (RFC 4271 section 9.1.2).
+            blocks.append(_filter(f"samegate_internal{version}", [*body, "bgp_path.empty;"]))
+    blocks += [_session(bgp, peer, node_name, own, versions, internal_prepends) for peer in peers]
     return "\n".join(blocks)
 
 
@@ -130,28 +155,75 @@ def _head(router_id: IPv4Address, bfd: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _static(version: int, addresses: Sequence[IPAddress]) -> str:
-    lines = [f"protocol static {STATIC_PROTOCOLS[version]} {{", f"  ipv{version};"]
-    lines += [f"  route {a}/{a.max_prefixlen} blackhole;" for a in addresses]
+def _shown(network: IPNetwork) -> str:
+    return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
+
+
+def _static(name: str, version: int, routes: Sequence[tuple[IPNetwork, RouteAttributes]], asn: int) -> str:
+    lines = [f"protocol static {name} {{", f"  ipv{version};"]
+    for network, attributes in routes:
+        said = _attributes(attributes, asn)
+        if said:
+            lines += [f"  route {network} blackhole {{", *(f"    {line}" for line in said), "  };"]
+        else:
+            lines.append(f"  route {network} blackhole;")
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _export_filter(version: int, pools: Sequence[IPNetwork], communities: Sequence[str]) -> str:
-    length = {4: 32, 6: 128}[version]
-    ranges = ", ".join(f"{p}{{{length},{length}}}" for p in pools)
-    lines = [
-        f"filter samegate_export{version} {{",
-        f'  if proto != "{STATIC_PROTOCOLS[version]}" then reject;',
-        f"  if net !~ [ {ranges} ] then reject;",
-    ]
+def _attributes(attributes: RouteAttributes, asn: int) -> list[str]:
+    lines = _communities(attributes.communities)
+    if attributes.local_preference is not None:
+        lines.append(f"bgp_local_pref = {attributes.local_preference};")
+    if attributes.med is not None:
+        lines.append(f"bgp_med = {attributes.med};")
+    return lines + [f"bgp_path.prepend({asn});"] * attributes.prepend
+
+
+def _communities(communities: Iterable[str]) -> list[str]:
+    lines = []
     for community in communities:
         parts = community.split(":")
         kind = "bgp_community" if len(parts) == 2 else "bgp_large_community"
-        lines.append(f"  {kind}.add(({','.join(parts)}));")
-    return "\n".join([*lines, "  accept;", "}"]) + "\n"
+        lines.append(f"{kind}.add(({','.join(parts)}));")
+    return lines
 
 
-def _session(bgp: Bgp, peer: Peer, node_name: str, own: dict[int, IPAddress], versions: Sequence[int]) -> str:
+def _filter(name: str, body: Sequence[str]) -> str:
+    return "\n".join([f"filter {name} {{", *(f"  {line}" for line in body), "  accept;", "}"]) + "\n"
+
+
+def _export_filter(version: int, pools: Sequence[Pool], communities: Sequence[str], has_med: bool) -> list[str]:
+    ranges = ", ".join(
+        f"{network}{{{length},{length}}}"
+        for pool in pools
+        for network in pool.cidrs
+        if network.version == version
+        for length in _lengths(pool, network)
+    )
+    lines = [
+        f'if proto != "{STATIC_PROTOCOLS[version]}" then reject;',
+        f"if net !~ [ {ranges} ] then reject;",
+    ]
+    if has_med:
+        # BIRD 2.0.12 was seen to send a MED to another AS reliably only when its export filter sets it.
+        lines.append("if defined(bgp_med) then bgp_med = bgp_med;")
+    return lines + _communities(communities)
+
+
+def _lengths(pool: Pool, network: IPNetwork) -> list[int]:
+    aggregate = pool.aggregate_of(network.network_address)
+    lengths = [network.max_prefixlen] if pool.announces_host_route(network.network_address) else []
+    return lengths + ([aggregate.prefixlen] if aggregate is not None else [])
+
+
+def _session(
+    bgp: Bgp,
+    peer: Peer,
+    node_name: str,
+    own: dict[int, IPAddress],
+    versions: Sequence[int],
+    internal_prepends: Collection[int],
+) -> str:
     local = own.get(peer.address.version)
     if local is None:
         raise ConfigError(
@@ -188,12 +260,13 @@ def _session(bgp: Bgp, peer: Peer, node_name: str, own: dict[int, IPAddress], ve
         lines += ["  graceful restart on;", f"  graceful restart time {peer.graceful_restart.restart_seconds};"]
     for version in versions:
         # An address of the other family cannot be taken from the session itself.
+        is_internal = peer.asn == bgp.local_asn and version in internal_prepends
         next_hop = "next hop self" if version == peer.address.version else f"next hop address {own[version]}"
         lines += [
             f"  ipv{version} {{",
             "    import none;",
             "    import limit 1 action block;",
-            f"    export filter samegate_export{version};",
+            f"    export filter samegate_{'internal' if is_internal else 'export'}{version};",
             f"    {next_hop};",
             "  };",
         ]

@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from lbnode.communities import in_order
 from lbnode.errors import Retry
-from lbnode.model import IPAddress
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 
 FIRST_ERROR_CODE = 8000
-#: A table of 65,536 host routes takes about 6 MB.
+#: A table of 65,536 host routes takes about 7 MB, and with a community, MED and path each about 14 MB.
 LONGEST_REPLY_BYTES = 32 * 1024 * 1024
 #: BIRD starts in a fraction of a second, and until it was asked its routes are unknown.
 RETRY_SECONDS = 0.3
 
 _CODED = re.compile(r"([0-9]{4})([- ])(.*)", re.ASCII | re.DOTALL)
 _ROUTE = re.compile(r"\s*(\S+/[0-9]{1,3})\s+\S", re.ASCII)
+_ATTRIBUTE = re.compile(r"\t(?:BGP\.)?([A-Za-z_]+): (.*)", re.ASCII | re.DOTALL)
+_GROUP = re.compile(r"\(([^()]*)\)", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 _COUNTS = re.compile(r"Routes:\s+.*?([0-9]{1,9}) exported", re.ASCII)
 
 
@@ -121,20 +125,57 @@ def parse_bfd(reply: Reply) -> dict[IPAddress, str]:
     return found
 
 
-def parse_host_routes(reply: Reply) -> frozenset[IPAddress]:
-    """The host routes in the reply to ``show route``; wider ones are not ours and are left out."""
-    found: set[IPAddress] = set()
+def parse_routes(reply: Reply, covered: bool = False) -> dict[IPNetwork, RouteAttributes]:
+    """The routes in the reply to ``show route all`` with the attributes that we know; ``covered`` says what their protocol holds."""
+    found: dict[IPNetwork, RouteAttributes] = {}
+    network: IPNetwork | None = None
+    said: dict[str, str] = {}
+    key = ""
+
+    def close() -> None:
+        if network is not None:
+            found[network] = _read_attributes(said, covered)
+
     for _, line in reply.lines:
-        match = _ROUTE.match(line)
-        if match is None:
-            continue
-        try:
-            network = ip_network(match[1])
-        except ValueError:
-            continue
-        if network.prefixlen == network.max_prefixlen:
-            found.add(network.network_address)
-    return frozenset(found)
+        if (match := _ROUTE.match(line)) is not None and not line.startswith("\t"):
+            close()
+            network, said = _network(match[1]), {}
+        elif (attribute := _ATTRIBUTE.match(line)) is not None:
+            key = attribute[1]
+            said[key] = attribute[2]
+        elif line.startswith("\t\t") and key in said:
+            # BIRD breaks a long list of communities over lines.
+            said[key] += " " + line.strip()
+    close()
+    return found
+
+
+def _network(text: str) -> IPNetwork | None:
+    try:
+        return ip_network(text)
+    except ValueError:
+        return None
+
+
+def _read_attributes(said: Mapping[str, str], covered: bool) -> RouteAttributes:
+    communities = [
+        ":".join(numbers)
+        for key, count in (("community", 2), ("large_community", 3))
+        for group in _GROUP.findall(said.get(key, ""))
+        if len(numbers := _NUMBER.findall(group)) == count
+    ]
+
+    def number(key: str) -> int | None:
+        text = said.get(key, "").strip()
+        return int(text) if _NUMBER.fullmatch(text) else None
+
+    return RouteAttributes(
+        in_order(communities),
+        number("local_pref"),
+        number("med"),
+        len(_NUMBER.findall(said.get("as_path", ""))),
+        covered,
+    )
 
 
 async def ask(socket_path: Path, commands: Sequence[str], timeout_seconds: float) -> tuple[Reply, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lbnode.errors import Retry
-from lbnode.model import IPAddress, IPNetwork
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.pools import Pool
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Session, SpeakerState
 from lbnode.speaker.bird_config import peers_of_node, render
@@ -15,27 +16,25 @@ class MemorySpeaker:
     """Keeps the set; sessions are ``Established`` unless named in ``silent_peers``.
 
     ``running = False`` is a daemon that does not answer: it keeps what it was told last and starts with it.
-    ``history`` lists every change of the set, so that a test sees what the routers saw.
+    ``history`` lists the VIPs at every change of the set, so that a test sees what the routers saw.
     """
 
-    def __init__(
-        self, bgp: Bgp, pools: Sequence[IPNetwork], node_name: str, node_addresses: Sequence[IPAddress]
-    ) -> None:
+    def __init__(self, bgp: Bgp, pools: Sequence[Pool], node_name: str, node_addresses: Sequence[IPAddress]) -> None:
         self._bgp = bgp
         self._pools = tuple(pools)
         self._node_name = node_name
         self._node_addresses = tuple(node_addresses)
-        self._announced: frozenset[IPAddress] = frozenset()
+        self._state = SpeakerState()
         self.running = True
         self.silent_peers: set[str] = set()
         self.history: list[frozenset[IPAddress]] = []
 
-    async def set(self, announced: frozenset[IPAddress]) -> None:
+    async def set(self, routes: Mapping[IPNetwork, RouteAttributes]) -> None:
         """As :meth:`lbnode.speaker.base.Speaker.set`; refuses what the real one refuses."""
-        render(self._bgp, self._pools, self._node_name, self._node_addresses, announced)
-        if announced != self._announced:
-            self._announced = announced
-            self.history.append(announced)
+        render(self._bgp, self._pools, self._node_name, self._node_addresses, routes)
+        if routes != self._state.routes:
+            self._state = SpeakerState(dict(routes))
+            self.history.append(self._state.announced)
         if not self.running:
             raise Retry("the speaker in memory is stopped")
 
@@ -44,10 +43,11 @@ class MemorySpeaker:
         if not self.running:
             raise Retry("the speaker in memory is stopped")
         sessions = {}
+        exported = sum(not attributes.covered for attributes in self._state.routes.values())
         for peer in peers_of_node(self._bgp, self._node_name):
             bfd = peer.bfd is not None
             if peer.name in self.silent_peers:
                 sessions[peer.name] = Session(peer.name, "Connect", "Down" if bfd else "", last_error="no answer")
             else:
-                sessions[peer.name] = Session(peer.name, "Established", "Up" if bfd else "", len(self._announced))
-        return SpeakerState(self._announced, sessions)
+                sessions[peer.name] = Session(peer.name, "Established", "Up" if bfd else "", exported)
+        return SpeakerState(self._state.routes, sessions)

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lbnode.errors import Retry
+from lbnode.model import RouteAttributes
+from lbnode.routes import routes_of
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Speaker
 from lbnode.speaker.bird import Bird
@@ -26,6 +29,7 @@ from tests.unit.lbnode.speaker.speaker_conformance import (
     POOLS,
     SpeakerConformance,
     read_until_established,
+    routes,
     vips,
 )
 
@@ -46,7 +50,7 @@ def set_once_running(speaker: Speaker, *lasts: int) -> None:
     end = time.monotonic() + 5
     while True:
         try:
-            asyncio.run(speaker.set(vips(*lasts)))
+            asyncio.run(speaker.set(routes(*lasts)))
             return
         except Retry:
             if time.monotonic() > end:
@@ -83,13 +87,13 @@ def test_a_vip_reaches_the_router_with_its_communities_and_leaves_it_within_a_se
     speaker = bird(made)
     set_once_running(speaker)
     read_until_established(speaker, ["tor-1"])
-    asyncio.run(speaker.set(vips(1)))
+    asyncio.run(speaker.set(routes(1)))
     wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 1, "the route appears")
     (path,) = made.vtysh_json("show bgp ipv4 unicast 203.0.113.1/32 json")["paths"]
     assert path["community"]["string"] == "65010:100"
     assert path["largeCommunity"]["string"] == "65010:1:2"
     assert path["nexthops"][0]["ip"] == "198.18.0.11"
-    asyncio.run(speaker.set(frozenset()))
+    asyncio.run(speaker.set(routes()))
     wait_until(lambda: made.router_fib() == frozenset(), 1, "the route goes")
 
 
@@ -170,7 +174,7 @@ def test_a_wrong_key_keeps_the_session_down_and_says_so_and_the_right_one_mends_
     assert not state.sessions["tor-1"].established
     assert "key" in state.sessions["tor-1"].last_error
     (made.key_directory / "rack").write_text("right-key\n")
-    asyncio.run(speaker.set(vips(1)))
+    asyncio.run(speaker.set(routes(1)))
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
     wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 2, "the VIP appears")
 
@@ -252,11 +256,11 @@ def test_a_router_that_caps_prefixes_ends_the_session_and_the_speaker_says_why(m
     set_once_running(speaker, 1, 2)
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
     # FRR counts before it takes a route in, so one above the maximum may pass.
-    asyncio.run(speaker.set(vips(1, 2, 3, 4, 5)))
+    asyncio.run(speaker.set(routes(1, 2, 3, 4, 5)))
     wait_until(
         lambda: "prefix" in asyncio.run(speaker.read()).sessions["tor-1"].last_error.lower(), 5, "the error shows"
     )
-    asyncio.run(speaker.set(vips(1, 2)))
+    asyncio.run(speaker.set(routes(1, 2)))
     wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs return")
 
 
@@ -327,7 +331,7 @@ def test_an_unchanged_set_neither_writes_nor_asks(made: Rig) -> None:
     written = (made.directory / "bird.conf").stat()
     told = re.search(r"Last reconfiguration on .*", made.birdc("show", "status"))
     time.sleep(0.05)
-    asyncio.run(speaker.set(vips(1)))
+    asyncio.run(speaker.set(routes(1)))
     after = (made.directory / "bird.conf").stat()
     assert (after.st_ino, after.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
     assert told is not None
@@ -343,7 +347,7 @@ def test_an_agent_that_starts_again_finds_what_it_announced_and_disturbs_no_sess
     written = (made.directory / "bird.conf").stat()
     second = bird(made)
     assert asyncio.run(second.read()).announced == vips(1, 2)
-    asyncio.run(second.set(vips(1, 2)))
+    asyncio.run(second.set(routes(1, 2)))
     assert (made.directory / "bird.conf").stat().st_ino == written.st_ino
     (neighbour,) = made.vtysh_json("show bgp neighbors json").values()
     assert neighbour["connectionsDropped"] == 0
@@ -358,7 +362,7 @@ def test_a_configuration_that_somebody_changed_by_hand_is_put_right(made: Rig) -
     config.write_text(config.read_text().replace("203.0.113.1/32", "203.0.113.200/32"))
     made.birdc("configure")
     assert asyncio.run(speaker.read()).announced == vips(200)
-    asyncio.run(speaker.set(vips(1)))
+    asyncio.run(speaker.set(routes(1)))
     assert asyncio.run(speaker.read()).announced == vips(1)
 
 
@@ -374,24 +378,166 @@ def test_the_capability_of_the_pod_is_enough_for_bgp_with_key_and_bfd(made: Rig)
     established_with_bfd(made, speaker)
 
 
-def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: Rig) -> None:
+def graceful(restart_seconds: int) -> Bgp:
+    return bgp(bfd=None, graceful_restart={"restart_seconds": restart_seconds})
+
+
+def announcing_with_graceful_restart(made: Rig, settings: Bgp) -> Speaker:
     # FRR forgets a dynamic neighbour with its session and keeps none of its routes, so this one is named.
     made.start_router(neighbour=" no neighbor EDGE bfd\n bgp graceful-restart\n neighbor 198.18.0.11 peer-group EDGE")
     made.start_bird()
-    speaker = bird(made, bgp(bfd=None, graceful_restart={"restart_seconds": 20}))
+    speaker = bird(made, settings)
     set_once_running(speaker, 1)
     wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
     # The end-of-RIB marker must have been exchanged, or the router does not keep the routes.
     time.sleep(2)
-    made.signal_bird(signal.SIGKILL)
-    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
-    end = time.monotonic() + 8
+    return speaker
+
+
+def gaps_in(made: Rig, seconds: float) -> int:
+    """How often, of 50 looks a second, the router had not the one VIP."""
+    end = time.monotonic() + seconds
     gaps = 0
     while time.monotonic() < end:
         gaps += made.router_fib() != {"203.0.113.1"}
         time.sleep(0.02)
+    return gaps
+
+
+def test_with_graceful_restart_a_killed_daemon_that_returns_leaves_no_gap(made: Rig) -> None:
+    speaker = announcing_with_graceful_restart(made, graceful(20))
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
+    assert gaps_in(made, 8) == 0
     assert read_until_established(speaker, ["tor-1"]).sessions["tor-1"].established
-    assert gaps == 0
+
+
+def test_with_graceful_restart_a_dead_nodes_routes_stay_for_the_restart_time_and_then_go(made: Rig) -> None:
+    announcing_with_graceful_restart(made, graceful(3))
+    made.stop_bird()
+    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
+    assert made.router_fib() == {"203.0.113.1"}
+    seconds = wait_until(lambda: made.router_fib() == frozenset(), 6, "the restart time ends")
+    assert seconds > 1
+
+
+def test_with_graceful_restart_a_second_router_that_is_down_delays_nothing_after_a_kill(made: Rig) -> None:
+    (one,) = graceful(6).peers
+    # Nobody answers at that address.
+    dead = one.model_copy(update={"name": "tor-2", "address": ip_address("198.18.0.3")})
+    speaker = announcing_with_graceful_restart(made, BGP.model_copy(update={"peers": (one, dead)}))
+    made.signal_bird(signal.SIGKILL)
+    wait_until(lambda: session_state(made) != "Established", 3, "the router notices")
+    assert gaps_in(made, 12) == 0
+    asyncio.run(speaker.set(routes(1, 2)))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 2, "a new VIP is told")
+
+
+def test_a_router_of_another_as_is_told_communities_med_and_a_longer_path(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker)
+    plain, told = ip_network("203.0.113.1"), ip_network("203.0.113.2")
+    attributes = RouteAttributes(("65010:7", "65535:65281", "4200000010:0:1"), med=50, prepend=3)
+    asyncio.run(speaker.set({plain: RouteAttributes(), told: attributes}))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs appear")
+    path = learnt(made, "203.0.113.2/32")
+    assert path["aspath"]["string"] == "65010 65010 65010 65010"
+    assert path["metric"] == 50
+    # 65010:100 and 65010:1:2 are the settings' own for all routes.
+    assert set(path["community"]["string"].split()) == {"65010:7", "65010:100", "no-export"}
+    assert set(path["largeCommunity"]["string"].split()) == {"4200000010:0:1", "65010:1:2"}
+    other = learnt(made, "203.0.113.1/32")
+    assert other["aspath"]["string"] == "65010"
+    assert other["community"]["string"] == "65010:100"
+    assert "metric" not in other
+
+
+def test_attributes_change_within_a_second_and_the_session_stays(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker)
+    route = ip_network("203.0.113.1")
+    asyncio.run(speaker.set({route: RouteAttributes()}))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    for attributes, path, metric in (
+        (RouteAttributes(med=7), "65010", 7),
+        (RouteAttributes(med=9, prepend=2), "65010 65010 65010", 9),
+        (RouteAttributes(), "65010", None),
+    ):
+        asyncio.run(speaker.set({route: attributes}))
+
+        def is_told(path: str = path, metric: int | None = metric) -> bool:
+            found = learnt(made, "203.0.113.1/32")
+            return (found["aspath"]["string"], found.get("metric")) == (path, metric)
+
+        wait_until(is_told, 1, f"{attributes} arrives")
+        assert made.router_fib() == {"203.0.113.1"}
+    (neighbour,) = made.vtysh_json("show bgp neighbors json").values()
+    assert neighbour["connectionsDropped"] == 0
+
+
+def test_a_router_of_our_own_as_is_told_the_local_preference_and_no_longer_path(made: Rig) -> None:
+    made.start_router(neighbour=" neighbor EDGE remote-as 65001")
+    made.start_bird()
+    speaker = bird(made, bgp(asn=65001).model_copy(update={"local_asn": 65001}))
+    set_once_running(speaker)
+    said = {
+        ip_network("203.0.113.1"): RouteAttributes(local_preference=250, prepend=2),
+        ip_network("203.0.113.2"): RouteAttributes(med=9),
+    }
+    asyncio.run(speaker.set(said))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1", "203.0.113.2"}, 10, "the VIPs appear")
+    first, second = learnt(made, "203.0.113.1/32"), learnt(made, "203.0.113.2/32")
+    assert first["peer"]["type"] == "internal"
+    # RFC 4271 section 9.1.2: with our own AS in its path the router would leave the route out. 100 is BIRD's default preference.
+    assert (first["locPrf"], first["aspath"]["length"]) == (250, 0)
+    assert (second["locPrf"], second["metric"]) == (100, 9)
+    assert asyncio.run(speaker.read()).routes == said
+
+
+def test_routers_of_another_as_are_told_no_local_preference(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker)
+    asyncio.run(speaker.set({ip_network("203.0.113.1"): RouteAttributes(local_preference=250)}))
+    wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
+    assert "locPrf" not in learnt(made, "203.0.113.1/32")
+
+
+def test_an_aggregate_comes_with_its_first_vip_and_goes_with_its_last(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = bird(made)
+    set_once_running(speaker)
+
+    def announce(*vips: str) -> None:
+        asyncio.run(speaker.set(routes_of({ip_address(v): RouteAttributes() for v in vips}, POOLS)))
+
+    announce("198.51.100.1", "198.51.100.2", "198.51.100.200", "198.51.100.201")
+    # The one pool announces its aggregate beside the host routes, the other alone.
+    beside = {"198.51.100.1", "198.51.100.2", "198.51.100.0/28"}
+    wait_until(lambda: made.router_fib() == beside | {"198.51.100.192/26"}, 10, "the routes appear")
+    announce("198.51.100.2", "198.51.100.201")
+    wait_until(
+        lambda: made.router_fib() == {"198.51.100.2", "198.51.100.0/28", "198.51.100.192/26"}, 1, "one of two goes"
+    )
+    # An agent that starts anew finds which VIPs are on the air, covered ones too.
+    assert {str(a) for a in asyncio.run(bird(made).read()).announced} == {"198.51.100.2", "198.51.100.201"}
+    announce("198.51.100.2")
+    wait_until(lambda: made.router_fib() == {"198.51.100.2", "198.51.100.0/28"}, 1, "the lone aggregate goes")
+    announce()
+    wait_until(lambda: made.router_fib() == frozenset(), 1, "all go")
+    (neighbour,) = made.vtysh_json("show bgp neighbors json").values()
+    assert neighbour["connectionsDropped"] == 0
+
+
+def learnt(made: Rig, prefix: str) -> dict[str, Any]:
+    (path,) = made.vtysh_json(f"show bgp ipv4 unicast {prefix} json")["paths"]
+    return dict(path)
 
 
 def test_without_graceful_restart_and_bfd_the_gap_of_a_killed_daemon_shows(made: Rig) -> None:
@@ -474,7 +620,7 @@ def test_a_taken_port_is_named_and_left_behind_once_it_is_free(made: Rig) -> Non
     async def passes() -> bool:
         """What the role's loop does."""
         state = await speaker.read()
-        await speaker.set(vips(1))
+        await speaker.set(routes(1))
         return state.sessions["tor-1"].established
 
     wait_until(lambda: asyncio.run(passes()), 10, "the session comes up")

@@ -242,3 +242,17 @@ def test_only_the_agents_namespace_is_exempt_from_pod_security() -> None:
     assert [
         (n["metadata"]["name"], n["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]) for n in namespaces
     ] == [("samegate-system", "privileged")]
+
+
+def test_the_controller_may_read_namespaces_only_where_a_pool_selects_them_by_labels() -> None:
+    def readable(**changes: Any) -> list[str]:
+        [role] = [
+            m
+            for m in _objects(**changes).values()
+            if m["kind"] == "ClusterRole" and "controller" in m["metadata"]["name"]
+        ]
+        return [resource for rule in role["rules"] for resource in rule["resources"]]
+
+    assert "namespaces" not in readable()
+    selected = {"name": "public", "cidrs": ["203.0.113.0/24"], "namespaceSelector": {"matchLabels": {"tier": "gold"}}}
+    assert "namespaces" in readable(pools=[selected])

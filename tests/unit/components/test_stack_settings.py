@@ -65,6 +65,14 @@ def test_a_peer_of_an_unnamed_edge_node_is_refused() -> None:
     assert "edge1, edge2" in text
 
 
+def test_a_pool_on_an_unnamed_edge_node_is_refused() -> None:
+    values = raw()
+    values["agent"]["pools"][0]["nodes"] = ["edge9"]
+    text = _refused(values)
+    for words in ("pool public", "edge9", "edge1, edge2", "Correct"):
+        assert words in text
+
+
 def test_a_platform_without_edge_nodes_is_refused() -> None:
     assert "edgeNodes" in _refused(raw(platform={"kind": "onprem", "kubeconfigFile": "x", "edgeNodes": []}))
 

@@ -272,3 +272,37 @@ def test_every_verdict_has_a_reason_and_an_announcement_needs_a_healthy_worker_a
             assert workers & healthy
         if draining:
             assert not each.announce
+
+
+# Other edge nodes, and several Services at one address
+
+API = ServiceName("default", "api")
+
+
+def test_a_vip_that_is_for_other_edge_nodes_is_withdrawn_though_it_was_announced_and_whatever_the_node_does() -> None:
+    elsewhere = on(replace(FACTS, elsewhere=("NodeNotSelected", "pool p is for edge2")), announced=frozenset({VIP}))
+    for facts in (elsewhere, replace(elsewhere, observed=None), replace(elsewhere, draining=True)):
+        assert verdict(facts) == Verdict(False, "NodeNotSelected", "pool p is for edge2")
+
+
+def test_a_shared_address_is_announced_while_one_of_its_services_can_be_served() -> None:
+    alive, empty = FACTS, VipFacts(VIP, API)
+    assert verdict(on(replace(empty, sharing=(alive,)))).reason == "Announced"
+    assert verdict(on(replace(alive, sharing=(empty,)))).reason == "Announced"
+    assert verdict(on(replace(empty, sharing=(VipFacts(VIP, WEB),)))).reason == "NoReadyEndpoints"
+
+
+def test_a_worker_without_endpoints_of_one_service_still_counts_for_the_other() -> None:
+    both = replace(FACTS, sharing=(replace(FACTS, service=API),))
+    lacks = WorkerHealth(frozenset({W1, W2}), without_endpoints=frozenset({(WEB, W1), (WEB, W2), (API, W1)}))
+    found = verdict(on(both, health=lacks))
+    assert (found.announce, found.reason) == (True, "Announced")
+    assert "1 of 2" in found.detail
+    lacks_all = replace(lacks, without_endpoints=lacks.without_endpoints | {(API, W2)})
+    assert verdict(on(both, health=lacks_all)).reason == "NoEndpointsOnWorkers"
+
+
+def test_a_shared_address_stays_when_one_of_its_services_is_deleted_and_goes_with_the_last() -> None:
+    gone, alive = replace(FACTS, deleting=True), replace(FACTS, service=API)
+    assert verdict(on(replace(gone, sharing=(alive,)))).reason == "Announced"
+    assert verdict(on(replace(gone, sharing=(replace(alive, deleting=True),)))).reason == "Deleting"

@@ -19,7 +19,7 @@ from lbnode import kube
 from lbnode.model import ServiceName
 
 WEB = ServiceName("shop", "web")
-KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node"}
+KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node", "namespaces": "Namespace"}
 
 
 def service(version: int, *, port: int = 80) -> dict[str, Any]:
@@ -65,6 +65,8 @@ class Script:
             if isinstance(answer, int):
                 return httpx2.Response(answer, json={"kind": "Status", "code": answer, "message": "no"})
             items = answer
+        if resource == "namespaces":
+            items = [{"metadata": {"name": "shop", "labels": {"tier": "gold"}}}]
         return httpx2.Response(
             200,
             json={
@@ -83,14 +85,16 @@ async def _stream(chunks: list[bytes] | None) -> AsyncIterator[bytes]:
         await asyncio.Event().wait()
 
 
-def follow(script: Script, until: Callable[[kube.Copy], bool], monkeypatch: pytest.MonkeyPatch) -> kube.Copy:
+def follow(
+    script: Script, until: Callable[[kube.Copy], bool], monkeypatch: pytest.MonkeyPatch, **options: bool
+) -> kube.Copy:
     """Watch until the condition holds; fails after ten seconds."""
     monkeypatch.setattr(kube, "RELIST_PAUSE_SECONDS", 0.01)
     seen = asyncio.Event()
 
     async def go() -> kube.Copy:
         config = KubeConfig.from_one(cluster=Cluster(server="http://api.example"), user=User(token="t"))
-        watcher = kube.Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set)
+        watcher = kube.Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set, **options)
         running = asyncio.create_task(watcher.run())
         try:
             async with asyncio.timeout(10):
@@ -275,3 +279,18 @@ def test_each_kind_remembers_when_it_was_last_heard_of(monkeypatch: pytest.Monke
     assert copy.answered.keys() == {"services", "slices", "nodes"}
     assert copy.answered["services"] > copy.answered["nodes"]
     assert len({moment.get("services") for moment in seen} - {None}) <= 3, "the first list, one change, the last list"
+
+
+def test_namespaces_are_read_only_by_who_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Listening(Script):
+        def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            asked.append(request.url.path)
+            return super().__call__(request)
+
+    follow(Listening([[service(1)]], []), port_is(80), monkeypatch)
+    assert not any(path.endswith("/namespaces") for path in asked)
+    copy = follow(Listening([[service(1)]], []), port_is(80), monkeypatch, with_namespaces=True)
+    assert "/api/v1/namespaces" in asked
+    assert {n.name for n in copy.namespaces} == {"shop"}

@@ -10,6 +10,7 @@ import yaml
 
 from lbnode.__main__ import main
 from lbnode.errors import ConfigError
+from lbnode.model import RouteAttributes
 from lbnode.plan import check_file, plan, plan_file
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, endpoint, endpoint_slice, node, service, settings
 
@@ -35,8 +36,9 @@ def settings_file(tmp_path: Path) -> Path:
 def test_a_plan_says_what_is_programmed_where_it_goes_and_who_announces(tmp_path: Path) -> None:
     text, code = plan_file(write(tmp_path, *CLUSTER), settings_file(tmp_path))
     assert code == 0
-    assert text.splitlines()[:6] == [
+    assert text.splitlines()[:7] == [
         "default/web: 203.0.113.10",
+        "  203.0.113.10 is of pool public",
         "  tcp://203.0.113.10:80",
         "    -> worker1 198.18.0.21, weight 1, 50.0% of the table",
         "    -> worker2 198.18.0.22, drained, 50.0% of the table",
@@ -231,3 +233,89 @@ def test_the_command_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_the_same_objects_give_the_same_plan_in_any_order() -> None:
     assert plan(CLUSTER, settings()) == plan(list(reversed(CLUSTER)), settings())
+
+
+POOLS = [
+    {
+        "name": "gold",
+        "cidrs": ["203.0.113.0/28"],
+        "namespaceSelector": {"matchLabels": {"tier": "gold"}},
+        "nodes": ["edge1"],
+    },
+    {
+        "name": "rest",
+        "cidrs": ["203.0.113.128/25"],
+        "priority": 200,
+        "communities": ["no-export"],
+        "aggregate": {"length": 26},
+    },
+]
+
+
+def test_a_plan_shows_pool_sharing_and_attributes() -> None:
+    key = {"samegate.dev/sharing-key": "front"}
+    objects = [
+        *EDGES,
+        *WORKERS,
+        service("a", vip=None, annotations=key | {"samegate.dev/bgp-med": "7"}),
+        service("b", vip=None, annotations=key, ports=[{"name": "https", "port": 443}]),
+    ]
+    own = settings(pools=POOLS, bgp=SETTINGS["bgp"] | {"communities": ["65010:1"]})
+    report = plan(objects, own)
+    assert report.rejections == ()
+    a, b = report.services
+    [vip] = a.vips
+    assert (vip.pool, vip.shared_with, vip.host_route) == ("rest", (b.name,), True)
+    assert vip.attributes == RouteAttributes(("65010:1", "65535:65281"), med=7)
+    assert vip.aggregate is not None
+    assert vip.address in vip.aggregate
+    assert (vip.aggregate.prefixlen, a.addresses) == (26, b.addresses)
+    assert [s.key.port for s in a.programmed] == [80]
+    assert [s.key.port for s in b.programmed] == [443]
+    assert (
+        report.notes[0]
+        == "no Namespace objects for default in the file: their labels are taken to be none but the name"
+    )
+    gold = {"kind": "Namespace", "metadata": {"name": "default", "labels": {"tier": "gold"}}}
+    [vip] = plan([gold, *objects], own).services[0].vips
+    assert (vip.pool, vip.aggregate) == ("gold", None)
+
+
+def test_a_plan_in_words_and_for_machines_says_the_same_of_routes(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    pools = [
+        {"name": "public", "cidrs": ["203.0.113.0/24"], "prepend": 1, "aggregate": {"length": 28, "hostRoutes": False}}
+    ]
+    path.write_text(json.dumps(SETTINGS | {"pools": pools}))
+    key = {"samegate.dev/sharing-key": "front"}
+    other = service("zz", annotations=key, ports=[{"name": "dns", "port": 53}])
+    objects = write(tmp_path, *CLUSTER[:-2], service(annotations=key), other)
+    text, _ = plan_file(objects, path)
+    assert (
+        "  203.0.113.10 is of pool public; shared with default/zz; announced as 203.0.113.0/28 alone; prepended 1x"
+        in text
+    )
+    report = json.loads(plan_file(objects, path, as_json=True)[0])
+    assert report["services"][0]["vips"] == [
+        {
+            "vip": "203.0.113.10",
+            "pool": "public",
+            "sharedWith": ["default/zz"],
+            "communities": [],
+            "localPreference": None,
+            "med": None,
+            "prepend": 1,
+            "aggregate": "203.0.113.0/28",
+            "hostRoute": False,
+        }
+    ]
+
+
+def test_a_plan_says_which_edge_nodes_a_pool_is_not_for(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(
+        json.dumps(SETTINGS | {"pools": [{"name": "public", "cidrs": ["203.0.113.0/24"], "nodes": ["edge1"]}]})
+    )
+    text, _ = plan_file(write(tmp_path, *CLUSTER), path)
+    assert "edge1 announces 203.0.113.10: Announced" in text
+    assert "edge2 does not announce 203.0.113.10: NodeNotSelected, pool public is for edge1" in text

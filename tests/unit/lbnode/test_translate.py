@@ -12,6 +12,7 @@ from lbnode.model import (
     EdgeState,
     ProbeRoute,
     Protocol,
+    RouteAttributes,
     ServiceName,
     Tunnel,
     VirtualKey,
@@ -595,3 +596,61 @@ def test_dual_stack_workers_have_tunnels_and_segments_of_both_families() -> None
     assert Tunnel(ip_address("2001:db8:3::b"), ip_address("2001:db8:3::15")) in result.state.tunnels
     # 1500 - 40 (outer IPv6) - 40 (IPv6) - 20 (TCP)
     assert result.filter.max_segment_bytes == ((4, 1440), (6, 1400))
+
+
+# Which edge nodes announce
+
+
+POOL_ON_EDGE1 = [{"name": "public", "cidrs": ["203.0.113.0/24"], "nodes": ["edge1"]}]
+
+
+def test_a_pool_is_announced_by_the_chosen_edge_nodes_and_programmed_on_all() -> None:
+    for name, elsewhere in (("edge1", None), ("edge2", "NodeNotSelected")):
+        result = plan(service(), both("ready", "ready"), node_name=name, pools=POOL_ON_EDGE1)
+        assert (result.vips[VIP].elsewhere or (None,))[0] == elsewhere
+        assert result.state.vips == {VIP}
+        assert result.blocked is None
+        assert result.warnings == ()
+
+
+def test_edge_nodes_are_chosen_by_their_labels_too() -> None:
+    pools = [{"name": "public", "cidrs": ["203.0.113.0/24"], "nodeSelector": {"rack": "b"}}]
+    labelled = node("edge2", "198.18.0.12", "edge", labels={"rack": "b"})
+    assert plan(labelled, service(), node_name="edge2", pools=pools).vips[VIP].elsewhere is None
+    reason, detail = plan(labelled, service(), node_name="edge1", pools=pools).vips[VIP].elsewhere or ("", "")
+    assert (reason, detail) == ("NodeNotSelected", "pool public is for rack=b")
+
+
+def test_a_pool_that_no_edge_node_is_chosen_for_is_a_warning() -> None:
+    result = plan(service(), pools=[{"name": "public", "cidrs": ["203.0.113.0/24"], "nodes": ["edge9"]}])
+    [warning] = result.warnings
+    for words in ("pool public", "announced by nobody", "nodeSelector"):
+        assert words in warning
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "node.kubernetes.io/exclude-from-external-load-balancers",
+        "service.kubernetes.io/exclude-from-external-load-balancers",
+    ],
+)
+def test_an_edge_node_with_the_label_that_excludes_it_leaves_all_vips_to_others(label: str) -> None:
+    excluded = node("edge1", "198.18.0.11", "edge", labels={label: ""})
+    result = plan(excluded, service(), both("ready", "ready"))
+    assert (result.vips[VIP].elsewhere or ("",))[0] == "NodeExcluded"
+    assert result.state.vips == {VIP}
+    assert plan(excluded, service(), both("ready", "ready"), node_name="edge2").vips[VIP].elsewhere is None
+
+
+def test_a_service_with_the_label_that_excludes_it_is_left_alone() -> None:
+    excluded = service(labels={"service.kubernetes.io/exclude-from-external-load-balancers": ""})
+    assert plan(excluded, both("ready", "ready")).state.vips == frozenset()
+
+
+def test_a_vip_has_the_attributes_of_its_pool_and_service_and_what_is_wrong_is_told_once() -> None:
+    pools = [{"name": "public", "cidrs": ["203.0.113.0/24", "2001:db8:1::/64"], "communities": ["no-export"]}]
+    asks = {"samegate.dev/bgp-med": "7", "samegate.dev/bgp-prepend": "many"}
+    result = plan(service(vip="203.0.113.10,2001:db8:1::10", annotations=asks), pools=pools)
+    assert {f.attributes for f in result.vips.values()} == {RouteAttributes(("65535:65281",), med=7)}
+    assert [r.reason for r in result.rejections] == ["InvalidAttribute"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from lbnode.errors import Retry
 from lbnode.kube import Copy
-from lbnode.model import ServiceName
+from lbnode.model import IPAddress, ServiceName
 from lbnode.observe import ControllerMetrics
 from lbnode.overview import Overview
 from lbnode.roles.controller import FINALIZER, Controller
@@ -345,3 +345,100 @@ def test_a_replica_that_stands_by_shows_the_same_vips() -> None:
     cluster.announce("203.0.113.7", edge1="Announced")
     seen = overview_of(cluster)
     assert (seen.leads, [v.announced_by for v in seen.vips]) == (False, [("edge1",)])
+
+
+# Pools and shared addresses
+
+
+def sharer(name: str, port: int, vip: IPAddress | None = None, **metadata: Any) -> dict[str, Any]:
+    raw = service(name, vip, annotations={"samegate.dev/sharing-key": "front"}, **metadata)
+    raw["spec"]["ports"] = [{"name": "p", "port": port, "protocol": "TCP"}]
+    return raw
+
+
+def on_the_air_together() -> tuple[Cluster, IPAddress]:
+    cluster, vip = Cluster(), ip_address("203.0.113.7")
+    cluster.put(sharer("web", 80, vip), sharer("api", 443, vip))
+    cluster.run()
+    cluster.announce(str(vip), edge1="Announced", edge2="Deleting")
+    return cluster, vip
+
+
+def delete(cluster: Cluster, *names: ServiceName) -> None:
+    for name in names:
+        raw = cluster.copy.services[name]
+        raw["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+        cluster.put(raw)
+
+
+def test_services_that_share_get_one_address_and_are_told_of_each_other() -> None:
+    cluster = Cluster()
+    cluster.put(sharer("web", 80), sharer("api", 443))
+    cluster.run()
+    api = ServiceName("shop", "api")
+    assert cluster.address() == cluster.address(api) is not None
+    assert "Shared with shop/api." in cluster.condition("Accepted")["message"]
+    assert "Shared with shop/web." in cluster.condition("Accepted", api)["message"]
+
+
+def test_a_port_conflict_is_a_condition_and_an_event_on_the_younger_service_alone() -> None:
+    cluster = Cluster()
+    cluster.put(sharer("web", 80, ip_address("203.0.113.7")), sharer("api", 80))
+    cluster.run()
+    condition = cluster.condition("Accepted", ServiceName("shop", "api"))
+    assert (condition["status"], condition["reason"]) == ("False", "SharingPortConflict")
+    assert "TCP 80" in condition["message"]
+    assert cluster.condition("Accepted")["status"] == "True"
+    assert next(e for e in cluster.events if e[0] == "shop/api") == ("shop/api", "Warning", "SharingPortConflict")
+
+
+def test_a_service_that_goes_does_not_wait_for_an_address_that_stays_on_the_air_for_another() -> None:
+    cluster, vip = on_the_air_together()
+    delete(cluster, WEB)
+    cluster.run()
+    assert WEB not in cluster.copy.services
+    assert cluster.address(ServiceName("shop", "api")) == str(vip)
+
+
+def test_the_last_service_at_a_shared_address_waits_until_nobody_announces_it() -> None:
+    cluster, vip = on_the_air_together()
+    delete(cluster, WEB, ServiceName("shop", "api"))
+    for _ in range(3):
+        with pytest.raises(Retry, match="still announced by edge1"):
+            cluster.run(1)
+    cluster.announce(str(vip), edge1="Deleting", edge2="Deleting")
+    cluster.run(1)
+    assert cluster.copy.services == {}
+
+
+def test_pools_are_chosen_by_the_labels_of_namespaces() -> None:
+    cluster = Cluster()
+    pools = [
+        {"name": "gold", "cidrs": ["203.0.113.0/28"], "namespaceSelector": {"matchLabels": {"tier": "gold"}}},
+        {"name": "rest", "cidrs": ["203.0.113.128/25"], "priority": 200},
+    ]
+    cluster.settings = parse(SETTINGS | {"pools": pools})
+    labels = {"metadata": {"name": "shop", "labels": {"tier": "gold"}}, "kind": "Namespace"}
+    cluster.copy.namespaces[ServiceName("", "shop")] = labels
+    cluster.put(service(vip=None))
+    cluster.run()
+    address = cluster.address()
+    assert address is not None
+    assert ip_address(address) in ip_network("203.0.113.0/28")
+
+
+def test_a_service_that_gets_the_label_that_excludes_it_is_let_go_and_can_be_deleted() -> None:
+    cluster = Cluster()
+    cluster.put(service(vip=None))
+    cluster.run()
+    assert cluster.address() is not None
+    raw = cluster.copy.services[WEB]
+    raw["metadata"]["labels"] = {"service.kubernetes.io/exclude-from-external-load-balancers": "true"}
+    cluster.put(raw)
+    cluster.run()
+    assert cluster.address() is None
+    assert cluster.condition("Accepted") == {}
+    assert raw["metadata"]["finalizers"] == [], "nothing would take it off later"
+    writes = cluster.writes
+    cluster.run()
+    assert cluster.writes == writes

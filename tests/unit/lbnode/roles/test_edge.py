@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from ipaddress import ip_network
 
 import pytest
 
 from lbnode.errors import Retry
-from lbnode.model import Counters, DestinationTraffic, EdgeState, IPAddress, Operation, Protocol, VirtualKey
-from tests.unit.lbnode.roles.world import VIP, WORKERS, World, endpoints, node, service
+from lbnode.model import (
+    Counters,
+    DestinationTraffic,
+    EdgeState,
+    IPAddress,
+    Operation,
+    Protocol,
+    RouteAttributes,
+    VirtualKey,
+)
+from lbnode.settings import parse
+from tests.unit.lbnode.roles.world import EDGES, SETTINGS, VIP, WORKERS, World, endpoints, node, service
 
 
 def announced_after(world: World, seconds: float) -> bool:
@@ -338,3 +349,68 @@ def test_a_verdict_about_the_other_family_is_none_about_this_one() -> None:
     world.edge.workers = Pages(worker2=probe_page(False, family=6))  # type: ignore[assignment]
     assert announced_after(world, 2)
     assert drained(world) == set()
+
+
+def test_routes_carry_what_pool_and_service_say_and_follow_its_changes() -> None:
+    world = World()
+    asked = service(annotations={"samegate.dev/bgp-med": "7", "samegate.dev/bgp-communities": "no-export"})
+    world.put(asked)
+    assert announced_after(world, 2)
+    route = ip_network(VIP)
+    assert asyncio.run(world.speaker.read()).routes == {route: RouteAttributes(("65535:65281",), med=7)}
+    assert world.edge.status()["vips"][str(VIP)]["attributes"] == "community 65535:65281, MED 7"
+    writes = world.kernel.writes
+    world.put(service())
+    asyncio.run(world.run(1))
+    assert asyncio.run(world.speaker.read()).routes == {route: RouteAttributes()}
+    assert world.kernel.writes == writes, "the kernel has nothing to do with it"
+
+
+def test_an_aggregate_alone_comes_and_goes_with_its_vips_and_the_agent_that_starts_anew_finds_them() -> None:
+    world = World()
+    wide = {"length": 28, "hostRoutes": False}
+    world.use(parse(SETTINGS | {"pools": [{"name": "default", "cidrs": ["203.0.113.0/24"], "aggregate": wide}]}))
+    assert announced_after(world, 2)
+    both = {ip_network("203.0.113.0/28"): RouteAttributes(), ip_network(VIP): RouteAttributes(covered=True)}
+    assert asyncio.run(world.speaker.read()).routes == both
+    changes = len(world.speaker.history)
+    world.start()
+    asyncio.run(world.run(2))
+    assert len(world.speaker.history) == changes
+    world.put(node("edge1", EDGES["edge1"], "edge", drain=True))
+    asyncio.run(world.run(1))
+    assert asyncio.run(world.speaker.read()).routes == {}
+
+
+def test_an_edge_node_that_is_excluded_withdraws_keeps_forwarding_and_stays_ready() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes = world.kernel.writes
+    excluded = node("edge1", EDGES["edge1"], "edge")
+    excluded["metadata"]["labels"]["node.kubernetes.io/exclude-from-external-load-balancers"] = ""
+    world.put(excluded)
+    asyncio.run(world.run(1))
+    assert world.speaker.history[-1] == frozenset()
+    assert world.edge.view.verdicts[VIP].reason == "NodeExcluded"
+    assert world.kernel.writes == writes
+    # A roll-out must be able to go on past it.
+    assert world.edge.not_ready() == []
+
+
+def test_two_services_at_one_address_are_one_announcement_that_stays_for_the_one_that_stays() -> None:
+    world = World()
+    key = {"annotations": {"samegate.dev/sharing-key": "front"}}
+    api = service("api", **key)
+    api["spec"]["ports"] = [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 8443}]
+    behind = endpoints("api", worker2="ready")
+    behind["ports"] = [{"name": "https", "port": 8443, "protocol": "TCP"}]
+    world.put(service(**key), api, behind)
+    assert announced_after(world, 2)
+    assert {k.port for k in world.kernel.services} == {80, 443}
+    page = world.edge.status()["vips"][str(VIP)]
+    assert (page["service"], page["sharing"]) == ("shop/api", ["shop/web"])
+    changes = len(world.speaker.history)
+    world.remove("Service", "api")
+    asyncio.run(world.run(7))
+    assert {k.port for k in world.kernel.services} == {80}
+    assert len(world.speaker.history) == changes

@@ -100,7 +100,7 @@ class World:
             self.put(node(name, address, "edge"))
         self.put(service(), endpoints(worker1="ready", worker2="ready"))
         self.kernel = MemoryEdge([ip_network("203.0.113.0/24")], {})
-        self.speaker = MemorySpeaker(self.settings.bgp, self.settings.pool_networks, "edge1", [EDGES["edge1"]])
+        self.speaker = MemorySpeaker(self.settings.bgp, self.settings.pools, "edge1", [EDGES["edge1"]])
         self.reachable = set(WORKERS.values())
         self.edge = self.start()
 
@@ -117,6 +117,11 @@ class World:
             lambda: self.now_seconds,
         )
         return self.edge
+
+    def use(self, settings: AgentSettings) -> None:
+        """Other settings, with a speaker that knows them."""
+        self.settings = settings
+        self.speaker = MemorySpeaker(settings.bgp, settings.pools, "edge1", [EDGES["edge1"]])
 
     def put(self, *raws: dict[str, Any]) -> None:
         """Objects as the API server would send them."""

@@ -14,7 +14,7 @@ import pytest
 from lbnode.errors import ConfigError, Retry
 from lbnode.settings import Bgp
 from lbnode.speaker.bird import Bird
-from tests.unit.lbnode.speaker.speaker_conformance import BGP, NODE, NODE_ADDRESS, POOLS, vips
+from tests.unit.lbnode.speaker.speaker_conformance import BGP, NODE, NODE_ADDRESS, POOLS, routes
 
 ACCEPTS = shutil.which("true") or "true"
 WITH_KEY = Bgp.model_validate({**BGP.model_dump(), "peers": [{**BGP.peers[0].model_dump(), "password_key": "rack"}]})
@@ -63,40 +63,40 @@ def text(daemon: Daemon) -> str:
 
 def test_without_a_daemon_the_file_is_written_for_its_start(daemon: Daemon) -> None:
     with pytest.raises(Retry):
-        asyncio.run(bird(daemon).set(vips(5)))
+        asyncio.run(bird(daemon).set(routes(5)))
     assert "route 203.0.113.5/32 blackhole;" in text(daemon)
 
 
 def test_the_file_is_for_its_owner_only_and_nothing_is_left_beside_it(daemon: Daemon) -> None:
-    daemon.run(lambda: bird(daemon).set(vips(5)))
+    daemon.run(lambda: bird(daemon).set(routes(5)))
     assert (daemon.folder / "bird.conf").stat().st_mode & 0o077 == 0
     assert sorted(p.name for p in daemon.folder.iterdir()) == ["bird.conf", "bird.ctl"]
 
 
 def test_what_the_check_refuses_changes_nothing_and_is_told(daemon: Daemon) -> None:
-    daemon.run(lambda: bird(daemon).set(vips(5)))
+    daemon.run(lambda: bird(daemon).set(routes(5)))
     before = text(daemon)
     refusing = daemon.folder / "refusing"
     refusing.write_text("#!/bin/sh\necho bird.conf.new:7:3 syntax error\nexit 1\n")
     refusing.chmod(0o755)
     daemon.asked.clear()
     with pytest.raises(ConfigError, match=r"bird\.conf:7:3 syntax error"):
-        daemon.run(lambda: bird(daemon, str(refusing)).set(vips(6)))
+        daemon.run(lambda: bird(daemon, str(refusing)).set(routes(6)))
     assert text(daemon) == before
     assert daemon.asked == []
 
 
 def test_what_the_daemon_refuses_is_taken_back_and_told_again_at_each_try(daemon: Daemon) -> None:
     speaker = bird(daemon)
-    daemon.run(lambda: speaker.set(vips(5)))
+    daemon.run(lambda: speaker.set(routes(5)))
     before = text(daemon)
     daemon.answer = b"8002 bird.conf:9:1 no such thing"
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"bird\.conf:9:1 no such thing"):
-            daemon.run(lambda: speaker.set(vips(6)))
+            daemon.run(lambda: speaker.set(routes(6)))
         assert text(daemon) == before
     daemon.answer = b"0003 Reconfigured"
-    daemon.run(lambda: speaker.set(vips(6)))
+    daemon.run(lambda: speaker.set(routes(6)))
     assert "203.0.113.6/32" in text(daemon)
 
 
@@ -104,10 +104,10 @@ def test_a_daemon_that_is_shutting_down_means_retry_and_the_set_is_told_again(da
     speaker = bird(daemon)
     daemon.answer = b"0006 Reconfiguration ignored, shutting down"
     with pytest.raises(Retry, match="shutting down"):
-        daemon.run(lambda: speaker.set(vips(5)))
+        daemon.run(lambda: speaker.set(routes(5)))
     daemon.answer = b"0003 Reconfigured"
     daemon.asked.clear()
-    daemon.run(lambda: speaker.set(vips(5)))
+    daemon.run(lambda: speaker.set(routes(5)))
     assert daemon.asked == ["configure"]
 
 
@@ -116,7 +116,7 @@ def test_an_unchanged_set_is_not_told_again(daemon: Daemon) -> None:
 
     async def thrice() -> None:
         for _ in range(3):
-            await speaker.set(vips(5))
+            await speaker.set(routes(5))
 
     daemon.run(thrice)
     assert daemon.asked == ["configure"]
@@ -125,18 +125,18 @@ def test_an_unchanged_set_is_not_told_again(daemon: Daemon) -> None:
 def test_a_file_that_somebody_filled_with_other_bytes_is_replaced(daemon: Daemon) -> None:
     path = daemon.folder / "bird.conf"
     path.write_bytes(b"\xff\x00\xfe")
-    daemon.run(lambda: bird(daemon).set(vips(5)))
+    daemon.run(lambda: bird(daemon).set(routes(5)))
     assert "route 203.0.113.5/32 blackhole;" in text(daemon)
 
 
 def test_a_missing_binary_is_named(daemon: Daemon) -> None:
     with pytest.raises(ConfigError, match="program no-such-bird"):
-        asyncio.run(bird(daemon, "no-such-bird").set(vips(5)))
+        asyncio.run(bird(daemon, "no-such-bird").set(routes(5)))
 
 
 def test_a_key_that_was_never_there_is_named_and_nothing_is_written(daemon: Daemon) -> None:
     with pytest.raises(ConfigError, match="BGP key rack of peer tor-1: it cannot be read"):
-        asyncio.run(bird(daemon, settings=WITH_KEY).set(vips(5)))
+        asyncio.run(bird(daemon, settings=WITH_KEY).set(routes(5)))
     assert not (daemon.folder / "bird.conf").exists()
 
 
@@ -145,10 +145,10 @@ def test_a_key_that_vanishes_does_not_hold_up_a_withdrawal(daemon: Daemon) -> No
     secret.mkdir()
     (secret / "rack").write_text("abc")
     speaker = bird(daemon, settings=WITH_KEY)
-    daemon.run(lambda: speaker.set(vips(5)))
+    daemon.run(lambda: speaker.set(routes(5)))
     (secret / "rack").unlink()
     with pytest.raises(ConfigError, match="BGP key rack"):
-        daemon.run(lambda: speaker.set(frozenset()))
+        daemon.run(lambda: speaker.set(routes()))
     assert "203.0.113.5" not in text(daemon)
     assert daemon.asked == ["configure", "configure"]
     assert (daemon.folder / "keys" / "tor-1.conf").read_text() == 'password "abc";\n'
@@ -159,9 +159,9 @@ def test_a_changed_key_is_told_though_the_text_is_the_same(daemon: Daemon) -> No
     secret.mkdir()
     (secret / "rack").write_text("abc")
     speaker = bird(daemon, settings=WITH_KEY)
-    daemon.run(lambda: speaker.set(vips(5)))
+    daemon.run(lambda: speaker.set(routes(5)))
     (secret / "rack").write_text("xyz")
-    daemon.run(lambda: speaker.set(vips(5)))
+    daemon.run(lambda: speaker.set(routes(5)))
     assert daemon.asked == ["configure", "configure"]
     assert (daemon.folder / "keys" / "tor-1.conf").read_text() == 'password "xyz";\n'
 
@@ -170,7 +170,7 @@ def test_a_write_that_was_cut_short_before_is_overcome(daemon: Daemon) -> None:
     for name in (".bird.conf.partial", "bird.conf.new", ".bird.conf.new.partial"):
         (daemon.folder / name).write_text("half a li")
         (daemon.folder / name).chmod(0o400)
-    daemon.run(lambda: bird(daemon).set(vips(5)))
+    daemon.run(lambda: bird(daemon).set(routes(5)))
     assert "203.0.113.5/32" in text(daemon)
 
 

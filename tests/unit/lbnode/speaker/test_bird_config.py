@@ -13,13 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import Bug, ConfigError
-from lbnode.model import IPAddress
+from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.pools import Pool
+from lbnode.routes import routes_of
 from lbnode.settings import Bfd, Bgp, GracefulRestart, Peer
 from lbnode.speaker.bird_config import protocol_name, render, render_key
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bird"
-POOL = ip_network("203.0.113.0/24")
-POOL6 = ip_network("2001:db8:113::/64")
+NETWORK = ip_network("203.0.113.0/24")
+NETWORK6 = ip_network("2001:db8:113::/64")
+POOL = Pool.model_validate({"name": "public", "cidrs": [NETWORK]})
+POOL6 = Pool.model_validate({"name": "public6", "cidrs": [NETWORK6]})
 NODE_ADDRESS = ip_address("198.18.0.11")
 NODE_ADDRESS6 = ip_address("2001:db8::11")
 RACK = Bgp(
@@ -56,7 +60,37 @@ BOTH_FAMILIES = Bgp(
     ),
 )
 
+#: A router of our own AS beside one of another; aggregates beside host routes and alone; every attribute.
+MIXED = Bgp(
+    local_asn=65010,
+    communities=("no-export",),
+    peers=(
+        Peer(name="core", address=IPv4Address("198.18.0.4"), asn=65010),
+        Peer(name="tor1", address=IPv4Address("198.18.0.2"), asn=65001),
+    ),
+)
+MIXED_POOLS = tuple(
+    Pool.model_validate(p)
+    for p in (
+        {"name": "plain", "cidrs": ["203.0.113.0/25", "2001:db8:113::/64"]},
+        {"name": "beside", "cidrs": ["203.0.113.128/26"], "aggregate": {"length": 28}},
+        {"name": "alone", "cidrs": ["203.0.113.192/26"], "aggregate": {"length": 26, "hostRoutes": False}},
+    )
+)
+MIXED_ROUTES = {
+    ip_network("203.0.113.1/32"): RouteAttributes(("65010:7", "4200000010:0:1"), 200, 50, 2),
+    ip_network("2001:db8:113::5/128"): RouteAttributes(med=0),
+    ip_network("203.0.113.130/32"): RouteAttributes(("65535:65281",)),
+    ip_network("203.0.113.128/28"): RouteAttributes(),
+    ip_network("203.0.113.200/32"): RouteAttributes(covered=True),
+    ip_network("203.0.113.192/26"): RouteAttributes(),
+}
+
 needs_bird = pytest.mark.skipif(shutil.which("bird") is None, reason="bird is not installed (Debian: bird2)")
+
+
+def routes(*addresses: IPAddress | str) -> dict[IPNetwork, RouteAttributes]:
+    return {ip_network(a): RouteAttributes() for a in addresses}
 
 
 def accepted(text: str, key_names: list[str], folder: Path) -> str:
@@ -82,12 +116,17 @@ CASES: dict[str, tuple[Bgp, tuple[IPAddress, ...], tuple[str, ...]]] = {
 def test_the_text_is_the_golden_one(name: str) -> None:
     bgp, addresses, announced = CASES[name]
     pools = (POOL, POOL6) if len(addresses) == 2 else (POOL,)
-    text = render(bgp, pools, "edge1", addresses, [ip_address(a) for a in announced])
+    text = render(bgp, pools, "edge1", addresses, routes(*announced))
     assert text == (GOLDEN / name).read_text()
 
 
+def test_the_text_with_attributes_and_aggregates_is_the_golden_one() -> None:
+    text = render(MIXED, MIXED_POOLS, "edge1", (NODE_ADDRESS, NODE_ADDRESS6), MIXED_ROUTES)
+    assert text == (GOLDEN / "attributes.conf").read_text()
+
+
 @needs_bird
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "attributes.conf"])
 def test_the_golden_files_are_accepted_by_bird(name: str, tmp_path: Path) -> None:
     assert accepted((GOLDEN / name).read_text(), ["tor1", "tor2"], tmp_path) == ""
 
@@ -148,21 +187,54 @@ def bgps(draw: st.DrawFn) -> Bgp:
     )
 
 
+numbers = st.integers(0, 4294967295)
+canonical_communities = st.lists(
+    st.one_of(
+        st.builds("{}:{}".format, st.integers(0, 65535), st.integers(0, 65535)),
+        st.builds("{}:{}:{}".format, numbers, numbers, numbers),
+    ),
+    max_size=4,
+    unique=True,
+).map(tuple)
+route_attributes = st.builds(
+    RouteAttributes, canonical_communities, st.none() | numbers, st.none() | numbers, st.integers(0, 10)
+)
+
+
+@needs_bird
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    vips=st.dictionaries(st.integers(0, 255).map(lambda n: NETWORK[n]), route_attributes, max_size=6),
+    length=st.integers(26, 31),
+    host_routes=st.booleans(),
+)
+def test_bird_accepts_whatever_is_said_of_routes(
+    vips: dict[IPAddress, RouteAttributes], length: int, host_routes: bool, tmp_path: Path
+) -> None:
+    aggregate = {"length": length, "hostRoutes": host_routes}
+    pools = (
+        *MIXED_POOLS[:1],
+        Pool.model_validate({"name": "p", "cidrs": ["203.0.113.128/25"], "aggregate": aggregate}),
+    )
+    text = render(MIXED, pools, "edge1", (NODE_ADDRESS,), routes_of(vips, pools))
+    assert accepted(text, [], tmp_path) == ""
+
+
 @needs_bird
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bgp=bgps(), lasts=st.sets(st.integers(0, 255), max_size=8))
 def test_bird_accepts_every_configuration_that_the_settings_allow(bgp: Bgp, lasts: set[int], tmp_path: Path) -> None:
-    announced = [POOL[n] for n in lasts] + [POOL6[n] for n in lasts]
-    text = render(bgp, (POOL, POOL6), "edge1", (NODE_ADDRESS, NODE_ADDRESS6), announced)
+    announced = [NETWORK[n] for n in lasts] + [NETWORK6[n] for n in lasts]
+    text = render(bgp, (POOL, POOL6), "edge1", (NODE_ADDRESS, NODE_ADDRESS6), routes(*announced))
     assert accepted(text, [p.name for p in bgp.peers], tmp_path) == ""
 
 
 def test_the_order_of_addresses_pools_and_peers_does_not_show() -> None:
-    announced = [POOL[n] for n in range(50)]
+    announced = [NETWORK[n] for n in range(50)]
     shuffled = random.Random(7).sample(announced, len(announced))
     turned = RACK.model_copy(update={"peers": RACK.peers[::-1]})
-    assert render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), announced) == render(
-        turned, (POOL,), "edge1", (NODE_ADDRESS,), shuffled
+    assert render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), routes(*announced)) == render(
+        turned, (POOL,), "edge1", (NODE_ADDRESS,), routes(*shuffled)
     )
 
 
@@ -173,28 +245,28 @@ def test_two_peers_never_share_a_protocol_name(peer_names: list[str]) -> None:
 
 def test_an_address_outside_the_pools_is_a_bug() -> None:
     with pytest.raises(Bug, match=r"192\.0\.2\.1 .*no pool"):
-        render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), [ip_address("192.0.2.1")])
+        render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), routes("192.0.2.1"))
 
 
 def test_a_node_that_no_peer_is_meant_for_is_told_so() -> None:
     only = RACK.model_copy(update={"peers": RACK.peers[2:]})
     with pytest.raises(ConfigError, match="elsewhere: none is meant for node edge1"):
-        render(only, (POOL,), "edge1", (NODE_ADDRESS,), [])
+        render(only, (POOL,), "edge1", (NODE_ADDRESS,), {})
 
 
 def test_a_node_without_an_ipv4_address_has_no_router_id() -> None:
     with pytest.raises(ConfigError, match="router id"):
-        render(BOTH_FAMILIES, (POOL6,), "edge1", (NODE_ADDRESS6,), [])
+        render(BOTH_FAMILIES, (POOL6,), "edge1", (NODE_ADDRESS6,), {})
 
 
 def test_a_vip_of_a_family_that_the_node_lacks_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"2001:db8:113::5: node edge1 has no IPv6 address"):
-        render(RACK, (POOL, POOL6), "edge1", (NODE_ADDRESS,), [ip_address("2001:db8:113::5")])
+        render(RACK, (POOL, POOL6), "edge1", (NODE_ADDRESS,), routes("2001:db8:113::5"))
 
 
 def test_a_peer_of_a_family_that_the_node_lacks_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="peer v6 = 2001:db8::2: node edge1 has no IPv6 address"):
-        render(BOTH_FAMILIES, (POOL,), "edge1", (NODE_ADDRESS,), [])
+        render(BOTH_FAMILIES, (POOL,), "edge1", (NODE_ADDRESS,), {})
 
 
 def test_one_line_end_after_a_key_is_not_part_of_it() -> None:
@@ -226,7 +298,7 @@ def test_a_key_that_bird_cannot_take_is_refused_without_being_shown(key: bytes, 
     key=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters='"'), min_size=1, max_size=80)
 )
 def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) -> None:
-    text = render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), [])
+    text = render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), {})
     (tmp_path / "keys").mkdir(exist_ok=True)
     (tmp_path / "bird.conf").write_text(text)
     (tmp_path / "keys" / "tor2.conf").write_text("")
@@ -239,4 +311,4 @@ def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) ->
 
 def test_the_first_address_of_each_family_counts() -> None:
     one, two = NODE_ADDRESS, ip_address("198.18.0.99")
-    assert render(RACK, (POOL,), "edge1", (one, two), []) == render(RACK, (POOL,), "edge1", (one,), [])
+    assert render(RACK, (POOL,), "edge1", (one, two), {}) == render(RACK, (POOL,), "edge1", (one,), {})

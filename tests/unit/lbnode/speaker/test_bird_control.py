@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import Retry
+from lbnode.model import RouteAttributes
 from lbnode.speaker.bird_control import (
     Reply,
     ReplyParser,
     ask,
     parse_bfd,
-    parse_host_routes,
     parse_protocols,
+    parse_routes,
 )
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bird"
@@ -28,6 +29,8 @@ GOLDEN = Path(__file__).parents[3] / "golden" / "bird"
 PROTOCOLS = (GOLDEN / "reply_protocols.txt").read_bytes()
 BFD = (GOLDEN / "reply_bfd.txt").read_bytes()
 ROUTES = (GOLDEN / "reply_routes.txt").read_bytes()
+#: As it comes from the socket, whole: one route has 159 communities, which BIRD breaks over lines.
+ROUTES_ALL = (GOLDEN / "reply_routes_all.txt").read_bytes()
 
 
 def reply(text: bytes) -> Reply:
@@ -57,8 +60,32 @@ def test_bfd_states_are_read_by_neighbour() -> None:
     }
 
 
-def test_host_routes_of_both_families_are_read_and_wider_ones_are_not() -> None:
-    assert {str(a) for a in parse_host_routes(reply(ROUTES))} == {"203.0.113.1", "203.0.113.2", "2001:db8:113::5"}
+def test_routes_of_both_families_are_read() -> None:
+    assert {str(n) for n in parse_routes(reply(ROUTES))} == {
+        "203.0.113.1/32",
+        "203.0.113.2/32",
+        "203.0.113.0/24",
+        "2001:db8:113::5/128",
+    }
+
+
+def test_routes_are_read_with_their_attributes() -> None:
+    found = {str(n): a for n, a in parse_routes(reply(ROUTES_ALL)).items()}
+    assert found.pop("203.0.113.6/32").communities == tuple(f"65010:{n}" for n in range(10001, 10160))
+    seven = found.pop("203.0.113.7/32").communities
+    assert seven == (
+        *(f"65010:{n}" for n in range(1, 41)),
+        *(f"4200000010:{n}:4294967295" for n in range(1, 13)),
+    )
+    assert found == {
+        "203.0.113.9/32": RouteAttributes(("65010:7", "65535:65281", "65010:1:2"), 200, 50, 2),
+        "203.0.113.8/32": RouteAttributes(),
+        "203.0.113.0/28": RouteAttributes(med=0),
+    }
+
+
+def test_covered_routes_are_marked() -> None:
+    assert all(a.covered for a in parse_routes(reply(ROUTES), covered=True).values())
 
 
 def test_a_final_line_ends_the_reply_and_says_whether_it_failed() -> None:
@@ -77,18 +104,18 @@ def test_any_bytes_are_read_without_an_error(lines: list[bytes]) -> None:
     parser = ReplyParser()
     for line in [*lines, b"0000 "]:
         if (whole := parser.feed(line)) is not None:
-            parse_protocols(whole), parse_bfd(whole), parse_host_routes(whole)
+            parse_protocols(whole), parse_bfd(whole), parse_routes(whole)
 
 
 @given(st.data())
 def test_recorded_replies_with_bytes_overwritten_are_read_without_an_error(data: st.DataObject) -> None:
-    text = bytearray(data.draw(st.sampled_from([PROTOCOLS, BFD, ROUTES])))
+    text = bytearray(data.draw(st.sampled_from([PROTOCOLS, BFD, ROUTES, ROUTES_ALL])))
     for position in data.draw(st.lists(st.integers(0, len(text) - 1), max_size=30)):
         text[position] = data.draw(st.integers(0, 255))
     parser = ReplyParser()
     for line in bytes(text).split(b"\n"):
         if (whole := parser.feed(line)) is not None:
-            parse_protocols(whole), parse_bfd(whole), parse_host_routes(whole)
+            parse_protocols(whole), parse_bfd(whole), parse_routes(whole)
 
 
 def asked(
@@ -152,7 +179,7 @@ def test_a_stream_of_anything_gives_replies_or_retry(
         return
     for one in replies:
         assert all(s.exported >= 0 for s in parse_protocols(one).values())
-        parse_bfd(one), parse_host_routes(one)
+        parse_bfd(one), parse_routes(one)
 
 
 def test_a_daemon_that_hangs_up_means_retry() -> None:

@@ -8,7 +8,15 @@ import pytest
 
 from lbnode.speaker.base import Speaker
 from lbnode.speaker.memory import MemorySpeaker
-from tests.unit.lbnode.speaker.speaker_conformance import BGP, NODE, NODE_ADDRESS, POOLS, SpeakerConformance, vips
+from tests.unit.lbnode.speaker.speaker_conformance import (
+    BGP,
+    NODE,
+    NODE_ADDRESS,
+    POOLS,
+    SpeakerConformance,
+    routes,
+    vips,
+)
 
 
 def memory_speaker() -> MemorySpeaker:
@@ -31,7 +39,7 @@ class TestMemorySpeaker(SpeakerConformance):
 
 def test_history_lists_changes_only() -> None:
     speaker = memory_speaker()
-    for announced in (vips(1), vips(1), vips(1, 2), vips()):
+    for announced in (routes(1), routes(1), routes(1, 2), routes()):
         asyncio.run(speaker.set(announced))
     assert speaker.history == [vips(1), vips(1, 2), vips()]
 
