@@ -95,14 +95,28 @@ def test_a_new_destination_stands_at_the_head_of_the_list(edge: EdgeDataPlane) -
 
 
 def test_a_drained_destination_keeps_its_place_and_its_last_weight(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 3), AddDestination(WEB, TWO, 3), SetWeight(WEB, ONE, 0)])
+    edge.apply(
+        [
+            AddService(VirtualService(WEB)),
+            AddDestination(WEB, ONE, 3),
+            AddDestination(WEB, TWO, 3),
+            SetWeight(WEB, ONE, 0),
+        ]
+    )
     assert service(edge, WEB).destinations == (Destination(TWO, 3), Destination(ONE, 3, drained=True))
     if is_kernel(edge):
         assert ipvs_destinations("tcp 203.0.113.1:80") == [(f"{TWO}:80", "Tunnel", 3), (f"{ONE}:80", "Tunnel", 0)]
 
 
 def test_a_weight_changes_in_place(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1), SetWeight(WEB, ONE, 5)])
+    edge.apply(
+        [
+            AddService(VirtualService(WEB)),
+            AddDestination(WEB, ONE, 1),
+            AddDestination(WEB, TWO, 1),
+            SetWeight(WEB, ONE, 5),
+        ]
+    )
     assert service(edge, WEB).destinations == (Destination(TWO, 1), Destination(ONE, 5))
 
 
@@ -117,7 +131,14 @@ def test_flags_change_and_destinations_stay(edge: EdgeDataPlane) -> None:
 
 
 def test_destinations_and_services_go(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1), RemoveDestination(WEB, ONE)])
+    edge.apply(
+        [
+            AddService(VirtualService(WEB)),
+            AddDestination(WEB, ONE, 1),
+            AddDestination(WEB, TWO, 1),
+            RemoveDestination(WEB, ONE),
+        ]
+    )
     assert [d.address for d in service(edge, WEB).destinations] == [TWO]
     edge.apply([RemoveService(WEB)])
     assert edge.read().services == ()
@@ -201,7 +222,11 @@ def test_probe_routes_need_the_device_and_go_with_it(edge: EdgeDataPlane) -> Non
 
 def everything() -> EdgeState:
     return EdgeState(
-        sysctls={"net.ipv4.vs.sloppy_tcp": "1", "net.ipv4.vs.expire_nodest_conn": "1", "net.ipv4.vs.conn_reuse_mode": "1"},
+        sysctls={
+            "net.ipv4.vs.sloppy_tcp": "1",
+            "net.ipv4.vs.expire_nodest_conn": "1",
+            "net.ipv4.vs.conn_reuse_mode": "1",
+        },
         timeouts=IpvsTimeouts(),
         filter_digest=FILTER.digest,
         vips=frozenset({VIP, VIP6}),

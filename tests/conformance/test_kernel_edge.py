@@ -110,7 +110,9 @@ def test_other_peoples_rules_stay_through_everything(kernel_edge: KernelEdge) ->
     ],
 )
 def test_ipvs_changed_behind_our_back_is_noticed_and_mended(kernel_edge: KernelEdge, harm: str) -> None:
-    desired = EdgeState(timeouts=kernel_edge.read().timeouts, services=(VirtualService(WEB, (Destination(ONE), Destination(TWO))),))
+    desired = EdgeState(
+        timeouts=kernel_edge.read().timeouts, services=(VirtualService(WEB, (Destination(ONE), Destination(TWO))),)
+    )
     kernel_edge.apply(diff_edge(desired, None, kernel_edge.read()))
     good = sh("ipvsadm -Sn"), ipvs_destinations("tcp 203.0.113.1:80")
     sh(harm)
@@ -123,9 +125,18 @@ def test_ipvs_changed_behind_our_back_is_noticed_and_mended(kernel_edge: KernelE
 
 def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
     def shown() -> tuple[str, ...]:
-        commands = ("ip -o addr", "ip -o link", "ip route show table all", "ipvsadm -Sn", "ipvsadm -Ln --timeout", *(f"sysctl {n}" for n in SYSCTLS))
+        commands = (
+            "ip -o addr",
+            "ip -o link",
+            "ip route show table all",
+            "ipvsadm -Sn",
+            "ipvsadm -Ln --timeout",
+            *(f"sysctl {n}" for n in SYSCTLS),
+        )
         # A link's flags change while it settles; its name and address do not.
-        return tuple(re.sub(r"<.*?>|state \w+|qdisc \w+|valid_lft \w+|preferred_lft \w+|tentative", "", sh(c)) for c in commands)
+        return tuple(
+            re.sub(r"<.*?>|state \w+|qdisc \w+|valid_lft \w+|preferred_lft \w+|tentative", "", sh(c)) for c in commands
+        )
 
     with new_namespace():
         sh("ipvsadm -A -t 198.51.100.7:80 -s rr")
@@ -136,7 +147,14 @@ def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
         plane.close()
         # The agent that cleans is not the one that set things up, and may have set them again.
         other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path)
-        other.apply([SetSysctl(SYSCTLS[0], "1"), SetTimeouts(IpvsTimeouts(1, 2, 4)), AddService(VirtualService(WEB)), ReplaceFilter(FILTER)])
+        other.apply(
+            [
+                SetSysctl(SYSCTLS[0], "1"),
+                SetTimeouts(IpvsTimeouts(1, 2, 4)),
+                AddService(VirtualService(WEB)),
+                ReplaceFilter(FILTER),
+            ]
+        )
         assert shown() != before
         other.clean()
         assert shown() == before
@@ -227,7 +245,10 @@ def choices() -> dict[int, str]:
 def desired(present: Sequence[IPAddress], drained: Sequence[IPAddress]) -> EdgeState:
     destinations = tuple(Destination(a, drained=a in drained) for a in sorted(present, key=address_order))
     return EdgeState(
-        sysctls={"net.ipv4.vs.expire_nodest_conn": "1"}, vips=frozenset({VIP}), services=(VirtualService(HASHED, destinations),), timeouts=IpvsTimeouts()
+        sysctls={"net.ipv4.vs.expire_nodest_conn": "1"},
+        vips=frozenset({VIP}),
+        services=(VirtualService(HASHED, destinations),),
+        timeouts=IpvsTimeouts(),
     )
 
 
@@ -284,7 +305,13 @@ def test_without_the_canonical_order_they_disagree(hashing_edge: KernelEdge) -> 
         other.apply([AddAddress(VIP), AddService(VirtualService(HASHED))])
         for address in [*present[3:], *present[:3]]:
             other.apply([AddDestination(HASHED, address, 1)])
-        other.apply([RemoveDestination(HASHED, present[0]), AddDestination(HASHED, present[0], 1), *(SetWeight(HASHED, a, 0) for a in drained)])
+        other.apply(
+            [
+                RemoveDestination(HASHED, present[0]),
+                AddDestination(HASHED, present[0], 1),
+                *(SetWeight(HASHED, a, 0) for a in drained),
+            ]
+        )
         two = choices()
         other.close()
     differing = sum(one[p] != two[p] for p in one)

@@ -81,7 +81,15 @@ def run(
     )
     script.chmod(0o755)
     with tempfile.TemporaryDirectory(prefix="sgc-") as home:
-        arguments = [KERNEL, f"mem={memory_mib}M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={script}", f"umid={name}"]
+        arguments = [
+            KERNEL,
+            f"mem={memory_mib}M",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "ro",
+            f"init={script}",
+            f"umid={name}",
+        ]
         arguments += ["con=null", "con0=null,fd:1", "quiet", f"uml_dir={home}"]
         shim = Path(home) / "shim.so"
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", shim, _SHIM, "-ldl"], check=True)
