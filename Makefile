@@ -2,7 +2,9 @@
 PYTHON := python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help tools lab status lab-down test unit lint lock clean
+.PHONY: help tools lab status lab-down test unit lint audit lock clean
+# A test looks that none is forgotten.
+SHELL_SCRIPTS := .ci/run image/bird-supervisor.sh lab/uml/rootfs/usr/local/sbin/samegate-node
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,11 +30,16 @@ test: tools lint ## Run the linters, then every test; the lab is brought up for 
 unit: tools ## Run the tests that need no root, cluster or network
 	@$(VENV)/pytest
 
-lint: tools ## Check style, types, import layers and locks
+lint: tools ## Check style, security rules, types, import layers, shell scripts and locks
 	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@shellcheck $(SHELL_SCRIPTS)
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports --config pyproject.toml
 	@$(PYTHON) -m tools lock --check
+
+audit: tools ## Ask the vulnerability service about every locked Python package; says so where it cannot be reached
+	@$(PYTHON) -m tools audit
 
 lock: tools ## Write the locks anew from pyproject.toml
 	@$(PYTHON) -m tools lock

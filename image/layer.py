@@ -8,6 +8,9 @@ import io
 import json
 import os
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,6 +56,14 @@ def cached(destination: Path) -> Layer | None:
     return Layer(destination, record["digest"], record["diff_id"], size_bytes)
 
 
+@contextmanager
+def unpacked(layer: Layer) -> Iterator[Path]:
+    """The layer's tree in a folder that goes away again."""
+    with tempfile.TemporaryDirectory(prefix="samegate-layer-") as scratch, tarfile.open(layer.path) as archive:
+        archive.extractall(scratch)  # noqa: S202 - a layer that we packed
+        yield Path(scratch)
+
+
 def _record(destination: Path) -> Path:
     return destination.with_suffix(".json")
 
@@ -63,8 +74,10 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     entry.mtime = SOURCE_DATE_EPOCH
-    # No file of this image needs another user's rights; group and others never write.
-    entry.mode &= 0o755 if not entry.issym() else 0o777
+    # No file of this image needs another user's rights, everybody may read, and only the owner writes: so neither the
+    # builder's umask nor the packages' own bits matter.
+    if not entry.issym():
+        entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
     return entry
 
 

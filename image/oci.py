@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,18 @@ MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 def write_archive(
-    output: Path, layers: Sequence[Layer], config: Mapping[str, object], labels: Mapping[str, str], *, name: str
+    output: Path,
+    layers: Sequence[Layer],
+    config: Mapping[str, object],
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str] | None = None,
+    *,
+    name: str,
 ) -> str:
-    """Write the archive and return the manifest's digest: what a registry and containerd call the image."""
+    """Write the archive and return the manifest's digest: what a registry and containerd call the image.
+
+    Labels go into the configuration, annotations into the manifest.
+    """
     created = datetime.fromtimestamp(SOURCE_DATE_EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     container: dict[str, object] = dict(config)
     if labels:
@@ -47,6 +57,7 @@ def write_archive(
                 {"mediaType": MEDIA_LAYER, "digest": layer.digest, "size": layer.size_bytes} for layer in layers
             ],
         }
+        | ({"annotations": dict(annotations)} if annotations else {})
     )
     descriptor = _descriptor(MEDIA_MANIFEST, manifest) | {"annotations": {"org.opencontainers.image.ref.name": name}}
     index = _json({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": [descriptor]})
@@ -73,13 +84,22 @@ def read_manifest(archive_path: Path) -> tuple[str, dict[str, Any], dict[str, An
         return digest, manifest, json.loads(_read(archive, _blob_path(manifest["config"]["digest"])))
 
 
+@contextmanager
+def open_layers(archive_path: Path) -> Iterator[Iterator[tarfile.TarFile]]:
+    """The layers of an archive, bottom first, each to be read before the next."""
+    _, manifest, _ = read_manifest(archive_path)
+    with tarfile.open(archive_path) as archive, ExitStack() as stack:
+        yield (
+            stack.enter_context(tarfile.open(fileobj=io.BytesIO(_read(archive, _blob_path(layer["digest"])))))
+            for layer in manifest["layers"]
+        )
+
+
 def extract_layers(archive_path: Path, destination: Path) -> None:
     """Unpack all layers, bottom first, into ``destination``: the file system that a container sees."""
-    _, manifest, _ = read_manifest(archive_path)
-    with tarfile.open(archive_path) as archive:
-        for layer in manifest["layers"]:
-            with tarfile.open(fileobj=io.BytesIO(_read(archive, _blob_path(layer["digest"])))) as tree:
-                tree.extractall(destination)  # noqa: S202 - layers that we packed
+    with open_layers(archive_path) as layers:
+        for tree in layers:
+            tree.extractall(destination)  # noqa: S202 - layers that we packed
 
 
 def _read(archive: tarfile.TarFile, name: str) -> bytes:

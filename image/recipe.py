@@ -7,7 +7,10 @@ from __future__ import annotations
 
 SUITE = "bookworm"
 PYTHON = (3, 11)
-"""The suite's Python; byte code is compiled for it while building."""
+"""The suite's Python; byte code is compiled by it while building."""
+
+PLATFORM = "x86_64-manylinux_2_36"
+"""Which wheels fit: Debian 12 has glibc 2.36."""
 
 SOURCE_DATE_EPOCH = 1751328000
 """2025-07-01: the one time stamp of every file, so that the same input gives the same digest."""
@@ -74,6 +77,9 @@ FILES = {
 }
 
 SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+PACKAGE_RECORDS = "var/lib/dpkg/status.d"
+"""One file per Debian package, as distroless images have them: scanners look there when there is no package manager."""
 
 CONFIG: dict[str, object] = {
     "Entrypoint": ["/usr/bin/python3", "-m", "lbnode"],

@@ -182,7 +182,7 @@ class Watcher:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(SILENCE_SECONDS * (1 + random.random() / 5)):  # noqa: S311
+                    async with asyncio.timeout(SILENCE_SECONDS * (1 + random.random() / 5)):  # noqa: S311 jitter, not a secret
                         change, found = await events.__anext__()
                 except TimeoutError:
                     return

@@ -1,4 +1,4 @@
-"""python -m tools ensure [NAMES] [--json] | status [--json] | lock [--check] [--upgrade] | pin
+"""python -m tools ensure [NAMES] [--json] | status [--json] | lock [--check] [--upgrade] | audit [--service S] | pin
 
 Starts on the system's bare Python 3.11; goes on in the checkout's environment once that exists.
 """
@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 
-from tools import ensure, python_environment
+from tools import audit, ensure, python_environment
 from tools.cache import Cache, location
 from tools.debian import PackageError
 from tools.golang import BuildError
@@ -23,6 +23,7 @@ from tools.python_environment import PythonEnvironmentError
 from tools.ways import Network, NotThisWay, ToolError
 
 STATUS_MISSING = 3
+STATUS_BY_VERDICT = {"clean": 0, "vulnerable": 1, "unknown": 3}
 
 
 def _ensure(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def _ensure(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
     ours = ensure.ROOT / ".venv" / "bin" / "python"
     if sys.prefix != str(ensure.ROOT / ".venv") and (changed or ensure.lacking(pins, cache, tools)):
         # What is long to come is shown live by rich, which only our own environment has.
-        os.execv(ours, [str(ours), "-m", "tools", *sys.argv[1:]])  # noqa: S606
+        os.execv(ours, [str(ours), "-m", "tools", *sys.argv[1:]])  # noqa: S606 - our own environment's Python
     report = ensure.fetch(pins, cache, progress, tools)
     if arguments.json:
         print(json.dumps(report.as_json(), indent=1))
@@ -69,6 +70,23 @@ def _lock(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
     return 1 if stale else 0
 
 
+def _audit(pins: Pins, cache: Cache, arguments: argparse.Namespace) -> int:
+    environment = python_environment.audit_environment(ensure.ROOT, pins, cache, for_terminal())
+    verdicts = set()
+    for name in python_environment.LOCKS:
+        answer = audit.ask(environment, ensure.ROOT / name, arguments.service)
+        verdicts.add(answer.verdict)
+        print("\n".join(audit.lines(name, answer)))
+    worst = next(each for each in ("vulnerable", "unknown", "clean") if each in verdicts)
+    if worst == "unknown":
+        print(
+            f"the service {arguments.service!r} could not be asked about everything: run this where its site is reached, or try "
+            f"--service {' or '.join(each for each in audit.SERVICES if each != arguments.service)}",
+            file=sys.stderr,
+        )
+    return STATUS_BY_VERDICT[worst]
+
+
 def _pin(pins: Pins, cache: Cache, _arguments: argparse.Namespace) -> int:
     network, failed = Network(), 0
     cache.prepare()
@@ -95,10 +113,13 @@ def main() -> int:
     status = commands.add_parser("status", help="which tools are there, and how each was had")
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
-    lock = commands.add_parser("lock", help="write requirements.lock and image/requirements.lock from pyproject.toml")
+    lock = commands.add_parser("lock", help="write the three locks of Python packages from pyproject.toml")
     lock.add_argument("--check", action="store_true", help="only tell whether they are up to date")
     lock.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     lock.set_defaults(run=_lock)
+    audited = commands.add_parser("audit", help="ask about weaknesses of the locked Python packages (needs its site)")
+    audited.add_argument("--service", choices=audit.SERVICES, default=audit.SERVICES[0])
+    audited.set_defaults(run=_audit)
     commands.add_parser("pin", help="print the checksums that the vendors publish, to review").set_defaults(run=_pin)
     arguments = parser.parse_args()
     try:

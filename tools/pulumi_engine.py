@@ -17,7 +17,7 @@ from tools.progress import Progress
 CHECKOUT = Path(__file__).absolute().parent.parent
 PROVIDER = "pulumi-resource-kubernetes"
 PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"  # noqa: S105 - a variable's name
-PASSPHRASE_FILE = "PULUMI_CONFIG_PASSPHRASE_FILE"  # noqa: S105
+PASSPHRASE_FILE = "PULUMI_CONFIG_PASSPHRASE_FILE"  # noqa: S105 - a variable's name
 
 
 class PluginError(RuntimeError):

@@ -1,4 +1,4 @@
-"""The checkout's Python environment: `.venv`, made by a pinned uv from the hash-pinned `requirements.lock`.
+"""Python environments, made by a pinned uv from hash-pinned locks: the checkout's `.venv`, and the audit's own.
 
 uv.lock is not used: it names the registry's host in every entry. Why and how: docs/adr/0002-lock-without-hosts.md.
 Runs on a bare system Python, before any dependency exists.
@@ -23,6 +23,9 @@ from tools.progress import Progress
 LOCK = "requirements.lock"
 #: The agent's share: what the image installs.
 IMAGE_LOCK = "image/requirements.lock"
+#: What `python -m tools audit` runs: apart, so that its many dependencies constrain nothing of ours.
+AUDIT_LOCK = "tools/audit.lock"
+LOCKS = (LOCK, IMAGE_LOCK, AUDIT_LOCK)
 MARK = ".samegate-lock"
 COMPILE = (
     "--universal",
@@ -76,34 +79,49 @@ def uv(pins: Pins, cache: Cache, progress: Progress) -> Path:
     return target
 
 
-def lock_digest(root: Path) -> str:
-    return hashlib.sha256((root / LOCK).read_bytes()).hexdigest()
-
-
 def is_current(root: Path) -> bool:
     """Whether `.venv` was made from the present lock."""
-    mark = root / ".venv" / MARK
-    return mark.exists() and mark.read_text() == lock_digest(root) and (root / ".venv/bin/python").exists()
+    return _holds(root / ".venv", root / LOCK)
 
 
 def ensure(root: Path, pins: Pins, cache: Cache, progress: Progress) -> bool:
     """Make `.venv` hold exactly what the lock says; False when it did already."""
-    if is_current(root):
+    return _sync(root / ".venv", root / LOCK, "Python environment", pins, cache, progress)
+
+
+def audit_environment(root: Path, pins: Pins, cache: Cache, progress: Progress) -> Path:
+    """The folder of an environment, in the tool cache, that holds exactly what the audit's lock says."""
+    folder = cache.root / "audit"
+    _sync(folder, root / AUDIT_LOCK, "environment of the audit", pins, cache, progress)
+    return folder
+
+
+def _holds(folder: Path, lock: Path) -> bool:
+    mark = folder / MARK
+    return mark.exists() and mark.read_text() == _digest(lock) and (folder / "bin/python").exists()
+
+
+def _digest(lock: Path) -> str:
+    return hashlib.sha256(lock.read_bytes()).hexdigest()
+
+
+def _sync(folder: Path, lock: Path, what: str, pins: Pins, cache: Cache, progress: Progress) -> bool:
+    if _holds(folder, lock):
         return False
     program = str(uv(pins, cache, progress))
-    with progress.step("Python environment") as step:
-        if not (root / ".venv/bin/python").exists():
+    with progress.step(what) as step:
+        if not (folder / "bin/python").exists():
             step.detail("uv venv")
             interpreter = str(Path(getattr(sys, "_base_executable", sys.executable)))
             _run(
-                [program, "venv", "--quiet", "--clear", "--python", interpreter, str(root / ".venv")],
+                [program, "venv", "--quiet", "--clear", "--python", interpreter, str(folder)],
                 UV_PYTHON_DOWNLOADS="never",
             )
         step.detail("uv pip sync")
-        (root / ".venv" / MARK).unlink(missing_ok=True)
-        _run([program, "pip", "sync", "--quiet", "--require-hashes", str(root / LOCK)], VIRTUAL_ENV=str(root / ".venv"))
-        (root / ".venv" / MARK).write_text(lock_digest(root))
-        step.result = f".venv holds what {LOCK} says"
+        (folder / MARK).unlink(missing_ok=True)
+        _run([program, "pip", "sync", "--quiet", "--require-hashes", str(lock)], VIRTUAL_ENV=str(folder))
+        (folder / MARK).write_text(_digest(lock))
+        step.result = f"{folder.name} holds what {lock.name} says"
     return True
 
 
@@ -112,10 +130,15 @@ def agent_requirements(pyproject: str) -> str:
     return "\n".join(tomllib.loads(pyproject)["project"]["optional-dependencies"]["agent"]) + "\n"
 
 
+def audit_requirements(pyproject: str) -> str:
+    """The dependency group `audit` of pyproject.toml as a requirements file."""
+    return "\n".join(tomllib.loads(pyproject)["dependency-groups"]["audit"]) + "\n"
+
+
 def compile_locks(root: Path, program: Path, output: Path, *, upgrade: bool) -> None:
-    """Write both locks under `output`; without `upgrade`, versions in the present locks are kept where they still fit."""
+    """Write the locks under `output`; without `upgrade`, versions in the present locks are kept where they still fit."""
     extra = ("--upgrade",) if upgrade else ()
-    for name in (LOCK, IMAGE_LOCK):
+    for name in LOCKS:
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target != root / name:
@@ -123,14 +146,13 @@ def compile_locks(root: Path, program: Path, output: Path, *, upgrade: bool) -> 
     compile_ = [str(program), "pip", "compile", *COMPILE, *extra]
     # From inside the checkout: the annotations name the files as they are given here.
     _run([*compile_, "pyproject.toml", "--group", "dev", "-o", str(output / LOCK)], folder=root)
-    requirements = agent_requirements((root / "pyproject.toml").read_text())
-    _run([*compile_, "-", "-o", str(output / IMAGE_LOCK)], stdin=requirements, folder=root)
+    pyproject = (root / "pyproject.toml").read_text()
+    _run([*compile_, "-", "-o", str(output / IMAGE_LOCK)], stdin=agent_requirements(pyproject), folder=root)
+    _run([*compile_, "-", "-o", str(output / AUDIT_LOCK)], stdin=audit_requirements(pyproject), folder=root)
 
 
 def stale_locks(root: Path, program: Path) -> tuple[str, ...]:
     """Which locks no longer follow from pyproject.toml; asks the registry only for what uv has not cached."""
     with tempfile.TemporaryDirectory(prefix="samegate-lock-") as scratch:
         compile_locks(root, program, Path(scratch), upgrade=False)
-        return tuple(
-            name for name in (LOCK, IMAGE_LOCK) if (root / name).read_text() != (Path(scratch) / name).read_text()
-        )
+        return tuple(name for name in LOCKS if (root / name).read_text() != (Path(scratch) / name).read_text())

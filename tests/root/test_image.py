@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from image.build import Built, build
 from image.oci import extract_layers
+from tools.cache import location
 
 pytestmark = pytest.mark.root
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +46,81 @@ def test_the_image_is_below_110_megabytes_compressed(built: Built) -> None:
     assert built.archive.stat().st_size < 110_000_000
 
 
-def test_a_second_build_has_the_same_digest_and_a_label_has_another(built: Built, tmp_path: Path) -> None:
-    assert build(tmp_path / "again.tar").digest == built.digest
-    assert build(tmp_path / "other.tar", {"build": "2"}).digest != built.digest
+def _elsewhere(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of what the build reads, and how to run it there as another user would: other habits, nothing cached."""
+    for name in ("image", "lbnode", "tools"):
+        shutil.copytree(CHECKOUT / name, folder / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "scratch").mkdir()
+    (folder / "cache").mkdir()
+    (folder / "cache/bin").symlink_to(location() / "bin")  # uv, not the layers
+    habits = {"TZ": "Asia/Tokyo", "LANG": "tr_TR.UTF-8", "PYTHONHASHSEED": "7", "TMPDIR": str(folder / "scratch")}
+    environment = {**os.environ, **habits, "SAMEGATE_CACHE": str(folder / "cache")}
+    return folder / "checkout", {"env": environment, "umask": 0o077, "cwd": folder / "checkout"}
+
+
+def _build_elsewhere(how: dict[str, Any]) -> tuple[str, Path]:
+    """Digest and bill of materials of a build in another process."""
+    command = [sys.executable, "-m", "image", "build", "--json", "--output", "out/samegate.oci.tar"]
+    done = subprocess.run(command, **how, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    return said["digest"], how["cwd"] / said["sbom"]
+
+
+def test_another_user_elsewhere_builds_the_same_digest_and_a_changed_source_another(
+    built: Built, tmp_path: Path
+) -> None:
+    checkout, how = _elsewhere(tmp_path)
+    digest, bill = _build_elsewhere(how)
+    if bill.read_bytes() != built.sbom.read_bytes():
+        # The layers of `built` were cached before Debian published something newer: that is another input.
+        built = build(tmp_path / "anew.oci.tar", use_cache=False)
+    assert bill.read_bytes() == built.sbom.read_bytes()
+    assert digest == built.digest
+    with (checkout / "lbnode/errors.py").open("a") as source:
+        source.write("# another input\n")
+    assert _build_elsewhere(how)[0] != digest
+
+
+def test_a_label_gives_another_digest_with_the_same_layers(built: Built, tmp_path: Path) -> None:
+    labelled = build(tmp_path / "other.oci.tar", {"build": "2"})
+    assert labelled.digest != built.digest
+    assert labelled.layers == built.layers
+    assert labelled.sbom.read_bytes() == built.sbom.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("bird2", ("bird", "--version")), ("nftables", ("nft", "--version")), ("python3.11", ("python3", "--version"))],
+)
+def test_the_bill_of_materials_names_the_version_that_a_program_tells(
+    built: Built, root: Path, package: str, command: tuple[str, ...]
+) -> None:
+    done = _inside(root, *command)
+    told = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    assert told is not None
+    named = next(each for each in json.loads(built.sbom.read_text())["components"] if each["name"] == package)
+    assert named["version"].split("-")[0] == told[0]
+
+
+def test_the_bill_of_materials_names_the_python_packages_that_the_image_finds_in_itself(
+    built: Built, root: Path
+) -> None:
+    script = "from importlib.metadata import distributions\nfor d in distributions(): print(d.name, d.version)"
+    found = {tuple(line.split()) for line in _inside(root, "python3", "-c", script).stdout.splitlines()}
+    assert len(found) > 10
+    named = {
+        (each["name"], each["version"])
+        for each in json.loads(built.sbom.read_text())["components"]
+        if each["purl"].startswith("pkg:pypi/")
+    }
+    assert named == {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in found}
+
+
+def test_the_command_reads_the_same_bill_of_materials_out_of_the_archive(built: Built) -> None:
+    command = [sys.executable, "-m", "image", "sbom", str(built.archive)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=60, check=True)
+    assert done.stdout == built.sbom.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -108,5 +187,12 @@ def test_every_module_has_byte_code_that_python_takes_without_looking_at_the_sou
 
 
 def test_nothing_of_the_building_machine_is_inside(root: Path) -> None:
-    for name in ("etc/resolv.conf", "etc/hostname", "etc/apt", "var/lib/dpkg"):
+    for name in ("etc/resolv.conf", "etc/hostname", "etc/apt", "var/lib/apt", "var/cache/apt"):
         assert not (root / name).exists(), name
+    # The records of what is inside, and no package database.
+    assert [path.name for path in (root / "var/lib/dpkg").iterdir()] == ["status.d"]
+
+
+def test_a_user_who_is_not_root_may_read_everything(root: Path) -> None:
+    closed = [p for p in root.rglob("*") if not p.is_symlink() and not p.stat().st_mode & 0o004]
+    assert closed == []

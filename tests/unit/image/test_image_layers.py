@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from image import recipe
-from image.layer import Layer, cached, pack
+from image.layer import Layer, cached, pack, unpacked
 from image.oci import extract_layers, read_manifest, write_archive
 
 
@@ -57,6 +57,25 @@ def test_a_layer_holds_no_set_user_id_bit_no_foreign_owner_no_pipe(tmp_path: Pat
     assert next(e for e in entries if e.name.endswith("tool")).mode == 0o755
 
 
+def test_the_builders_umask_changes_nothing_and_everybody_may_read(tmp_path: Path) -> None:
+    one = _layer(tmp_path, "one")
+    former = os.umask(0o077)
+    try:
+        other = _layer(tmp_path, "other")
+    finally:
+        os.umask(former)
+    assert (tmp_path / "other/usr").stat().st_mode & 0o777 == 0o700, "the umask did reach the tree"
+    assert other.digest == one.digest
+    with tarfile.open(other.path) as archive:
+        assert {e.name: oct(e.mode) for e in archive if e.isdir()} == {"usr": "0o755", "usr/bin": "0o755"}
+
+
+def test_a_layer_unpacks_to_a_folder_that_goes_away(tmp_path: Path) -> None:
+    with unpacked(_layer(tmp_path, "one")) as tree:
+        assert (tree / "usr/bin/tool").read_text() == "#!/bin/sh\n"
+    assert not tree.exists()
+
+
 def test_a_truncated_cached_layer_is_not_taken(tmp_path: Path) -> None:
     layer = _layer(tmp_path, "one")
     assert cached(layer.path) == layer
@@ -73,6 +92,15 @@ def test_a_label_gives_the_same_layers_another_digest(tmp_path: Path) -> None:
     assert plain == again != other
     assert read_manifest(tmp_path / "a.tar")[1]["layers"] == read_manifest(tmp_path / "c.tar")[1]["layers"]
     assert read_manifest(tmp_path / "c.tar")[2]["config"]["Labels"] == {"build": "2"}
+
+
+def test_an_annotation_is_in_the_manifest_and_gives_another_digest(tmp_path: Path) -> None:
+    layers = [_layer(tmp_path, "one")]
+    plain = write_archive(tmp_path / "a.tar", layers, recipe.CONFIG, {}, name="x:1")
+    noted = write_archive(tmp_path / "b.tar", layers, recipe.CONFIG, {}, {"dev.example": "1"}, name="x:1")
+    assert noted != plain
+    assert read_manifest(tmp_path / "b.tar")[1]["annotations"] == {"dev.example": "1"}
+    assert "annotations" not in read_manifest(tmp_path / "a.tar")[1]
 
 
 def test_the_archive_unpacks_to_the_tree_that_was_packed(tmp_path: Path) -> None:

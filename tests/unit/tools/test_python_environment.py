@@ -72,3 +72,19 @@ def test_the_agents_share_is_the_extra_of_that_name() -> None:
         '[project]\ndependencies = ["pulumi==1"]\noptional-dependencies = { agent = ["a==1", "b==2"], dev = ["c"] }\n'
     )
     assert python_environment.agent_requirements(text) == "a==1\nb==2\n"
+
+
+def test_the_audit_has_an_environment_of_its_own_from_its_own_lock(tmp_path: Path) -> None:
+    root, cache = a_checkout(tmp_path)
+    (root / "tools").mkdir()
+    (root / "tools/audit.lock").write_text("pip-audit==2 --hash=sha256:0\n")
+    folder = python_environment.audit_environment(root, load(), cache, Progress(io.StringIO()))
+    assert folder == cache.root / "audit"
+    assert not (root / ".venv").exists()
+    assert calls(cache)[-1] == f"pip sync --quiet --require-hashes {root}/tools/audit.lock"
+    python_environment.audit_environment(root, load(), cache, Progress(io.StringIO()))
+    assert len(calls(cache)) == 2, "the second time does nothing"
+
+
+def test_the_audits_requirements_are_the_dependency_group_of_that_name() -> None:
+    assert python_environment.audit_requirements('[dependency-groups]\ndev = ["a==1"]\naudit = ["b==2"]\n') == "b==2\n"
