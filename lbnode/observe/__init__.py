@@ -1,12 +1,14 @@
 """What people and machines see of the agent: logs, metrics, and the pages that carry readiness and status."""
 
 from lbnode.observe.log import configure_logging, redact
+from lbnode.observe.machine import Machine
 from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
 from lbnode.observe.pages import Pages, PageServer
 
 __all__ = [
     "ControllerMetrics",
     "EdgeMetrics",
+    "Machine",
     "Metrics",
     "PageServer",
     "Pages",

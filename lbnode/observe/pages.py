@@ -1,4 +1,4 @@
-"""The agent's HTTP pages: ``/metrics``, ``/healthz``, ``/readyz`` and ``/v1/status``, read-only and on the node address only.
+"""The agent's HTTP pages: ``/metrics``, ``/healthz``, ``/readyz``, ``/v1/status`` and ``/v1/node``, read-only and on the node address only.
 
 A few dozen lines of HTTP/1.1 (RFC 9112) in place of a framework: GET and HEAD, one request a connection, everything bounded.
 """
@@ -32,13 +32,15 @@ log = structlog.get_logger()
 class Pages:
     """What the pages say, asked at each request.
 
-    ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503.
+    ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503. Other agents poll ``status``; ``node`` is for
+    people, may be larger, and is made only when somebody looks.
     """
 
     metrics: Callable[[], bytes]
     ready: Callable[[], Sequence[str]]
     healthy: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, Any]]
+    node: Callable[[], Mapping[str, Any]] = dict
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body for a path."""
@@ -50,13 +52,19 @@ class Pages:
             case "/healthz":
                 return _verdict(self.healthy())
             case "/v1/status":
-                return (
-                    HTTPStatus.OK,
-                    "application/json",
-                    json.dumps(self.status(), default=str, sort_keys=True).encode() + b"\n",
-                )
+                return _json(self.status())
+            case "/v1/node":
+                return _json(self.node())
             case _:
-                return HTTPStatus.NOT_FOUND, TEXT, b"not found; there are /metrics /healthz /readyz /v1/status\n"
+                return (
+                    HTTPStatus.NOT_FOUND,
+                    TEXT,
+                    b"not found; there are /metrics /healthz /readyz /v1/status /v1/node\n",
+                )
+
+
+def _json(value: Mapping[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+    return HTTPStatus.OK, "application/json", json.dumps(value, default=str, sort_keys=True).encode() + b"\n"
 
 
 def _verdict(reasons: Sequence[str]) -> tuple[HTTPStatus, str, bytes]:

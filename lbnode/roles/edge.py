@@ -27,6 +27,7 @@ from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
 from lbnode.roles.cluster_view import ClusterView
+from lbnode.roles.edge_page import modules_at_work, node_page
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
@@ -88,6 +89,7 @@ class Edge:
         self._speaker: Speaker | None = None
         self._speaker_key: object = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
+        self._probes: Mapping[IPAddress, ProbeResult] = {}
         self._last_announced: dict[IPAddress, float] = {}
         self._grace = grace.Memory()
         self._told: dict[IPAddress, Verdict] = {}
@@ -126,6 +128,7 @@ class Edge:
         for gone in self._workers.keys() - {r.worker for r in results}:
             self._workers[gone] = rise_and_fall.expire(self._workers[gone], now, settings)
         self._metrics.probes(results)
+        self._probes = {r.worker: r for r in results}
         after = rise_and_fall.summary(self._workers)
         for worker in after.healthy ^ before.healthy:
             reason = next((r.reason for r in results if r.worker == worker), "")
@@ -356,6 +359,14 @@ class Edge:
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,
         }
+
+    def node_page(self) -> dict[str, Any]:
+        """What only people ask for."""
+        return node_page(self.view.plan, self.view.observed, rise_and_fall.summary(self._workers), self._probes)
+
+    def modules_at_work(self) -> dict[str, bool]:
+        """The kernel modules that are needed now, and whether their work is seen."""
+        return modules_at_work(self.view.plan, self.view.observed)
 
 
 def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:
