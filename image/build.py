@@ -82,7 +82,9 @@ def _base_key() -> str:
 def _agent_key() -> str:
     sources = _agent_sources()
     return fingerprint(
-        recipe.SITE_PACKAGES, *(part for path in sources for part in (str(path.relative_to(ROOT)), path.read_bytes()))
+        recipe.SITE_PACKAGES,
+        repr(recipe.COMMANDS),
+        *(part for path in sources for part in (str(path.relative_to(ROOT)), path.read_bytes())),
     )
 
 
@@ -166,6 +168,11 @@ def _agent(tree: Path) -> None:
         target = tree / recipe.SITE_PACKAGES / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+    for name, text in recipe.COMMANDS.items():
+        command = tree / name
+        command.parent.mkdir(parents=True, exist_ok=True)
+        command.write_text(text)
+        command.chmod(0o755)
     _compile(tree, recipe.SITE_PACKAGES)
 
 

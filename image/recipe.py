@@ -75,6 +75,12 @@ FILES = {
 
 SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
 
+COMMANDS = {
+    f"usr/local/bin/{name}": "#!/usr/bin/python3\nfrom lbnode.command.app import main\n\nmain()\n"
+    for name in ("samegate", "kubectl-samegate")
+}
+"""The operator's command beside the agent, for machines that have this image and not the checkout."""
+
 CONFIG: dict[str, object] = {
     "Entrypoint": ["/usr/bin/python3", "-m", "lbnode"],
     "Env": [

@@ -6,21 +6,28 @@ every :data:`RELIST_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE
 A list replaces the copy in one step and never clears it first.
 
 Writes: :class:`Writer`, used by the controller alone.
+
+:func:`operator_client` is for people: plain HTTP with the rights of a kubeconfig, for :mod:`lbnode.command`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import msgspec
 import structlog
+import yaml
 from lightkube import AsyncClient, operators
+from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
 from lightkube.core.exceptions import ApiError
 from lightkube.core.exceptions import ConfigError as KubeconfigError
 from lightkube.models.coordination_v1 import LeaseSpec
@@ -47,6 +54,8 @@ FIELD_MANAGER = "samegate"
 log = structlog.get_logger()
 
 Raw = dict[str, Any]
+#: The kubeconfig or its credentials cannot be used: lightkube finds some of it only when it asks.
+CREDENTIAL_ERRORS = (KubeconfigError,)
 #: What can go wrong on the way to the API server or there; everything else is a bug.
 API_ERRORS = (httpx2.HTTPError, httpx2.StreamError, msgspec.MsgspecError, OSError, TimeoutError)
 
@@ -63,6 +72,68 @@ def client() -> AsyncClient:
         raise ConfigError(
             "Kubernetes API", f"no way to reach it: {error}", "Run in a pod with a service account, or set KUBECONFIG"
         ) from error
+
+
+def operator_client(kubeconfig: Path | None, context: str | None) -> tuple[httpx2.AsyncClient, str]:
+    """A client with the address and the credentials of a context, and what to call that context.
+
+    Args:
+        kubeconfig: a file; without it the files of ``KUBECONFIG``, else ``~/.kube/config``, else the pod's service account.
+        context: a context of it; without it the current one. Of several files the first that knows the context is taken.
+
+    Raises:
+        ConfigError: no file, no such context, or one that cannot be used.
+    """
+    named = os.environ.get("KUBECONFIG", "")
+    paths = [kubeconfig] if kubeconfig is not None else [Path(p) for p in named.split(os.pathsep) if p]
+    paths = paths or [Path(DEFAULT_KUBECONFIG).expanduser()]
+    shown = os.pathsep.join(map(str, paths))
+    found = [p for p in paths if p.is_file()]
+    if not found:
+        if kubeconfig is None and not named and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+            config = KubeConfig.from_service_account().get()
+            return _adapted(config, "the pod's service account"), "the pod's service account"
+        raise ConfigError(
+            f"kubeconfig {shown}", "there is no such file", "Name one by --kubeconfig, or set KUBECONFIG to it"
+        )
+    files = [_kubeconfig(path) for path in found]
+    wanted = context or next((f.current_context for f in files if f.current_context), None)
+    if wanted is None:
+        raise ConfigError(f"kubeconfig {shown}", "it has no current context", f"Name one by --context: {_known(files)}")
+    for path, file in zip(found, files, strict=True):
+        if wanted in file.contexts:
+            called = f"context {wanted} of {path}"
+            try:
+                return _adapted(file.get(wanted), called), called
+            except KeyError as error:
+                raise ConfigError(
+                    called, f"the file has no cluster or user {error}", "Mend the file, or name another --context"
+                ) from None
+    raise ConfigError(f"context {wanted}", f"{shown} has none of this name", f"There are: {_known(files)}")
+
+
+def _kubeconfig(path: Path) -> KubeConfig:
+    try:
+        return KubeConfig.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), fname=path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, msgspec.MsgspecError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"kubeconfig {path}", f"cannot be read: {said}", "Name another by --kubeconfig") from None
+
+
+def _known(files: list[KubeConfig]) -> str:
+    return ", ".join(sorted({name for file in files for name in file.contexts})) or "none"
+
+
+def _adapted(config: SingleConfig | None, called: str) -> httpx2.AsyncClient:
+    if config is None or config.user is None:
+        raise ConfigError(called, "it names no user", "Add one to the kubeconfig, or name another --context")
+    connection = client_adapter.ConnectionParams(timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS))
+    try:
+        return client_adapter.AsyncClient(config, connection)
+    except (OSError, ValueError, KubeconfigError) as error:
+        raise ConfigError(
+            called, f"its certificates or credentials cannot be used: {error}", "Renew them, or name another --context"
+        ) from None
 
 
 @dataclass

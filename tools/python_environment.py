@@ -24,6 +24,8 @@ LOCK = "requirements.lock"
 #: The agent's share: what the image installs.
 IMAGE_LOCK = "image/requirements.lock"
 MARK = ".samegate-lock"
+#: The operator's command; kubectl finds a plugin by its name on PATH.
+LAUNCHERS = ("samegate", "kubectl-samegate")
 COMPILE = (
     "--universal",
     "--python-version",
@@ -83,7 +85,25 @@ def lock_digest(root: Path) -> str:
 def is_current(root: Path) -> bool:
     """Whether `.venv` was made from the present lock."""
     mark = root / ".venv" / MARK
-    return mark.exists() and mark.read_text() == lock_digest(root) and (root / ".venv/bin/python").exists()
+    made = mark.exists() and mark.read_text() == lock_digest(root) and (root / ".venv/bin/python").exists()
+    return made and all(_text(root / ".venv/bin" / name) == launcher(root) for name in LAUNCHERS)
+
+
+def launcher(root: Path) -> str:
+    """The text of a program that runs the checkout's operator command from any folder: nothing of the checkout is installed."""
+    return f"""#!{root}/.venv/bin/python
+import sys
+
+sys.path.insert(0, {str(root)!r})
+
+from lbnode.command.app import main
+
+main()
+"""
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def ensure(root: Path, pins: Pins, cache: Cache, progress: Progress) -> bool:
@@ -102,6 +122,9 @@ def ensure(root: Path, pins: Pins, cache: Cache, progress: Progress) -> bool:
         step.detail("uv pip sync")
         (root / ".venv" / MARK).unlink(missing_ok=True)
         _run([program, "pip", "sync", "--quiet", "--require-hashes", str(root / LOCK)], VIRTUAL_ENV=str(root / ".venv"))
+        for name in LAUNCHERS:
+            (root / ".venv/bin" / name).write_text(launcher(root))
+            (root / ".venv/bin" / name).chmod(0o755)
         (root / ".venv" / MARK).write_text(lock_digest(root))
         step.result = f".venv holds what {LOCK} says"
     return True
