@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from lbnode.command.answer import FINE, FOUND_SOMETHING, Answer, Cell, Table, Tone, listed, row, toned
+from lbnode.command.answer import FINE, FOUND_SOMETHING, Answer, Cell, Table, Tone, row, toned
 from lbnode.command.pages import Agent, of_role
 from lbnode.command.view import View
 from lbnode.roles.surroundings import BGP_PORT, PROXY_MODE_PORT, edge_refusal, worker_refusal
@@ -117,7 +117,7 @@ def kernel_modules(view: View) -> Iterator[Finding]:
 def sysctls(view: View) -> Iterator[Finding]:
     """Sysctls that are not as the role needs them. Edge agents set theirs; on workers the forwarding belongs to the pod network."""
     for agent in view.agents:
-        if agent.machine is None:
+        if agent.machine is None or "sysctls" not in agent.machine.model_fields_set:
             continue
         wanted = EDGE_SYSCTLS if agent.role == "edge" else WORKER_NEEDS
         for name, value in sorted(wanted.items()):
@@ -141,18 +141,19 @@ def kernel_builds(view: View) -> Iterator[Finding]:
         for a in of_role(view.agents, "edge")
         if a.machine is not None and a.machine.kernel_release
     }
-    if len(set(builds.values())) <= 1:
-        return
-    # The commonest build is the one to go to; of several, the greatest name, so that the answer does not change by chance.
     counts = Counter(builds.values())
-    usual = max(counts, key=lambda b: (counts[b], b))
+    if len(counts) <= 1:
+        return
+    way_out = "Run one kernel build on all edge nodes; until then drain those that differ: samegate drain NODE"
+    usual, number = counts.most_common(1)[0]
+    if 2 * number <= len(builds):
+        shown = "; ".join(f"{node}: {build}" for node, build in sorted(builds.items()))
+        yield Finding("cluster", f"edge nodes run different kernels ({shown}): their hash tables may differ", way_out)
+        return
     for node, build in sorted(builds.items()):
         if build != usual:
-            yield Finding(
-                node,
-                f"its kernel is {build}, that of {listed(sorted(n for n, b in builds.items() if b == usual))} is {usual}: their hash tables may differ",
-                "Run one kernel build on all edge nodes; drain this one until then: samegate drain " + node,
-            )
+            what = f"its kernel is {build}, that of most edge nodes is {usual}: their hash tables may differ"
+            yield Finding(node, what, way_out)
 
 
 def path_mtu(view: View) -> Iterator[Finding]:
@@ -170,10 +171,22 @@ def path_mtu(view: View) -> Iterator[Finding]:
                 )
 
 
+def tunnels(view: View) -> Iterator[Finding]:
+    """Every edge node's probes of every worker come back through the tunnel at full size."""
+    for agent in of_role(view.agents, "edge"):
+        for worker in agent.node_page.workers if agent.node_page is not None else ():
+            if worker.healthy is False:
+                yield Finding(
+                    agent.node,
+                    f"its probes of {worker.name} through the tunnel fail: {worker.probe or 'no reason is told'}",
+                    "IP protocol 4 between them, MTU, and the worker's agent; docs/runbook.md, NoHealthyWorker",
+                )
+
+
 def proxy_mode(view: View) -> Iterator[Finding]:
     """The Service proxy leaves VIPs to IPVS on edge nodes, and delivers tunnelled packets on workers."""
     for agent in view.agents:
-        if agent.machine is None:
+        if agent.machine is None or "proxy_mode" not in agent.machine.model_fields_set:
             continue
         judge = edge_refusal if agent.role == "edge" else worker_refusal
         mode, devices = agent.machine.proxy_mode, frozenset(agent.machine.proxy_devices)
@@ -266,6 +279,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("sysctls", sysctls),
     ("kernel builds", kernel_builds),
     ("mtu", path_mtu),
+    ("tunnels", tunnels),
     ("service proxy", proxy_mode),
     ("port 179", bgp_port),
     ("bgp sessions", sessions),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -152,8 +153,9 @@ class PageReader:
             "worker": settings.ports.worker,
             "controller": settings.ports.controller,
         }
-        # Agents speak plain HTTP on the nodes' network: a proxy of the environment is none of the way there.
-        self._direct = httpx2.AsyncClient(timeout=DIRECT_TIMEOUT, trust_env=False)
+        # Agents speak plain HTTP on the nodes' network: a proxy of the environment is none of the way there, and no certificate is trusted.
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._direct = httpx2.AsyncClient(timeout=DIRECT_TIMEOUT, trust_env=False, verify=nobody)
 
     async def close(self) -> None:
         await self._direct.aclose()

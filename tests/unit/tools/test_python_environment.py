@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,26 @@ def test_the_agents_share_is_the_extra_of_that_name() -> None:
         '[project]\ndependencies = ["pulumi==1"]\noptional-dependencies = { agent = ["a==1", "b==2"], dev = ["c"] }\n'
     )
     assert python_environment.agent_requirements(text) == "a==1\nb==2\n"
+
+
+def test_the_operators_command_starts_from_any_folder_with_the_checkouts_code(tmp_path: Path) -> None:
+    root, cache = a_checkout(tmp_path)
+    run(root, cache)
+    package = root / "lbnode/command"
+    package.mkdir(parents=True)
+    (package / "app.py").write_text("def main() -> None:\n    print('started')\n")
+    (root / ".venv/bin/python").unlink()
+    (root / ".venv/bin/python").symlink_to(sys.executable)
+    for name in ("samegate", "kubectl-samegate"):
+        done = subprocess.run([root / ".venv/bin" / name], cwd="/", capture_output=True, text=True, check=True)
+        assert done.stdout == "started\n"
+
+
+def test_a_missing_launcher_is_made_again(tmp_path: Path) -> None:
+    root, cache = a_checkout(tmp_path)
+    run(root, cache)
+    launcher = root / ".venv/bin/kubectl-samegate"
+    launcher.unlink()
+    assert run(root, cache)
+    assert launcher.stat().st_mode & 0o111
+    assert not run(root, cache)
