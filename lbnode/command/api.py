@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -114,10 +115,9 @@ class Api:
                 self.called, f"its credentials cannot be had: {error}", "Log in anew, or use another --context"
             ) from None
         except (httpx2.HTTPError, OSError) as error:
-            told = str(error) or type(error).__name__
             raise ConfigError(
                 self.called,
-                f"the API server {self._client.base_url} does not answer: {told}",
+                f"the API server {self._client.base_url} does not answer: {in_words(error)}",
                 "Is this the right --context, and the network open?",
             ) from None
 
@@ -145,6 +145,19 @@ class Api:
         status = _status(answer)
         said = str(status.get("message")) if status is not None else answer.text[:200]
         raise Retry(f"{self.called}: {path}: {answer.status_code} {said}")
+
+
+def in_words(error: BaseException) -> str:
+    """What the kernel said about a connection, which the client library wraps in "all attempts failed", else the error's own words."""
+    found, inner = error, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None:
+            found = inner
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(found, OSError) and found.errno is not None:
+        # Below zero are the resolver's numbers, which have no text of the kernel.
+        return os.strerror(found.errno) if found.errno > 0 else str(found.strerror)
+    return " ".join(str(found).split()) or type(found).__name__
 
 
 def _status(answer: httpx2.Response) -> Raw | None:

@@ -121,8 +121,8 @@ async def drain(
     if lost and not force:
         raise ConfigError(
             f"drain {name}",
-            f"it is the only edge node that announces {listed(lost)}: they would be cut off",
-            "See `samegate status` for why no other does, or add --force",
+            f"no other edge node announces {listed(lost)}: nothing would reach it any more",
+            "See `samegate status` for why none does, or add --force",
         )
     await api.merge(
         f"/api/v1/nodes/{name}",

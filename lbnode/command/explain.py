@@ -288,13 +288,13 @@ def _worker_lines(
             return [Cell(told, Tone.BAD)]
         return [Cell("worker: nobody takes it", Tone.BAD)]
     node = view.node_of(worker)
+    again = "the same for each connection of a client" if service.client_ip_affinity else "at random"
     policy = (
-        "externalTrafficPolicy Local: a pod of this node, which sees the client's address"
+        f"Local: one of this node's, {again}; it sees the client's address"
         if service.local
-        else "externalTrafficPolicy Cluster: any pod, which does not see the client's address"
+        else f"Cluster: any, {again}; it does not see the client's address"
     )
-    again = ", always the same for this client" if service.client_ip_affinity else ", by chance"
-    title = f"Pods that kube-proxy on {node} may take ({policy}{again})"
+    title = f"Pods that kube-proxy on {node} chooses from (externalTrafficPolicy {policy})"
     rows = tuple(row(p.name, _joined(p.address, p.port), p.node) for p in pods)
     empty = "none is ready there: the packet is dropped"
     return [Cell(f"worker: {node}", Tone.GOOD), Table(title, ("pod", "address", "node"), rows, empty)]

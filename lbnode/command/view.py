@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from lbnode.command.api import Api, MissingRights, Raw, Right, all_of
+from lbnode.command.api import Api, MissingRights, Raw, Right, all_of, in_words
 from lbnode.command.installed import read_settings
 from lbnode.command.pages import Agent, Role, Unreadable, age_notes, read_node_page, read_status
 from lbnode.errors import ConfigError, Retry, SamegateError
@@ -172,7 +172,7 @@ class PageReader:
                 took = time.time() - asked
                 node_page = read_node_page(json.loads(page)) if page else None
             except (ValueError, RecursionError, Unreadable, SamegateError) as error:
-                tried.append(_told(error) if through == "node" else f"through the API server: {_told(error)}")
+                tried.append(in_words(error) if through == "node" else f"through the API server: {in_words(error)}")
                 continue
             ahead = None
             if node_page is not None and node_page.time_unix_seconds is not None:
@@ -215,7 +215,7 @@ class PageReader:
                         raise Retry(f"{url} answers with more than {LONGEST_PAGE_BYTES} bytes")
                 return httpx2.Response(answer.status_code, content=body)
         except (httpx2.HTTPError, OSError) as error:
-            raise Retry(f"{url}: {str(error) or type(error).__name__}") from None
+            raise Retry(f"{url}: {in_words(error)}") from None
 
     async def _through_api(self, agent: Agent, path: str) -> httpx2.Response:
         if not agent.pod:
@@ -233,10 +233,6 @@ def _same(agent: Agent, node: str, role: str) -> None:
         raise Retry(
             f"at {agent.address} answers {role or 'something'} {node or 'else'}, not the {agent.role} agent of {agent.node}"
         )
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 async def look(api: Api, namespace: str) -> View:

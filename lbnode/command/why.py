@@ -66,7 +66,6 @@ GUARDS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset({"Starting", "AllProbesFail", "NoHealthyWorker", "NoEndpointsOnWorkers", "BelowWatermark"}),
     ),
 )
-SAYS_YES = frozenset({"Announced", "Held"})
 
 
 def subject(view: View, text: str) -> tuple[IPAddress | None, ServiceObject | None]:

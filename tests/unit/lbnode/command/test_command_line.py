@@ -372,7 +372,7 @@ def test_the_last_edge_node_that_announces_is_drained_by_force_only(rack: Rack) 
     )
     done = rack.run("drain", "edge1")
     assert done.exit_code == 2
-    assert f"the only edge node that announces {VIP}" in done.stderr
+    assert f"no other edge node announces {VIP}" in done.stderr
     assert rack.cluster.patches == []
     assert rack.run("drain", "edge1", "--force").exit_code == 0
 
