@@ -6,10 +6,11 @@ Exit codes: 0 asked, and all is well; 1 asked, and something is not; 2 called wr
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,166 +49,126 @@ Context = Annotated[
 ]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Where samegate is installed.", metavar="NAME")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-NodeName = Annotated[str, typer.Argument(metavar="NODE")]
+Node = Annotated[str, typer.Argument(metavar="NODE")]
 Wait = Annotated[bool, typer.Option("--wait", help="Until it is in force.")]
 Seconds = Annotated[float, typer.Option("--timeout", help="What --wait waits at most, in seconds.", min=0)]
+Undo = Annotated[bool, typer.Option("--undo", help="The same as undrain.")]
+Force = Annotated[bool, typer.Option("--force", help="Even if an address is announced by nobody else.")]
+Source = Annotated[
+    str, typer.Argument(metavar="SRC:PORT", help="The client, e.g. 192.0.2.7:40000 or [2001:db8::7]:40000.")
+]
+Transport = Annotated[
+    str | None, typer.Option("--protocol", help="tcp or udp, where a Service has both.", metavar="NAME")
+]
+VipPort = Annotated[str, typer.Argument(metavar="VIP:PORT")]
+Vip = Annotated[str, typer.Argument(metavar="VIP", help="An address, or NAMESPACE/NAME of a Service.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The file; else samegate-TIME.tar.gz here.", metavar="FILE")
+]
 
-Asking = Callable[[Api], Awaitable[Answer]]
 
+def _verb(asking: Callable[..., Awaitable[Answer]]) -> Callable[..., None]:
+    """A command of an asking function, with the options that every verb has behind its own."""
 
-def _answer(kubeconfig: Path | None, context: str | None, as_json: bool, asking: Asking) -> None:
-    """Ask, show, and end with the answer's code."""
+    def command(
+        kubeconfig: Kubeconfig = None,
+        context: Context = None,
+        namespace: Namespace = NAMESPACE,
+        as_json: AsJson = False,
+        **own: Any,
+    ) -> None:
+        async def ask() -> Answer:
+            client, called = operator_client(kubeconfig, context)
+            api = Api(client, called)
+            try:
+                return await asking(api, namespace, **own)
+            finally:
+                await api.close()
 
-    async def ask() -> Answer:
-        client, called = operator_client(kubeconfig, context)
-        api = Api(client, called)
         try:
-            return await asking(api)
-        finally:
-            await api.close()
+            answer = asyncio.run(ask())
+        except SamegateError as error:
+            print(f"samegate: {error}", file=sys.stderr)
+            raise typer.Exit(NOT_ASKED) from None
+        show(answer, as_json=as_json)
+        raise typer.Exit(answer.code)
 
-    try:
-        answer = asyncio.run(ask())
-    except SamegateError as error:
-        print(f"samegate: {error}", file=sys.stderr)
-        raise typer.Exit(NOT_ASKED) from None
-    show(answer, as_json=as_json)
-    raise typer.Exit(answer.code)
+    # typer reads options off the signature; the first two of the function are not the caller's.
+    of_verb = list(inspect.signature(asking, eval_str=True).parameters.values())[2:]
+    of_all = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*of_verb, *of_all)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__name__, command.__doc__ = asking.__name__, asking.__doc__
+    return app.command()(command)
 
 
-@app.command()
-def status(
-    kubeconfig: Kubeconfig = None, context: Context = None, namespace: Namespace = NAMESPACE, as_json: AsJson = False
-) -> None:
+@_verb
+async def status(api: Api, namespace: str) -> Answer:
     """Addresses, who announces them and why not, sessions, agents."""
-
-    async def asking(api: Api) -> Answer:
-        return overview.status(await look(api, namespace))
-
-    _answer(kubeconfig, context, as_json, asking)
+    return overview.status(await look(api, namespace))
 
 
-@app.command()
-def why(
-    vip: Annotated[str, typer.Argument(metavar="VIP", help="An address, or NAMESPACE/NAME of a Service.")],
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = NAMESPACE,
-    as_json: AsJson = False,
-) -> None:
+@_verb
+async def why(api: Api, namespace: str, vip: Vip) -> Answer:
     """What has to hold for an address, and what fails first."""
-
-    async def asking(api: Api) -> Answer:
-        return reasons.why(await look(api, namespace), vip)
-
-    _answer(kubeconfig, context, as_json, asking)
+    return reasons.why(await look(api, namespace), vip)
 
 
-@app.command()
-def explain(
-    source: Annotated[
-        str, typer.Argument(metavar="SRC:PORT", help="The client, e.g. 192.0.2.7:40000 or [2001:db8::7]:40000.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="VIP:PORT")],
-    protocol: Annotated[str | None, typer.Option("--protocol", help="tcp or udp, where a Service has both.")] = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = NAMESPACE,
-    as_json: AsJson = False,
-) -> None:
+@_verb
+async def explain(api: Api, namespace: str, source: Source, target: VipPort, protocol: Transport = None) -> Answer:
     """Which worker and pods a new connection gets, and why."""
-    if protocol is not None and protocol.upper() not in ("TCP", "UDP"):
-        print(f"samegate: --protocol {protocol}: not served. Write tcp or udp", file=sys.stderr)
-        raise typer.Exit(NOT_ASKED)
-
-    async def asking(api: Api) -> Answer:
-        return explanations.explain(await look(api, namespace), source, target, protocol and protocol.upper())
-
     # What is no address is told without asking anybody.
-    try:
-        explanations.endpoint(source), explanations.endpoint(target)
-    except SamegateError as error:
-        print(f"samegate: {error}", file=sys.stderr)
-        raise typer.Exit(NOT_ASKED) from None
-    _answer(kubeconfig, context, as_json, asking)
+    flow = explanations.arguments(source, target, protocol)
+    return explanations.explain(await look(api, namespace), flow)
 
 
-@app.command()
-def drain(
-    node: NodeName,
+@_verb
+async def drain(
+    api: Api,
+    namespace: str,
+    node: Node,
     wait: Wait = False,
-    undo: Annotated[bool, typer.Option("--undo", help="The same as undrain.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Even if an address is announced by nobody else.")] = False,
+    undo: Undo = False,
+    force: Force = False,
     timeout: Seconds = DRAIN_TIMEOUT_SECONDS,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = NAMESPACE,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Take a node out of service; live connections go on."""
-
-    async def asking(api: Api) -> Answer:
-        return await drains.drain(
-            api, lambda: look(api, namespace), node, undo=undo, wait=wait, force=force, timeout_seconds=timeout
-        )
-
-    _answer(kubeconfig, context, as_json, asking)
+    return await _drain(api, namespace, node, undo=undo, wait=wait, force=force, timeout_seconds=timeout)
 
 
-@app.command()
-def undrain(
-    node: NodeName,
+@_verb
+async def undrain(
+    api: Api,
+    namespace: str,
+    node: Node,
     wait: Wait = False,
     timeout: Seconds = DRAIN_TIMEOUT_SECONDS,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = NAMESPACE,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Bring a drained node back."""
-    drain(node, wait, True, False, timeout, kubeconfig, context, namespace, as_json)
+    return await _drain(api, namespace, node, undo=True, wait=wait, timeout_seconds=timeout)
 
 
-@app.command()
-def routes(
-    kubeconfig: Kubeconfig = None, context: Context = None, namespace: Namespace = NAMESPACE, as_json: AsJson = False
-) -> None:
+async def _drain(api: Api, namespace: str, node: str, **how: Any) -> Answer:
+    return await drains.drain(api, lambda: look(api, namespace), node, **how)
+
+
+@_verb
+async def routes(api: Api, namespace: str) -> Answer:
     """The host routes that routers should have."""
-
-    async def asking(api: Api) -> Answer:
-        return host_routes.routes(await look(api, namespace))
-
-    _answer(kubeconfig, context, as_json, asking)
+    return host_routes.routes(await look(api, namespace))
 
 
-@app.command()
-def bundle(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file; else samegate-TIME.tar.gz here.", metavar="FILE")
-    ] = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    namespace: Namespace = NAMESPACE,
-    as_json: AsJson = False,
-) -> None:
-    """One archive for support, without secrets."""
-
-    async def asking(api: Api) -> Answer:
-        return await bundles.bundle(api, namespace, output)
-
-    _answer(kubeconfig, context, as_json, asking)
-
-
-@app.command()
-def doctor(
-    kubeconfig: Kubeconfig = None, context: Context = None, namespace: Namespace = NAMESPACE, as_json: AsJson = False
-) -> None:
+@_verb
+async def doctor(api: Api, namespace: str) -> Answer:
     """What is wrong with the nodes, each with the way out."""
+    return doctors.doctor(await look(api, namespace))
 
-    async def asking(api: Api) -> Answer:
-        return doctors.doctor(await look(api, namespace))
 
-    _answer(kubeconfig, context, as_json, asking)
+@_verb
+async def bundle(api: Api, namespace: str, output: Output = None) -> Answer:
+    """One archive for support, without secrets."""
+    return await bundles.bundle(api, namespace, output)
 
 
 @app.command()

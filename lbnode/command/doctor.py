@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 from lbnode.command.answer import FINE, FOUND_SOMETHING, Answer, Cell, Table, Tone, row, toned
-from lbnode.command.pages import Agent, of_role
+from lbnode.command.pages import Agent, MachineFacts, of_role
 from lbnode.command.view import View
+from lbnode.model import address_order
 from lbnode.roles.surroundings import BGP_PORT, PROXY_MODE_PORT, edge_refusal, worker_refusal
 from lbnode.translate import EDGE_SYSCTLS, WORKER_NEEDS
 
@@ -104,8 +105,8 @@ def agent_errors(view: View) -> Iterator[Finding]:
 
 def kernel_modules(view: View) -> Iterator[Finding]:
     """Modules that are needed and neither loaded nor seen at work."""
-    for agent in view.agents:
-        for name, state in sorted(agent.machine.modules.items()) if agent.machine is not None else ():
+    for agent, machine in _machines(view):
+        for name, state in sorted(machine.modules.items()):
             if state == "absent":
                 yield Finding(
                     agent.node,
@@ -116,12 +117,10 @@ def kernel_modules(view: View) -> Iterator[Finding]:
 
 def sysctls(view: View) -> Iterator[Finding]:
     """Sysctls that are not as the role needs them. Edge agents set theirs; on workers the forwarding belongs to the pod network."""
-    for agent in view.agents:
-        if agent.machine is None or "sysctls" not in agent.machine.model_fields_set:
-            continue
+    for agent, machine in _machines(view, "sysctls"):
         wanted = EDGE_SYSCTLS if agent.role == "edge" else WORKER_NEEDS
         for name, value in sorted(wanted.items()):
-            have = agent.machine.sysctls.get(name)
+            have = machine.sysctls.get(name)
             if have == value:
                 continue
             does = (
@@ -159,10 +158,8 @@ def kernel_builds(view: View) -> Iterator[Finding]:
 def path_mtu(view: View) -> Iterator[Finding]:
     """The fabric carries packets of ``fabricMtuBytes`` between edge nodes and workers, both ways."""
     wanted = view.settings.network.fabric_mtu_bytes
-    for agent in view.agents:
-        for peer, have in (
-            sorted(agent.machine.path_mtu_bytes.items(), key=lambda p: int(p[0])) if agent.machine is not None else ()
-        ):
+    for agent, machine in _machines(view):
+        for peer, have in sorted(machine.path_mtu_bytes.items(), key=lambda p: address_order(p[0])):
             if have < wanted:
                 yield Finding(
                     agent.node,
@@ -185,12 +182,10 @@ def tunnels(view: View) -> Iterator[Finding]:
 
 def proxy_mode(view: View) -> Iterator[Finding]:
     """The Service proxy leaves VIPs to IPVS on edge nodes, and delivers tunnelled packets on workers."""
-    for agent in view.agents:
-        if agent.machine is None or "proxy_mode" not in agent.machine.model_fields_set:
-            continue
+    for agent, machine in _machines(view, "proxy_mode"):
         judge = edge_refusal if agent.role == "edge" else worker_refusal
-        mode, devices = agent.machine.proxy_mode, frozenset(agent.machine.proxy_devices)
-        refused = judge(mode, devices)
+        mode = machine.proxy_mode
+        refused = judge(mode, frozenset(machine.proxy_devices))
         if refused is not None:
             what, _, way_out = refused[1].partition(". ")
             yield Finding(agent.node, f"{refused[0]}: {what}", way_out)
@@ -204,8 +199,8 @@ def proxy_mode(view: View) -> Iterator[Finding]:
 
 def bgp_port(view: View) -> Iterator[Finding]:
     """No other BGP speaker on edge nodes: a router keeps one session for each neighbour's address."""
-    for agent in of_role(view.agents, "edge"):
-        if agent.machine is not None and agent.machine.other_speaker:
+    for agent, machine in _machines(view):
+        if agent.role == "edge" and machine.other_speaker:
             yield Finding(
                 agent.node,
                 f"something else listens on TCP port {BGP_PORT}: another BGP speaker",
@@ -260,8 +255,8 @@ def clocks(view: View) -> Iterator[Finding]:
 
 def conntrack(view: View) -> Iterator[Finding]:
     """Connection tracking has room: kube-proxy delivers nothing without an entry."""
-    for agent in view.agents:
-        table = agent.machine.conntrack if agent.machine is not None else None
+    for agent, machine in _machines(view):
+        table = machine.conntrack
         if table is not None and table.max and table.count >= CONNTRACK_SHARE * table.max:
             yield Finding(
                 agent.node,
@@ -309,6 +304,13 @@ def doctor(view: View, checks: Sequence[tuple[str, Check]] = CHECKS) -> Answer:
     seen = f"{told}; {len(_told(view.agents))} of {len(view.agents)} agents told what they know"
     parts = (table, Cell(seen, Tone.BAD if count else Tone.GOOD))
     return Answer(data, parts, view.notes, FOUND_SOMETHING if count else FINE)
+
+
+def _machines(view: View, field: str | None = None) -> Iterator[tuple[Agent, MachineFacts]]:
+    """The nodes that tell what they are, or this field of it."""
+    for agent in view.agents:
+        if agent.machine is not None and (field is None or field in agent.machine.model_fields_set):
+            yield agent, agent.machine
 
 
 def _told(agents: Sequence[Agent]) -> list[Agent]:

@@ -105,7 +105,7 @@ async def drain(
     *,
     undo: bool,
     wait: bool,
-    force: bool,
+    force: bool = False,
     timeout_seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Answer:

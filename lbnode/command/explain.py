@@ -19,7 +19,7 @@ from lbnode.command.pages import Agent, ServiceLine, of_role
 from lbnode.command.view import View
 from lbnode.errors import ConfigError
 from lbnode.maglev import DEFAULT_TABLE_INDEX, TABLE_SIZES, choose, table
-from lbnode.model import Destination, IPAddress
+from lbnode.model import Destination, IPAddress, Protocol
 from lbnode.objects import Endpoint, ServiceObject
 
 FIRST_TABLE_INDEX = 8
@@ -78,33 +78,55 @@ def endpoint(text: str) -> tuple[IPAddress, int]:
         ) from None
 
 
-def flow_of(view: View, source: str, target: str, protocol: str | None) -> tuple[Flow, ServiceObject]:
-    """The flow and the Service that owns its VIP.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The arguments: a client, a VIP, and the protocol where it was named."""
+
+    client: tuple[IPAddress, int]
+    target: tuple[IPAddress, int]
+    protocol: str | None = None
+
+
+def arguments(source: str, target: str, protocol: str | None = None) -> Asked:
+    """The arguments as values.
 
     Raises:
-        ConfigError: an argument is no endpoint, families differ, or there is no such VIP or port.
+        ConfigError: one is no endpoint, the families differ, or the protocol is not served.
     """
-    client, client_port = endpoint(source)
-    vip, port = endpoint(target)
-    if client.version != vip.version:
+    asked = Asked(endpoint(source), endpoint(target), protocol.upper() if protocol is not None else None)
+    if asked.client[0].version != asked.target[0].version:
         raise ConfigError(
             f"{source} and {target}", "one is IPv4, the other IPv6", "Write both in the family of the VIP"
         )
+    if asked.protocol not in (None, *Protocol):
+        raise ConfigError(
+            f"--protocol {protocol}", "it is not served", f"Write one of {listed([p.lower() for p in Protocol])}"
+        )
+    return asked
+
+
+def flow_of(view: View, asked: Asked) -> tuple[Flow, ServiceObject]:
+    """The flow and the Service that owns its VIP.
+
+    Raises:
+        ConfigError: there is no such VIP, or it has no such port.
+    """
+    vip, port = asked.target
     service = next((s for s in view.snapshot.services.values() if vip in s.addresses), None)
     if service is None:
         raise ConfigError(f"VIP {vip}", "no Service has this address", f"There are: {listed(vips_of(view), 'none')}")
-    offered = [p for p in service.ports if p.port == port and protocol in (None, p.protocol)]
+    offered = [p for p in service.ports if p.port == port and asked.protocol in (None, p.protocol)]
     if not offered:
         known = listed([f"{p.port}/{p.protocol.lower()}" for p in service.ports])
-        raise ConfigError(f"{target}", f"Service {service.name} has no such port", f"It has: {known}")
+        raise ConfigError(_joined(vip, port), f"Service {service.name} has no such port", f"It has: {known}")
     # TCP where both are served: that is what people mean who do not say.
     chosen = min(offered, key=lambda p: p.protocol)
-    return Flow(client, client_port, vip, port, chosen.protocol), service
+    return Flow(*asked.client, vip, port, chosen.protocol), service
 
 
-def explain(view: View, source: str, target: str, protocol: str | None = None) -> Answer:
+def explain(view: View, asked: Asked) -> Answer:
     """The answer. Raises ConfigError as :func:`flow_of`."""
-    flow, service = flow_of(view, source, target, protocol)
+    flow, service = flow_of(view, asked)
     on_air = announcing(view, flow.vip).by
     edges = of_role(view.agents, "edge")
     index, assumed = table_index(edges)

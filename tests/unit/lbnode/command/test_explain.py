@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.command.explain import endpoint, explain
+from lbnode.command.answer import Answer
+from lbnode.command.explain import arguments, endpoint
+from lbnode.command.explain import explain as explain_asked
+from lbnode.command.view import View
 from lbnode.errors import ConfigError
 from tests.unit.lbnode.command.rack import (
     EDGES,
@@ -24,6 +27,12 @@ from tests.unit.lbnode.command.rack import (
 )
 
 CLIENT = "198.18.8.2"
+
+
+def explain(looked: View, source: str, target: str) -> Answer:
+    return explain_asked(looked, arguments(source, target))
+
+
 #: The destinations of the C port's runs, which are not the rack's own.
 NODES = ("198.18.0.21", "198.18.0.22", "198.18.0.23")
 
