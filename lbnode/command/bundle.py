@@ -23,7 +23,7 @@ from lbnode.command.doctor import doctor
 from lbnode.command.overview import ours, status
 from lbnode.command.pages import Agent
 from lbnode.command.routes import routes
-from lbnode.command.view import PageReader, View, look, read_objects
+from lbnode.command.view import ASKED_AT_ONCE, PageReader, View, look, read_objects
 from lbnode.errors import ConfigError, SamegateError
 from lbnode.objects import SERVICE_NAME_LABEL
 from lbnode.observe.log import HIDDEN, SECRET_NAMES, redact
@@ -106,7 +106,8 @@ async def collect(api: Api, namespace: str) -> tuple[Files, list[str], View]:
 
     async def attempt(name: str, getting: Awaitable[Any], *, as_json: bool) -> None:
         try:
-            got = await getting
+            async with gate:
+                got = await getting
         except SamegateError as error:
             lacking.append(f"{name}: {error}")
             return
@@ -115,7 +116,7 @@ async def collect(api: Api, namespace: str) -> tuple[Files, list[str], View]:
         else:
             files[name] = redact(str(got))
 
-    reader = PageReader(api, namespace, view.settings)
+    reader, gate = PageReader(api, namespace, view.settings), asyncio.Semaphore(ASKED_AT_ONCE)
     try:
         await asyncio.gather(
             *(

@@ -112,7 +112,7 @@ def flow_of(view: View, asked: Asked) -> tuple[Flow, ServiceObject]:
         ConfigError: there is no such VIP, or it has no such port.
     """
     vip, port = asked.target
-    service = next((s for s in view.snapshot.services.values() if vip in s.addresses), None)
+    service = view.service_of(vip)
     if service is None:
         raise ConfigError(f"VIP {vip}", "no Service has this address", f"There are: {listed(vips_of(view), 'none')}")
     offered = [p for p in service.ports if p.port == port and asked.protocol in (None, p.protocol)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Announcing:
 
 def announcing(view: View, vip: IPAddress) -> Announcing:
     """Who announces ``vip``, and why not where not."""
-    owner = next((s.name for s in view.snapshot.services.values() if vip in s.addresses), None)
+    owner = view.service_of(vip)
     by: list[str] = []
     withheld: list[tuple[str, VipLine]] = []
     silent: list[str] = []
@@ -46,7 +46,7 @@ def announcing(view: View, vip: IPAddress) -> Announcing:
             withheld.append((edge.node, line.model_copy(update=waiting)))
         else:
             withheld.append((edge.node, line))
-    return Announcing(vip, owner, tuple(by), tuple(withheld), tuple(silent))
+    return Announcing(vip, owner.name if owner is not None else None, tuple(by), tuple(withheld), tuple(silent))
 
 
 def vips_of(view: View) -> list[IPAddress]:
@@ -61,23 +61,28 @@ def ours(view: View) -> list[ServiceObject]:
     return [s for _, s in sorted(view.snapshot.services.items()) if is_ours(s, view.settings)]
 
 
-def destinations(view: View, vip: IPAddress) -> dict[str, bool | None]:
-    """Workers behind a VIP over all its ports, as the edge nodes have them: ``True`` takes new flows everywhere, ``False`` nowhere, else ``None``."""
-    said: dict[str, set[bool]] = {}
+def destinations(view: View) -> dict[IPAddress, dict[str, bool | None]]:
+    """By VIP, the workers behind it over all its ports, as the edge nodes have them: ``True`` takes new flows everywhere, ``False`` nowhere, else ``None``."""
+    said: dict[IPAddress, dict[str, set[bool]]] = {}
     for edge in of_role(view.agents, "edge"):
         for service in edge.node_page.services if edge.node_page is not None else ():
-            for destination in service.destinations if service.vip == vip else ():
-                said.setdefault(view.node_of(destination.address), set()).add(not destination.drained)
-    return {name: next(iter(s)) if len(s) == 1 else None for name, s in sorted(said.items())}
+            workers = said.setdefault(service.vip, {})
+            for destination in service.destinations:
+                workers.setdefault(view.node_of(destination.address), set()).add(not destination.drained)
+    return {
+        vip: {name: next(iter(s)) if len(s) == 1 else None for name, s in sorted(workers.items())}
+        for vip, workers in said.items()
+    }
 
 
 def status(view: View) -> Answer:
     """The answer; its exit code says whether every VIP is announced by every edge node and every Service has its address."""
     lines = [announcing(view, vip) for vip in vips_of(view)]
+    workers = destinations(view)
     without = [s for s in ours(view) if not s.addresses]
     edges = of_role(view.agents, "edge")
     whole = not without and all(not a.withheld and not a.silent and a.by for a in lines) and bool(edges)
-    parts = [_vips(view, lines), *([_without(without)] if without else []), _sessions(edges), _agents(view.agents)]
+    parts = [_vips(lines, workers), *([_without(without)] if without else []), _sessions(edges), _agents(view.agents)]
     data: dict[str, Any] = {
         "vips": [
             {
@@ -86,7 +91,7 @@ def status(view: View) -> Answer:
                 "announced_by": list(a.by),
                 "withheld": [{"node": n, "reason": v.reason, "detail": v.detail} for n, v in a.withheld],
                 "silent": list(a.silent),
-                "destinations": destinations(view, a.vip),
+                "destinations": workers.get(a.vip, {}),
             }
             for a in lines
         ],
@@ -115,14 +120,14 @@ def status(view: View) -> Answer:
     return Answer(data, tuple(parts), view.notes, FINE if whole else FOUND_SOMETHING)
 
 
-def _vips(view: View, lines: Sequence[Announcing]) -> Table:
+def _vips(lines: Sequence[Announcing], workers: Mapping[IPAddress, Mapping[str, bool | None]]) -> Table:
     rows = []
     for a in lines:
         why = [f"{node}: {line.reason}{f' ({line.detail})' if line.detail else ''}" for node, line in a.withheld]
         why += [f"{node}: does not answer" for node in a.silent]
         behind = [
             n + {True: "", False: " (drained)", None: " (drained on some)"}[s]
-            for n, s in destinations(view, a.vip).items()
+            for n, s in workers.get(a.vip, {}).items()
         ]
         rows.append(
             row(

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
 
@@ -18,7 +19,7 @@ from lbnode.command.installed import read_settings
 from lbnode.command.pages import Agent, Role, Unreadable, age_notes, read_node_page, read_status
 from lbnode.errors import ConfigError, Retry, SamegateError
 from lbnode.model import IPAddress
-from lbnode.objects import Snapshot, read_snapshot
+from lbnode.objects import ServiceObject, Snapshot, read_snapshot
 from lbnode.settings import AgentSettings
 
 NAMESPACE = "samegate-system"
@@ -27,7 +28,9 @@ SETTINGS_MAP, SETTINGS_KEY = "samegate-settings", "settings.json"
 COMPONENT_LABEL, POD_SELECTOR = "app.kubernetes.io/component", "app.kubernetes.io/name=samegate"
 #: An agent on a network that we reach answers within milliseconds; an operator's machine that cannot reach it waits so long before it asks
 #: through the API server.
-DIRECT_TIMEOUT = httpx2.Timeout(3.0, connect=1.0)
+DIRECT_TIMEOUT = httpx2.Timeout(5.0, connect=1.0)
+#: Questions on the way at once: below the client's limit of connections, so that none waits for one until its time is over.
+ASKED_AT_ONCE = 50
 #: Of a page that is taken.
 LONGEST_PAGE_BYTES = 16 * 1024 * 1024
 
@@ -36,7 +39,7 @@ SERVICES = Right("list", "services")
 SLICES = Right("list", "endpointslices", "discovery.k8s.io")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """Everything that the verbs judge. ``pod_names`` are by the pod's address, as EndpointSlices tell them; ``notes`` are for the user."""
 
@@ -48,7 +51,21 @@ class View:
 
     def node_of(self, address: IPAddress) -> str:
         """The name of the node with this address, or the address."""
-        return next((n.name for n in self.snapshot.nodes.values() if address in n.addresses), str(address))
+        return self._node_names.get(address, str(address))
+
+    def service_of(self, vip: IPAddress) -> ServiceObject | None:
+        """The Service that has this address."""
+        return self._services.get(vip)
+
+    @cached_property
+    def _node_names(self) -> dict[IPAddress, str]:
+        return {a: n.name for n in self.snapshot.nodes.values() for a in n.addresses}
+
+    @cached_property
+    def _services(self) -> dict[IPAddress, ServiceObject]:
+        # Of two the older one has it (lbnode.translate).
+        younger_first = sorted(self.snapshot.services.values(), key=lambda s: s.seniority, reverse=True)
+        return {a: s for s in younger_first for a in s.addresses}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +173,7 @@ class PageReader:
         # Agents speak plain HTTP on the nodes' network: a proxy of the environment is none of the way there, and no certificate is trusted.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._direct = httpx2.AsyncClient(timeout=DIRECT_TIMEOUT, trust_env=False, verify=nobody)
+        self._gate = asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def close(self) -> None:
         await self._direct.aclose()
@@ -194,7 +212,8 @@ class PageReader:
             Retry: there is no way to the agent, or it answers with an error.
             MissingRights: the API server does not let the user through.
         """
-        answer = await (self._from_node(agent, path) if through == "node" else self._through_api(agent, path))
+        async with self._gate:
+            answer = await (self._from_node(agent, path) if through == "node" else self._through_api(agent, path))
         if optional and answer.status_code == 404:
             return ""
         if answer.status_code != 200:

@@ -87,7 +87,7 @@ def subject(view: View, text: str) -> tuple[IPAddress | None, ServiceObject | No
         raise ConfigError(
             text, "neither an address nor NAMESPACE/NAME of a Service", "Write it like 203.0.113.10 or shop/web"
         ) from None
-    service = next((s for s in view.snapshot.services.values() if vip in s.addresses), None)
+    service = view.service_of(vip)
     if service is None and vip not in vips_of(view):
         inside = any(vip in network for network in view.settings.pool_networks)
         rule = "no Service has this address" + (

@@ -21,6 +21,7 @@ LONGEST_REQUEST_BYTES = 8192
 REQUEST_TIMEOUT_SECONDS = 5.0
 #: More connections than this at once are turned away.
 MOST_CONNECTIONS = 64
+NODE_PAGE = "/v1/node"
 TEXT = "text/plain; charset=utf-8"
 #: Prometheus' text exposition format.
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,7 +34,7 @@ class Pages:
     """What the pages say, asked at each request.
 
     ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503. Other agents poll ``status``; ``node`` is for
-    people, may be larger, and is made only when somebody looks.
+    people, may be large, and is made only when somebody looks, in a thread beside the event loop, so that no probe waits for it.
     """
 
     metrics: Callable[[], bytes]
@@ -53,7 +54,7 @@ class Pages:
                 return _verdict(self.healthy())
             case "/v1/status":
                 return _json(self.status())
-            case "/v1/node":
+            case path if path == NODE_PAGE:
                 return _json(self.node())
             case _:
                 return (
@@ -136,7 +137,11 @@ class PageServer:
         if method not in {b"GET", b"HEAD"}:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"GET and HEAD only\n", allow=True)
         try:
-            status, kind, body = self._pages.answer(target.partition(b"?")[0].decode("latin-1"))
+            path = target.partition(b"?")[0].decode("latin-1")
+            if path == NODE_PAGE:
+                status, kind, body = await asyncio.to_thread(self._pages.answer, path)
+            else:
+                status, kind, body = self._pages.answer(path)
         except Exception:
             # A page that fails must not end the role, and says nothing of its inside to strangers.
             log.exception("page.bug", path=target.decode("latin-1"))

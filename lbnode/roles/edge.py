@@ -361,12 +361,14 @@ class Edge:
         }
 
     def node_page(self) -> dict[str, Any]:
-        """What only people ask for."""
-        return node_page(self.view.plan, self.view.observed, rise_and_fall.summary(self._workers), self._probes)
+        """What only people ask for. May be called from another thread."""
+        view, workers = self.view, dict(self._workers)
+        return node_page(view.plan, view.observed, rise_and_fall.summary(workers), self._probes)
 
     def modules_at_work(self) -> dict[str, bool]:
         """The kernel modules that are needed now, and whether their work is seen."""
-        return modules_at_work(self.view.plan, self.view.observed)
+        view = self.view
+        return modules_at_work(view.plan, view.observed)
 
 
 def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lbnode.announce import difference_of
@@ -17,8 +19,7 @@ def node_page(
     """Plain JSON values. Destinations are in the order of the kernel's list; ``differences`` are VIPs that it does not hold as planned."""
     if plan is None:
         return {"services": [], "differences": {}, "workers": []}
-    seen = observed or EdgeState()
-    differences = {a: difference_of(a, plan.state, seen) for a in sorted(plan.state.vips, key=address_order)}
+    differences = _differences(plan.state, observed or EdgeState())
     return {
         "services": [_service(s) for s in plan.state.services],
         "differences": {str(a): found for a, found in differences.items() if found is not None},
@@ -32,6 +33,24 @@ def node_page(
             for w in plan.workers
         ],
     }
+
+
+def _differences(desired: EdgeState, observed: EdgeState) -> dict[IPAddress, str | None]:
+    # Each VIP is compared with its own services alone: with all of them a thousand VIPs would take seconds.
+    wanted, seen = _by_vip(desired.services), _by_vip(observed.services)
+    return {
+        vip: difference_of(
+            vip, replace(desired, services=tuple(wanted[vip])), replace(observed, services=tuple(seen[vip]))
+        )
+        for vip in sorted(desired.vips, key=address_order)
+    }
+
+
+def _by_vip(services: Iterable[VirtualService]) -> defaultdict[IPAddress, list[VirtualService]]:
+    found: defaultdict[IPAddress, list[VirtualService]] = defaultdict(list)
+    for service in services:
+        found[service.key.address].append(service)
+    return found
 
 
 def _service(service: VirtualService) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from lbnode.command.pages import MUST_TELL, read_status
 from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
 from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
@@ -209,3 +210,19 @@ def test_a_kube_proxy_that_falls_silent_keeps_its_last_answer() -> None:
     world.mute = True
     asyncio.run(ask_once(world))
     assert world.worker.status()["without_endpoints"] == []
+
+
+def test_people_are_told_the_edge_nodes_it_has_tunnels_from_and_that_their_module_works() -> None:
+    world = World()
+    assert world.worker.modules_at_work() == {"ipip": False}
+    assert world.worker.edge_addresses() == []
+    world.run()
+    assert world.worker.modules_at_work() == {"ipip": True}
+    assert world.worker.edge_addresses() == sorted(EDGES.values())
+
+
+def test_its_status_tells_all_that_the_operators_command_expects() -> None:
+    world = World()
+    world.run()
+    of_every_role = {"last_error", "settings_error", "version"}
+    assert MUST_TELL["worker"] - of_every_role <= read_status(world.worker.status()).model_fields_set
