@@ -13,6 +13,7 @@ Writes: :class:`Writer`, used by the controller alone.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -28,6 +30,7 @@ import yaml
 from lightkube import AsyncClient, operators
 from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
+from lightkube.config.models import NameValue, UserExec
 from lightkube.core.exceptions import ApiError
 from lightkube.core.exceptions import ConfigError as KubeconfigError
 from lightkube.models.coordination_v1 import LeaseSpec
@@ -54,8 +57,8 @@ FIELD_MANAGER = "samegate"
 log = structlog.get_logger()
 
 Raw = dict[str, Any]
-#: The kubeconfig or its credentials cannot be used: lightkube finds some of it only when it asks.
-CREDENTIAL_ERRORS = (KubeconfigError,)
+#: The kubeconfig or its credentials cannot be used, which lightkube finds only when it asks: a plugin that is missing, fails or babbles.
+CREDENTIAL_ERRORS = (KubeconfigError, OSError, ValueError, LookupError, TypeError)
 #: What can go wrong on the way to the API server or there; everything else is a bug.
 API_ERRORS = (httpx2.HTTPError, httpx2.StreamError, msgspec.MsgspecError, OSError, TimeoutError)
 
@@ -127,6 +130,12 @@ def _known(files: list[KubeConfig]) -> str:
 def _adapted(config: SingleConfig | None, called: str) -> httpx2.AsyncClient:
     if config is None or config.user is None:
         raise ConfigError(called, "it names no user", "Add one to the kubeconfig, or name another --context")
+    if not _is_url(config.cluster.server):
+        raise ConfigError(
+            called, f"its server {config.cluster.server!r} is no URL of one", "Write it like https://198.51.100.1:6443"
+        )
+    if config.user.exec is not None:
+        config = config._replace(user=msgspec.structs.replace(config.user, exec=_askable(config.user.exec)))
     connection = client_adapter.ConnectionParams(timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS))
     try:
         return client_adapter.AsyncClient(config, connection)
@@ -134,6 +143,25 @@ def _adapted(config: SingleConfig | None, called: str) -> httpx2.AsyncClient:
         raise ConfigError(
             called, f"its certificates or credentials cannot be used: {error}", "Renew them, or name another --context"
         ) from None
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Reading the port judges it.
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _askable(plugin: UserExec) -> UserExec:
+    """A credential plugin as lightkube can run it: it knows the versions before v1 only, whose answers say the same in the same place, and does
+    not tell the plugin which version is wanted (KEP-541)."""
+    wanted = {"apiVersion": plugin.apiVersion, "kind": "ExecCredential", "spec": {"interactive": False}}
+    told = NameValue("KUBERNETES_EXEC_INFO", json.dumps(wanted))
+    group, _, version = plugin.apiVersion.partition("/")
+    known = f"{group}/v1beta1" if version == "v1" else plugin.apiVersion
+    return msgspec.structs.replace(plugin, apiVersion=known, env=[told, *(plugin.env or [])])
 
 
 @dataclass

@@ -110,15 +110,17 @@ class Api:
     async def _ask(self, method: str, path: str, **request: Any) -> httpx2.Response:
         try:
             return await self._client.request(method, path, **request)
-        except CREDENTIAL_ERRORS as error:
-            raise ConfigError(
-                self.called, f"its credentials cannot be had: {error}", "Log in anew, or use another --context"
-            ) from None
-        except (httpx2.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ConfigError(
                 self.called,
                 f"the API server {self._client.base_url} does not answer: {in_words(error)}",
                 "Is this the right --context, and the network open?",
+            ) from None
+        except CREDENTIAL_ERRORS as error:
+            raise ConfigError(
+                self.called,
+                f"its credentials cannot be had: {type(error).__name__}: {error}",
+                "Log in anew, or use another --context",
             ) from None
 
     def _object(self, answer: httpx2.Response, path: str, right: Right) -> Raw:

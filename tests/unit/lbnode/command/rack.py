@@ -197,6 +197,7 @@ class Cluster:
         self.patches: list[tuple[str, Any]] = []
         self.on_patch: Any = lambda name, patch: None
         self.asked: list[str] = []
+        self.authorizations: list[str] = []
         self.settings_changes: dict[str, Any] = {}
         self.settings_text: str | None = None
         self.logs = 'bird: password "hunter2-secret";\n{"event": "fine"}\n'
@@ -252,6 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*self.cluster.page(who, parts.path) if self.cluster.direct else (503, "text/plain", b"closed\n"))
             return
         self.cluster.asked.append(self.path)
+        self.cluster.authorizations.append(self.headers.get("Authorization", ""))
         self._api(parts.path, parse_qs(parts.query))
 
     def _api(self, path: str, query: dict[str, list[str]]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from lbnode.command.app import app
@@ -202,6 +203,50 @@ def test_a_cluster_that_does_not_answer_is_told_with_its_address(tmp_path: Path)
     done = CliRunner().invoke(app, ["status", "--kubeconfig", str(kubeconfig(tmp_path, address))])
     assert done.exit_code == 2
     assert f"the API server {address} does not answer" in done.stderr
+
+
+def with_plugin(rack: Rack, script: str, version: str = "v1") -> Path:
+    """The rack's kubeconfig with a credential plugin in the place of the token."""
+    config = yaml.safe_load(rack.config.read_text())
+    run = {"apiVersion": f"client.authentication.k8s.io/{version}", "command": "sh", "args": ["-c", script]}
+    config["users"][0]["user"] = {"exec": run}
+    rack.config.write_text(yaml.safe_dump(config))
+    return rack.config
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_a_credential_plugin_is_asked_in_its_version_and_its_token_is_used(rack: Rack, version: str) -> None:
+    wanted = "$(echo $KUBERNETES_EXEC_INFO | grep -o 'k8s.io/[a-z0-9]*')"
+    with_plugin(rack, f'echo "{{\\"status\\": {{\\"token\\": \\"{wanted}\\"}}}}"', version)
+    assert rack.run("routes").exit_code == 0
+    assert set(rack.cluster.authorizations) == {f"Bearer k8s.io/{version}"}
+
+
+@pytest.mark.parametrize("script", ["exit 3", "echo babble", "echo '{}'", "echo '[]'"])
+def test_a_credential_plugin_that_fails_or_babbles_is_told(rack: Rack, script: str) -> None:
+    with_plugin(rack, script)
+    done = rack.run("status")
+    assert done.exit_code == 2
+    assert "its credentials cannot be had" in done.stderr
+
+
+def test_a_credential_plugin_that_is_not_there_is_told_with_its_name(rack: Rack) -> None:
+    config = yaml.safe_load(rack.config.read_text())
+    config["users"][0]["user"] = {
+        "exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}
+    }
+    rack.config.write_text(yaml.safe_dump(config))
+    done = rack.run("status")
+    assert done.exit_code == 2
+    assert "its credentials cannot be had" in done.stderr
+    assert "no-such-plugin" in done.stderr
+
+
+@pytest.mark.parametrize("server", ["not a url", "ftp://127.0.0.1", "http://[", "http://127.0.0.1:999999"])
+def test_a_server_that_is_no_address_is_told(tmp_path: Path, server: str) -> None:
+    done = CliRunner().invoke(app, ["status", "--kubeconfig", str(kubeconfig(tmp_path, server))])
+    assert done.exit_code == 2
+    assert f"its server {server!r} is no URL" in done.stderr
 
 
 def test_a_cluster_without_samegate_asks_for_the_context(rack: Rack) -> None:
