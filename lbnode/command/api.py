@@ -94,11 +94,13 @@ class Api:
 
         Raises:
             MissingRights: the API server does not let the user through.
-            Retry: it does not reach the pod.
+            Retry: it does not reach the pod, or the pod does not answer in time.
         """
-        answer = await self._ask("GET", path)
-        status = _status(answer)
-        if status is not None:
+        try:
+            answer = await self._client.get(path)
+        except httpx2.HTTPError as error:
+            raise Retry(in_words(error)) from None
+        if _status(answer) is not None:
             self._refuse(answer, path, right)
         return answer
 
@@ -156,6 +158,8 @@ def in_words(error: BaseException) -> str:
         if isinstance(inner, OSError) and inner.errno is not None:
             found = inner
         inner = inner.__cause__ or inner.__context__
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
     if isinstance(found, OSError) and found.errno is not None:
         # Below zero are the resolver's numbers, which have no text of the kernel.
         return os.strerror(found.errno) if found.errno > 0 else str(found.strerror)

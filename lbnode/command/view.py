@@ -28,7 +28,7 @@ SETTINGS_MAP, SETTINGS_KEY = "samegate-settings", "settings.json"
 COMPONENT_LABEL, POD_SELECTOR = "app.kubernetes.io/component", "app.kubernetes.io/name=samegate"
 #: An agent on a network that we reach answers within milliseconds; an operator's machine that cannot reach it waits so long before it asks
 #: through the API server.
-DIRECT_TIMEOUT = httpx2.Timeout(5.0, connect=1.0)
+DIRECT_TIMEOUT = httpx2.Timeout(3.0, connect=1.0)
 #: Questions on the way at once: below the client's limit of connections, so that none waits for one until its time is over.
 ASKED_AT_ONCE = 50
 #: Of a page that is taken.

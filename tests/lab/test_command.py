@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from lab import cluster, netns, topology
-from lab.report.bench import APPS, SYSTEM_NAMESPACE, Bench, Target, addresses_of, wait_until
+from lab.report.bench import APPS, SYSTEM_NAMESPACE, Bench, NotReached, Target, addresses_of, wait_until
 from lab.report.steady import ECHO
 from lab.traffic import answer
 from tests.lab.test_bad_input import NAME, existing, service
@@ -50,9 +50,19 @@ def told(*arguments: str) -> dict[str, Any]:
     return said
 
 
-def findings() -> set[tuple[str, str]]:
-    """Check and node of all that doctor finds."""
-    return {(f["check"], f["where"]) for f in told("doctor")["findings"]}
+def wait_for_findings(*expected: tuple[str, str]) -> None:
+    """Until doctor finds these by check and node, whatever else; nothing at all when none is expected."""
+    seen: list[dict[str, Any]] = []
+
+    def as_expected() -> bool:
+        seen[:] = told("doctor")["findings"]
+        found = {(f["check"], f["where"]) for f in seen}
+        return found >= set(expected) if expected else not found
+
+    try:
+        wait_until(f"doctor finds {expected}", as_expected, FIND_SECONDS, 1)
+    except NotReached as error:
+        pytest.fail(f"{error}; it finds {seen}")
 
 
 @contextmanager
@@ -77,7 +87,7 @@ def test_status_and_routes_say_what_the_routers_have(bench: Bench, echo: Target)
 
 
 def test_nothing_is_wrong_with_a_settled_rack(bench: Bench, echo: Target) -> None:
-    assert told("doctor")["findings"] == []
+    wait_for_findings()
     assert samegate("why", echo.vip).returncode == 0
 
 
@@ -132,7 +142,7 @@ def test_why_and_doctor_name_a_kube_proxy_in_ipvs_mode(bench: Bench, echo: Targe
     machine = bench.machine(EDGE2.name)
     machine.run("ip link add kube-ipvs0 type dummy")
     with undone_by(lambda: machine.run("ip link delete kube-ipvs0")):
-        wait_until("doctor finds it", lambda: findings() == {("service proxy", EDGE2.name)}, FIND_SECONDS, 1)
+        wait_for_findings(("service proxy", EDGE2.name))
         (failure,) = told("why", echo.vip)["first_failures"]
         assert failure["said"].startswith("KubeProxyIpvs")
     bench.wait_announced(echo.vip, bench.edges, 30)
@@ -142,7 +152,7 @@ def test_doctor_finds_another_speaker_on_port_179(bench: Bench) -> None:
     machine = bench.machine(EDGE1.name)
     pid = machine.run("setsid socat TCP-LISTEN:179 /dev/null >/dev/null 2>&1 </dev/null & echo $!").stdout.strip()
     with undone_by(lambda: machine.run(f"kill {pid}", check=False)):
-        wait_until("doctor finds it", lambda: findings() == {("port 179", EDGE1.name)}, FIND_SECONDS, 1)
+        wait_for_findings(("port 179", EDGE1.name))
 
 
 def test_doctor_finds_a_path_that_is_too_narrow(bench: Bench) -> None:
@@ -150,28 +160,28 @@ def test_doctor_finds_a_path_that_is_too_narrow(bench: Bench) -> None:
     device = machine.run(f"ip -o route get {edge} | sed 's/.* dev \\([^ ]*\\).*/\\1/'").stdout.strip()
     machine.run(f"ip route add {edge}/32 dev {device} mtu 1400")
     with undone_by(lambda: machine.run(f"ip route delete {edge}/32 dev {device}")):
-        wait_until("doctor finds it", lambda: ("mtu", WORKER2.name) in findings(), FIND_SECONDS, 1)
+        wait_for_findings(("mtu", WORKER2.name))
 
 
 def test_doctor_finds_a_worker_that_does_not_forward(bench: Bench) -> None:
     machine = bench.machine(WORKER2.name)
     machine.run("sysctl -qw net.ipv4.ip_forward=0")
     with undone_by(lambda: machine.run("sysctl -qw net.ipv4.ip_forward=1")):
-        assert ("sysctls", WORKER2.name) in findings()
+        wait_for_findings(("sysctls", WORKER2.name))
 
 
 def test_doctor_finds_a_wrong_clock(bench: Bench) -> None:
     machine = bench.machine(EDGE2.name)
     machine.run(f"date --set='+{CLOCK_AHEAD_SECONDS} seconds'")
     with undone_by(lambda: machine.run(f"date --set='-{CLOCK_AHEAD_SECONDS} seconds'")):
-        assert findings() == {("clocks", EDGE2.name)}
+        wait_for_findings(("clocks", EDGE2.name))
 
 
 def test_doctor_and_status_tell_of_an_agent_that_stands_still(bench: Bench, echo: Target) -> None:
     with bench.paused_agents(EDGE1.name):
         (vip,) = [v for v in told("status")["vips"] if v["vip"] == echo.vip]
         assert vip["silent"] == [EDGE1.name]
-        assert ("agents", EDGE1.name) in findings()
+        wait_for_findings(("agents", EDGE1.name))
 
 
 def test_the_api_server_passes_questions_on_to_every_agent(bench: Bench) -> None:

@@ -9,14 +9,18 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from lbnode import kube
+from lbnode.command import view
 from lbnode.command.app import app
 from tests.unit.lbnode.command.rack import (
     EDGES,
@@ -143,6 +147,26 @@ def test_a_node_without_an_agent_is_told_and_the_others_are_shown(rack: Rack) ->
     assert done.exit_code == 1
     assert "edge2: does not answer" in done.stdout
     assert "203.0.113.10  default/web  edge1 " in done.stdout
+
+
+def test_an_agent_that_stands_still_costs_its_own_answer_only(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process still has its connections accepted by the kernel."""
+    monkeypatch.setattr(view, "DIRECT_TIMEOUT", httpx2.Timeout(0.3))
+    monkeypatch.setattr(kube, "REQUEST_TIMEOUT_SECONDS", 0.5)
+    real, released = rack.cluster.page, threading.Event()
+
+    def stopped(who: str, path: str) -> tuple[int, str, bytes]:
+        if who == "edge1":
+            released.wait(10)
+        return real(who, path)
+
+    rack.cluster.page = stopped  # type: ignore[method-assign]
+    try:
+        states = {a["node"]: a["state"] for a in rack.json("status", code=1)["agents"] if a["role"] == "edge"}
+    finally:
+        released.set()
+    assert states["edge2"] == "serves"
+    assert states["edge1"].endswith("/v1/status: no answer in time; through the API server: no answer in time")
 
 
 # Whom it asks
