@@ -17,10 +17,11 @@ from lbnode.command.answer import FINE, FOUND_SOMETHING, Answer, Cell, Table, To
 from lbnode.command.overview import announcing, vips_of
 from lbnode.command.pages import Agent, ServiceLine, of_role
 from lbnode.command.view import View
+from lbnode.destinations import counting_as_ready, endpoints_of
 from lbnode.errors import ConfigError
 from lbnode.maglev import DEFAULT_TABLE_INDEX, TABLE_SIZES, choose, table
-from lbnode.model import Destination, IPAddress, Protocol
-from lbnode.objects import Endpoint, ServiceObject
+from lbnode.model import Destination, IPAddress, Protocol, address_order
+from lbnode.objects import ServiceObject
 
 FIRST_TABLE_INDEX = 8
 _ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -250,23 +251,21 @@ def _because(view: View, service: ServiceLine, chosen: Destination | None, home:
 
 
 def pods_for(view: View, service: ServiceObject, flow: Flow, worker: IPAddress) -> list[PodLine]:
-    """The pods that kube-proxy on the worker delivers to: with policy Local its own, else all; ready ones, or serving terminating ones without."""
-    name = next((p.name for p in service.ports if (p.port, p.protocol) == (flow.port, flow.protocol)), "")
+    """The pods that the worker delivers to: with policy Local its own, else all. Ready ones; without, those whose Node is Unknown, which the
+    worker's own agent delivers to; without those, serving terminating ones."""
+    port = next((p for p in service.ports if (p.port, p.protocol) == (flow.port, flow.protocol)), None)
+    if port is None:
+        return []
+    slices = [piece for piece in view.snapshot.slices if piece.service == service.name]
+    ports, _ = endpoints_of(slices, port, flow.vip.version)
     node = view.node_of(worker)
-    found: dict[IPAddress, tuple[Endpoint, int]] = {}
-    for piece in view.snapshot.slices:
-        if piece.service != service.name or piece.version != flow.vip.version:
-            continue
-        for port in piece.ports:
-            if (port.name, port.protocol) == (name, flow.protocol):
-                for one in piece.endpoints:
-                    if not service.local or one.node_name == node:
-                        found[one.addresses[0]] = (one, port.port)
-    ready = {a: e for a, e in found.items() if e[0].ready}
-    serving = {a: e for a, e in found.items() if e[0].serving}
+    within_reach = [e for e in ports if not service.local or e.node_name == node]
+    ready = [e for e in within_reach if e.ready]
+    held = counting_as_ready(view.snapshot.nodes, within_reach, service.name, frozenset())
+    chosen = ready or held or [e for e in within_reach if e.serving]
     return [
-        PodLine(view.pod_names.get(address, "?"), address, port, one.node_name or "?")
-        for address, (one, port) in sorted((ready or serving).items(), key=lambda item: int(item[0]))
+        PodLine(view.pod_names.get(e.addresses[0], "?"), e.addresses[0], ports[e], e.node_name or "?")
+        for e in sorted(chosen, key=lambda e: address_order(e.addresses[0]))
     ]
 
 

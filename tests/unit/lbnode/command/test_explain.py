@@ -177,6 +177,18 @@ def test_without_a_ready_pod_those_that_terminate_and_serve_are_told(serving: bo
     assert answer.code == (0 if expected else 1)
 
 
+def test_pods_whose_node_is_unknown_are_told_while_none_is_ready() -> None:
+    """The API calls them unready for reasons of its own; the worker's own agent delivers to them."""
+    piece, listed = web_slice(), nodes()
+    for one in piece["endpoints"]:
+        one["conditions"] = {"ready": False, "serving": False, "terminating": False}
+    assert explain(view(web(), piece, *listed), f"{CLIENT}:40000", f"{VIP}:80").data["pods"] == []
+    for raw in listed:
+        raw["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+    answer = explain(view(web(), piece, *listed), f"{CLIENT}:40000", f"{VIP}:80")
+    assert [p["node"] for p in answer.data["pods"]] == [answer.data["worker"]]
+
+
 def test_a_client_outside_the_source_ranges_is_told_that_it_is_dropped() -> None:
     closed = view(web(loadBalancerSourceRanges=["192.0.2.0/24"]), web_slice(), *nodes())
     answer = explain(closed, f"{CLIENT}:40000", f"{VIP}:80")
