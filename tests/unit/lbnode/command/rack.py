@@ -236,6 +236,9 @@ class Cluster:
             return 200, "text/plain", b"samegate_up 1\n"
         status = controller_status() if who == "controller" else self.statuses.get(who)
         page = {} if who == "controller" else self.pages.get(who)
+        if page is not None and "time_unix_seconds" in page:
+            # As an agent does: the time of the answer, whenever it is asked for.
+            page = page | {"time_unix_seconds": time.time()}
         found = {"/v1/status": status, "/v1/node": page}.get(path)
         if found is None:
             return 404, "text/plain; charset=utf-8", b"not found\n"
@@ -320,6 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that gave up is no news."""
 
 
 class Server:
