@@ -139,5 +139,10 @@ def _agent(base: Layer, tree: Path) -> None:
         target = tree / recipe.SITE_PACKAGES / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+    for name, text in recipe.COMMANDS.items():
+        command = tree / name
+        command.parent.mkdir(parents=True, exist_ok=True)
+        command.write_text(text)
+        command.chmod(0o755)
     with unpacked(base) as root:
         compile_modules(root, tree, recipe.SITE_PACKAGES)

@@ -81,6 +81,12 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PACKAGE_RECORDS = "var/lib/dpkg/status.d"
 """One file per Debian package, as distroless images have them: scanners look there when there is no package manager."""
 
+COMMANDS = {
+    f"usr/local/bin/{name}": "#!/usr/bin/python3\nfrom lbnode.command.app import main\n\nmain()\n"
+    for name in ("samegate", "kubectl-samegate")
+}
+"""The operator's command beside the agent, for machines that have this image and not the checkout."""
+
 CONFIG: dict[str, object] = {
     "Entrypoint": ["/usr/bin/python3", "-m", "lbnode"],
     "Env": [

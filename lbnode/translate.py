@@ -64,6 +64,9 @@ EDGE_SYSCTLS = {
     "net.ipv4.vs.sloppy_tcp": "1",
 }
 
+#: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
+WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
+
 
 @dataclass(frozen=True, slots=True)
 class EdgePlan:

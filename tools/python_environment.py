@@ -27,6 +27,8 @@ IMAGE_LOCK = "image/requirements.lock"
 AUDIT_LOCK = "tools/audit.lock"
 LOCKS = (LOCK, IMAGE_LOCK, AUDIT_LOCK)
 MARK = ".samegate-lock"
+#: The operator's command; kubectl finds a plugin by its name on PATH.
+LAUNCHERS = ("samegate", "kubectl-samegate")
 COMPILE = (
     "--universal",
     "--python-version",
@@ -81,12 +83,35 @@ def uv(pins: Pins, cache: Cache, progress: Progress) -> Path:
 
 def is_current(root: Path) -> bool:
     """Whether `.venv` was made from the present lock."""
-    return _holds(root / ".venv", root / LOCK)
+    return _holds(root / ".venv", root / LOCK) and not _stale_launchers(root)
+
+
+def launcher(root: Path) -> str:
+    """The text of a program that runs the checkout's operator command from any folder: nothing of the checkout is installed."""
+    return f"""#!{root}/.venv/bin/python
+import sys
+
+sys.path.insert(0, {str(root)!r})
+
+from lbnode.command.app import main
+
+main()
+"""
+
+
+def _stale_launchers(root: Path) -> list[Path]:
+    paths = [root / ".venv/bin" / name for name in LAUNCHERS]
+    return [path for path in paths if not path.is_file() or path.read_text() != launcher(root)]
 
 
 def ensure(root: Path, pins: Pins, cache: Cache, progress: Progress) -> bool:
-    """Make `.venv` hold exactly what the lock says; False when it did already."""
-    return _sync(root / ".venv", root / LOCK, "Python environment", pins, cache, progress)
+    """Make `.venv` hold exactly what the lock says, and the launchers; False when it did already."""
+    changed = _sync(root / ".venv", root / LOCK, "Python environment", pins, cache, progress)
+    stale = _stale_launchers(root)
+    for path in stale:
+        path.write_text(launcher(root))
+        path.chmod(0o755)
+    return changed or bool(stale)
 
 
 def audit_environment(root: Path, pins: Pins, cache: Cache, progress: Progress) -> Path:

@@ -1,6 +1,7 @@
 """What people and machines see of the agent: logs, metrics, and the pages that carry readiness and status."""
 
 from lbnode.observe.log import configure_logging, redact
+from lbnode.observe.machine import Machine
 from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics, WorkerMetrics
 from lbnode.observe.pages import Pages, PageServer
 from lbnode.observe.registry import Description, Metrics
@@ -9,6 +10,7 @@ __all__ = [
     "ControllerMetrics",
     "Description",
     "EdgeMetrics",
+    "Machine",
     "Metrics",
     "PageServer",
     "Pages",

@@ -1,4 +1,4 @@
-"""The agent's HTTP pages: ``/metrics``, ``/healthz``, ``/readyz`` and ``/v1/status``, read-only; the controller has ``/`` for people besides.
+"""The agent's HTTP pages: ``/metrics``, ``/healthz``, ``/readyz``, ``/v1/status`` and ``/v1/node``, read-only; the controller has ``/`` for people besides.
 
 A few dozen lines of HTTP/1.1 (RFC 9112) in place of a framework: GET and HEAD, one request a connection, everything bounded.
 """
@@ -22,6 +22,7 @@ LONGEST_REQUEST_BYTES = 8192
 REQUEST_TIMEOUT_SECONDS = 5.0
 #: More connections than this at once are turned away.
 MOST_CONNECTIONS = 64
+NODE_PAGE = "/v1/node"
 TEXT = "text/plain; charset=utf-8"
 #: Prometheus' text exposition format.
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,8 +35,9 @@ log = structlog.get_logger()
 class Pages:
     """What the pages say, asked at each request.
 
-    ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503. ``html`` makes the page for people, where there
-    is one; it is told whether that page is to reload itself.
+    ``ready`` and ``healthy`` return reasons why not; no reason means 200, any reason 503. Other agents poll ``status``; ``node`` is for
+    people, may be large, and is made only when somebody looks, in a thread beside the event loop, so that no probe waits for it. ``html``
+    makes the page for browsers, where there is one; it is told whether that page is to reload itself.
     """
 
     metrics: Callable[[], bytes]
@@ -43,6 +45,7 @@ class Pages:
     healthy: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, Any]]
     html: Callable[[bool], bytes] | None = None
+    node: Callable[[], Mapping[str, Any]] = dict
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body for a path."""
@@ -54,15 +57,21 @@ class Pages:
             case "/healthz":
                 return _verdict(self.healthy())
             case "/v1/status":
-                return (
-                    HTTPStatus.OK,
-                    "application/json",
-                    json.dumps(self.status(), default=str, sort_keys=True).encode() + b"\n",
-                )
+                return _json(self.status())
+            case path if path == NODE_PAGE:
+                return _json(self.node())
             case "/" | "/live" if self.html is not None:
                 return HTTPStatus.OK, HTML, self.html(path == "/live")
             case _:
-                return HTTPStatus.NOT_FOUND, TEXT, b"not found; there are /metrics /healthz /readyz /v1/status\n"
+                return (
+                    HTTPStatus.NOT_FOUND,
+                    TEXT,
+                    b"not found; there are /metrics /healthz /readyz /v1/status /v1/node\n",
+                )
+
+
+def _json(value: Mapping[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+    return HTTPStatus.OK, "application/json", json.dumps(value, default=str, sort_keys=True).encode() + b"\n"
 
 
 def _verdict(reasons: Sequence[str]) -> tuple[HTTPStatus, str, bytes]:
@@ -136,7 +145,11 @@ class PageServer:
         if method not in {b"GET", b"HEAD"}:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"GET and HEAD only\n", allow=True)
         try:
-            status, kind, body = self._pages.answer(target.partition(b"?")[0].decode("latin-1"))
+            path = target.partition(b"?")[0].decode("latin-1")
+            if path == NODE_PAGE:
+                status, kind, body = await asyncio.to_thread(self._pages.answer, path)
+            else:
+                status, kind, body = self._pages.answer(path)
         except Exception:
             # A page that fails must not end the role, and says nothing of its inside to strangers.
             log.exception("page.bug", path=target.decode("latin-1"))

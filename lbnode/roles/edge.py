@@ -28,6 +28,7 @@ from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
 from lbnode.roles import worker_page
 from lbnode.roles.cluster_view import ClusterView
+from lbnode.roles.edge_page import modules_at_work, node_page
 from lbnode.roles.neighbours import Neighbours
 from lbnode.routes import routes_of
 from lbnode.settings import AgentSettings
@@ -92,6 +93,7 @@ class Edge:
         self._speaker: Speaker | None = None
         self._speaker_key: object = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
+        self._probes: Mapping[IPAddress, ProbeResult] = {}
         self._last_announced: dict[IPAddress, float] = {}
         self._unfit: dict[str, frozenset[backends.Group]] = {}
         self._grace = grace.Memory()
@@ -133,6 +135,7 @@ class Edge:
         for gone in self._workers.keys() - {r.worker for r in results}:
             self._workers[gone] = rise_and_fall.expire(self._workers[gone], now, settings)
         self._metrics.probes(results)
+        self._probes = {r.worker: r for r in results}
         after = rise_and_fall.summary(self._workers)
         for worker in after.healthy ^ before.healthy:
             reason = next((r.reason for r in results if r.worker == worker), "")
@@ -383,6 +386,16 @@ class Edge:
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,
         }
+
+    def node_page(self) -> dict[str, Any]:
+        """What only people ask for. May be called from another thread."""
+        view, workers = self.view, dict(self._workers)
+        return node_page(view.plan, view.observed, rise_and_fall.summary(workers), self._probes)
+
+    def modules_at_work(self) -> dict[str, bool]:
+        """The kernel modules that are needed now, and whether their work is seen."""
+        view = self.view
+        return modules_at_work(view.plan, view.observed)
 
 
 def reaches_a_worker(status: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-from lbnode import kube
+from lbnode import __version__, kube
 from lbnode.backend_probe import BackendProber
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
@@ -23,6 +23,7 @@ from lbnode.model import IPAddress
 from lbnode.observe import (
     ControllerMetrics,
     EdgeMetrics,
+    Machine,
     Metrics,
     Pages,
     PageServer,
@@ -41,7 +42,7 @@ from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import EDGE_SYSCTLS
+from lbnode.translate import EDGE_SYSCTLS, WORKER_NEEDS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
@@ -124,7 +125,12 @@ async def _edge(settings: SettingsFile) -> None:
             if edge.probed(results):
                 loop.wake()
 
-    pages = _pages(metrics, edge.not_ready, loop, edge.status)
+    machine = Machine(edge.modules_at_work, tuple(EDGE_SYSCTLS), edge.probe_targets, _sysctl_base())
+
+    def node_page() -> dict[str, Any]:
+        return {**edge.node_page(), "machine": {**machine.facts(), **surroundings.facts()}}
+
+    pages = _pages(metrics, edge.not_ready, loop, settings, edge.status, node_page)
     # Pools and MTU shape the sockets and the filter from the start: a change of them is a new agent, which the kubelet makes.
     shaping = _shape(settings.current)
     tasks = [
@@ -161,7 +167,12 @@ async def _worker(settings: SettingsFile) -> None:
     active = BackendProber(
         worker.wanted_backends, worker.backend_probed, lambda: settings.current.active_probes.at_once
     )
-    pages = _pages(metrics, worker.not_ready, loop, worker.status)
+    machine = Machine(worker.modules_at_work, tuple(WORKER_NEEDS), worker.edge_addresses, _sysctl_base())
+
+    def node_page() -> dict[str, Any]:
+        return {"machine": {**machine.facts(), **surroundings.facts()}}
+
+    pages = _pages(metrics, worker.not_ready, loop, settings, worker.status, node_page)
     shaping = _shape(settings.current)
     tasks = [
         watcher.run(),
@@ -204,7 +215,7 @@ async def _controller(settings: SettingsFile) -> None:
     def html(reloads: bool) -> bytes:
         return status_page.render(controller.overview(identity, loop.last_error), reloads)
 
-    pages = replace(_pages(metrics, not_ready, loop, controller.status), html=html)
+    pages = replace(_pages(metrics, not_ready, loop, settings, controller.status, dict), html=html)
     reading = _reading(settings.current)
     tasks = [
         watcher.run(),
@@ -280,16 +291,26 @@ def _changed(
 
 
 def _pages(
-    metrics: Metrics, not_ready: Callable[[], list[str]], loop: Loop, status: Callable[[], dict[str, Any]]
+    metrics: Metrics,
+    not_ready: Callable[[], list[str]],
+    loop: Loop,
+    settings: SettingsFile,
+    status: Callable[[], dict[str, Any]],
+    node_page: Callable[[], dict[str, Any]],
 ) -> Pages:
     def unhealthy() -> list[str]:
         silent = time.monotonic() - loop.last_pass_seconds
         return [f"no pass for {silent:.0f} s"] if silent > STUCK_SECONDS else []
 
     def with_error() -> dict[str, Any]:
-        return {**status(), "last_error": loop.last_error}
+        errors = {"last_error": loop.last_error, "settings_error": settings.error}
+        return {**status(), **errors, "version": __version__}
 
-    return Pages(metrics=metrics.page, ready=not_ready, healthy=unhealthy, status=with_error)
+    def with_time() -> dict[str, Any]:
+        # Not on the status page: the other agents poll that, and wake when it changes.
+        return {**node_page(), "time_unix_seconds": time.time()}
+
+    return Pages(metrics=metrics.page, ready=not_ready, healthy=unhealthy, status=with_error, node=with_time)
 
 
 async def _until_terminated(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -75,6 +76,17 @@ class Surroundings:
         self._tables = tables
         self.refusal: Refusal | None = None
         self.other_speaker = False
+        #: kube-proxy's mode, ``None`` when none answers, and the devices of Service proxies that are there.
+        self.proxy_mode: str | None = None
+        self.proxy_devices: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What was found last, as plain JSON values."""
+        return {
+            "proxy_mode": self.proxy_mode,
+            "proxy_devices": list(self.proxy_devices),
+            "other_speaker": self.other_speaker,
+        }
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -85,7 +97,9 @@ class Surroundings:
     async def look(self) -> None:
         """Look once."""
         devices = frozenset(p.name for p in self._devices.iterdir()) if self._devices.is_dir() else frozenset()
-        refusal = self._judge(await proxy_mode(), devices)
+        self.proxy_mode = await proxy_mode()
+        self.proxy_devices = tuple(d for d in (KUBE_IPVS_DEVICE, *EBPF_DEVICES) if d in devices)
+        refusal = self._judge(self.proxy_mode, devices)
         other_speaker = any(listens_on(BGP_PORT, t.read_text()) for t in self._tables if t.is_file())
         if other_speaker and not self.other_speaker:
             log.warning(

@@ -22,7 +22,7 @@ from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.diff import diff_worker
 from lbnode.errors import Retry
 from lbnode.kube import Copy
-from lbnode.model import ServiceName, WorkerState
+from lbnode.model import IPAddress, ServiceName, WorkerState, address_order
 from lbnode.observe import WorkerMetrics
 from lbnode.roles.cluster_view import ClusterView
 from lbnode.settings import AgentSettings
@@ -214,3 +214,12 @@ class Worker:
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,
         }
+
+    def modules_at_work(self) -> dict[str, bool]:
+        """The kernel modules that a worker needs, and whether their work is seen in the kernel."""
+        return {"ipip": self.view.observed is not None and bool(self.view.observed.tunnels)}
+
+    def edge_addresses(self) -> list[IPAddress]:
+        """The edge nodes whose tunnels this worker has."""
+        plan = self.view.plan
+        return sorted((t.edge_address for t in plan.state.tunnels), key=address_order) if plan is not None else []

@@ -138,6 +138,13 @@ def test_the_agent_shows_its_help_inside(root: Path) -> None:
     assert "run" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["samegate", "kubectl-samegate"])
+def test_the_operators_command_shows_its_help_inside(root: Path, name: str) -> None:
+    done = _inside(root, name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "doctor" in done.stdout
+
+
 def test_every_library_that_a_program_needs_is_inside(root: Path) -> None:
     missing = {}
     for path in root.rglob("*"):

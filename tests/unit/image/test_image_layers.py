@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image import recipe
+from image import build, recipe
 from image.layer import Layer, cached, pack, unpacked
 from image.oci import extract_layers, read_manifest, write_archive
 
@@ -128,3 +128,20 @@ def test_every_blob_of_the_archive_has_the_digest_it_is_stored_under(tmp_path: P
         for blob in blobs:
             data = archive.extractfile(blob) or io.BytesIO()
             assert hashlib.sha256(data.read()).hexdigest() == Path(blob.name).name
+
+
+def test_the_agents_layer_holds_the_operators_command_for_both_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Byte code is made by the image's own Python, which an empty layer has not.
+    monkeypatch.setattr(build, "compile_modules", lambda root, tree, folder: None)
+    (tmp_path / "base").mkdir()
+    base = pack(tmp_path / "base", tmp_path / "base.tar.gz", title="base")
+    build._agent(base, tmp_path)
+    for name in ("samegate", "kubectl-samegate"):
+        command = tmp_path / "usr/local/bin" / name
+        assert command.stat().st_mode & 0o777 == 0o755
+        shebang, *body = command.read_text().splitlines()
+        assert shebang == "#!/usr/bin/python3"
+        assert recipe.LINKS["usr/bin/python3"] == "python3.11"
+        assert "from lbnode.command.app import main" in body

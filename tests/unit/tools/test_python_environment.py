@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,26 @@ def test_the_audit_has_an_environment_of_its_own_from_its_own_lock(tmp_path: Pat
 
 def test_the_audits_requirements_are_the_dependency_group_of_that_name() -> None:
     assert python_environment.audit_requirements('[dependency-groups]\ndev = ["a==1"]\naudit = ["b==2"]\n') == "b==2\n"
+
+
+def test_the_operators_command_starts_from_any_folder_with_the_checkouts_code(tmp_path: Path) -> None:
+    root, cache = a_checkout(tmp_path)
+    run(root, cache)
+    package = root / "lbnode/command"
+    package.mkdir(parents=True)
+    (package / "app.py").write_text("def main() -> None:\n    print('started')\n")
+    (root / ".venv/bin/python").unlink()
+    (root / ".venv/bin/python").symlink_to(sys.executable)
+    for name in ("samegate", "kubectl-samegate"):
+        done = subprocess.run([root / ".venv/bin" / name], cwd="/", capture_output=True, text=True, check=True)
+        assert done.stdout == "started\n"
+
+
+def test_a_missing_launcher_is_made_again(tmp_path: Path) -> None:
+    root, cache = a_checkout(tmp_path)
+    run(root, cache)
+    launcher = root / ".venv/bin/kubectl-samegate"
+    launcher.unlink()
+    assert run(root, cache)
+    assert launcher.stat().st_mode & 0o111
+    assert not run(root, cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -90,6 +91,18 @@ def test_status_is_json_that_fetch_status_reads() -> None:
     expected = {"vips": {"203.0.113.1": "Announced"}, "node": "198.18.0.11"}
     assert json.loads(body) == expected
     assert serving(PAGES, lambda port: fetch_status(f"http://127.0.0.1:{port}/v1/status", 2)) == expected
+
+
+def test_the_page_for_people_is_made_beside_the_event_loop() -> None:
+    """It may be large, and probes must not wait for it."""
+    pages = replace(PAGES, node=lambda: {"thread": threading.current_thread().name})
+    status, _, body = get(pages, "/v1/node")
+    assert status == 200
+    assert json.loads(body)["thread"] != threading.main_thread().name
+
+
+def test_an_agent_without_such_a_page_says_nothing_there() -> None:
+    assert get(PAGES, "/v1/node")[::2] == (200, b"{}\n")
 
 
 @pytest.mark.parametrize(("path", "field"), [("/readyz", "ready"), ("/healthz", "healthy")])

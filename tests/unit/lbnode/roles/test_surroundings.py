@@ -96,3 +96,16 @@ def test_a_change_of_the_refusal_wakes_the_role_once(tmp_path: Path) -> None:
     asyncio.run(surroundings.look())
     assert surroundings.refusal is not None
     assert woken == [1]
+
+
+def test_what_was_found_last_is_told_to_people(tmp_path: Path) -> None:
+    for name in ("lo", "kube-ipvs0", "cilium_host", "eth0"):
+        (tmp_path / name).mkdir()
+    table = tmp_path / "tcp"
+    table.write_text("  sl  local_address rem_address   st\n   0: 00000000:00B3 00000000:0000 0A 0\n")
+    surroundings = Surroundings(edge_refusal, lambda: None, tmp_path, (table,))
+    assert surroundings.facts() == {"proxy_mode": None, "proxy_devices": [], "other_speaker": False}
+    asyncio.run(surroundings.look())
+    found = surroundings.facts()
+    assert found["proxy_devices"] == ["kube-ipvs0", "cilium_host"]
+    assert found["other_speaker"] is True

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from lbnode.backend_probe import BackendResult
+from lbnode.command.pages import MUST_TELL, read_status
 from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
 from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
@@ -271,3 +272,19 @@ def test_active_probes_are_measured_and_a_service_that_is_gone_leaves_no_series(
     world.run()
     assert read("samegate_backend_probe_results_total", {"service": "shop/web", "reason": "WrongStatus"}) is None
     assert read("samegate_active_probe_fit", {"service": "shop/web", "family": "4"}) is None
+
+
+def test_people_are_told_the_edge_nodes_it_has_tunnels_from_and_that_their_module_works() -> None:
+    world = World()
+    assert world.worker.modules_at_work() == {"ipip": False}
+    assert world.worker.edge_addresses() == []
+    world.run()
+    assert world.worker.modules_at_work() == {"ipip": True}
+    assert world.worker.edge_addresses() == sorted(EDGES.values())
+
+
+def test_its_status_tells_all_that_the_operators_command_expects() -> None:
+    world = World()
+    world.run()
+    of_every_role = {"last_error", "settings_error", "version"}
+    assert MUST_TELL["worker"] - of_every_role <= read_status(world.worker.status()).model_fields_set

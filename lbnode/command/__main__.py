@@ -1,0 +1,5 @@
+"""``python -m lbnode.command`` is ``samegate``."""
+
+from lbnode.command.app import main
+
+main()

@@ -1,0 +1,58 @@
+"""What every role's pages have beside what the role itself says."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbnode import __version__
+from lbnode.observe import Metrics, Pages
+from lbnode.roles import start
+from lbnode.roles.loop import Loop, SettingsFile
+from tests.unit.lbnode.roles.world import SETTINGS
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SettingsFile:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(SETTINGS))
+    return SettingsFile(path)
+
+
+def pages(settings: SettingsFile, loop: Loop) -> Pages:
+    return start._pages(
+        Metrics("edge", "test"), list, loop, settings, lambda: {"role": "edge"}, lambda: {"services": []}
+    )
+
+
+def test_the_status_tells_the_version_and_both_kinds_of_error(settings: SettingsFile, tmp_path: Path) -> None:
+    loop = Loop(1.0)
+    assert pages(settings, loop).status() == {
+        "role": "edge",
+        "last_error": "",
+        "settings_error": "",
+        "version": __version__,
+    }
+    (tmp_path / "settings.json").write_text("{")
+    settings.poll()
+    loop.last_error = "no IPVS"
+    said = pages(settings, loop).status()
+    assert "not JSON" in said["settings_error"]
+    assert said["last_error"] == "no IPVS"
+
+
+def test_the_status_stays_equal_while_nothing_happens_and_the_page_for_people_tells_the_time(
+    settings: SettingsFile,
+) -> None:
+    """The other agents wake when a status changes, so no time may be in it."""
+    served = pages(settings, Loop(1.0))
+    first: dict[str, Any] = dict(served.status())
+    before = time.time()
+    page = served.node()
+    assert before <= page["time_unix_seconds"] <= time.time()
+    assert page["services"] == []
+    assert served.status() == first
