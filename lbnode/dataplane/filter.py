@@ -24,7 +24,7 @@ from pathlib import Path
 from lbnode.dataplane.xtables import fingerprint
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
-    PROBE_DEVICE,
+    PROBE_DEVICES,
     TUNNEL_DEVICE_PREFIX,
     DeliveryTable,
     EdgeFilter,
@@ -94,8 +94,8 @@ def render(table: PacketTable) -> dict[tuple[int, str], TableText]:
 def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[Rules, Rules]:
     untracked = [f"{way} {pool} -j CT --notrack" for pool in pools for way in ("-d", "-s")]
     raw = {
-        # The probe device takes IPIP from anybody; it is there for sending only.
-        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICE} -j DROP", *untracked],
+        # The probe device takes packets out of tunnels from anybody; it is there for sending only.
+        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICES[version]} -j DROP", *untracked],
         f"{_CHAIN_PREFIX}OUTPUT": untracked,
     }
     # Dropped, not rejected: a reset for a port that this node does not serve yet would end a flow that it is about to inherit.
@@ -291,9 +291,10 @@ class PacketFilter:
         return digests.pop() if len(digests) == 1 else None
 
     def replace(self, table: PacketTable) -> None:
-        """Put ``table`` in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
+        """Put what ``table`` says of our families in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
         for (version, name), wanted in render(table).items():
-            self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
+            if version in self._families:
+                self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
         if self.digest() != table.digest:
             raise Bug(
                 "the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render"

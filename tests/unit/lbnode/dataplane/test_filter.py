@@ -67,10 +67,10 @@ def test_the_edge_lets_in_the_served_ports_and_echoes_and_nothing_else() -> None
 
 def test_the_edge_tracks_no_connection_of_a_pool_either_way_and_forwards_nothing_to_it() -> None:
     rendered = render(EDGE)
-    for version, pool in ((4, "203.0.113.0/24"), (6, "2001:db8::/64")):
+    for version, pool, device in ((4, "203.0.113.0/24", "sgprobe"), (6, "2001:db8::/64", "sgprobe6")):
         raw = rendered[version, "raw"].chains
         assert raw["SAMEGATE-PREROUTING"] == (
-            "-i sgprobe -j DROP",
+            f"-i {device} -j DROP",
             f"-d {pool} -j CT --notrack",
             f"-s {pool} -j CT --notrack",
         )
