@@ -553,8 +553,7 @@ def test_a_packet_too_big_that_quotes_a_reply_reaches_the_worker(rig: Rig, way: 
                 6,
                 struct.pack("!HHIIHHHH", 80, client.getsockname()[1], 1, 0, 0x5010, 100, 0, 0),
             )
-            router = ip_network((way.client, way.prefix_length), strict=False)[1]
-            send_ip(way, packet(way, router, way.vip, *too_big(way, router, reply)), way.vip)
+            send_ip(way, packet(way, way.stranger, way.vip, *too_big(way, way.stranger, reply)), way.vip)
             time.sleep(0.5)
             rows = [r.split() for r in sh(f"{way.tool} -t raw -L PREROUTING -vnx").splitlines() if "toobig" in r]
             assert int(rows[0][0]) == 1
