@@ -293,6 +293,12 @@ def failure(what: object, error: OSError) -> ConfigError | Retry:
     """What an ``OSError`` of this module means for the caller."""
     if error.errno == errno.EPERM:
         return missing_privilege()
+    if error.errno == errno.EACCES:
+        return ConfigError(
+            f"{what}",
+            "IPv6 is switched off on the loopback device (sysctl net.ipv6.conf.lo.disable_ipv6)",
+            "Run `sysctl -w net.ipv6.conf.lo.disable_ipv6=0` on the node, or take the IPv6 address off its Node",
+        )
     return Retry(f"the kernel refused {what}: {error.strerror}")
 
 

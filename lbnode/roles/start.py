@@ -203,7 +203,7 @@ async def _controller(settings: SettingsFile) -> None:
 
 def _edge_kernel(settings: AgentSettings) -> KernelEdge:
     return KernelEdge(
-        _of_this_kernel(settings.pool_networks),
+        networks_of_this_kernel(settings.pool_networks),
         sysctls=EDGE_SYSCTLS,
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
@@ -213,14 +213,14 @@ def _edge_kernel(settings: AgentSettings) -> KernelEdge:
 
 def _worker_kernel(settings: AgentSettings) -> KernelWorker:
     return KernelWorker(
-        _of_this_kernel(settings.pool_networks),
-        _of_this_kernel(settings.network.probe_cidrs),
+        networks_of_this_kernel(settings.pool_networks),
+        networks_of_this_kernel(settings.network.probe_cidrs),
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
     )
 
 
-def _of_this_kernel(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+def networks_of_this_kernel(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     """Those that the kernel can have: one that was booted with ``ipv6.disable=1`` still serves IPv4."""
     return tuple(n for n in networks if n.version == 4 or (_sysctl_base() / "ipv6").is_dir())
 

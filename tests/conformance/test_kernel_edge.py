@@ -202,6 +202,14 @@ def test_a_sysctl_that_somebody_else_in_the_agent_changed_is_put_back(kernel_edg
     assert sh("sysctl net.ipv4.ping_group_range") == before
 
 
+def test_a_loopback_device_without_ipv6_is_named_and_ipv4_is_in_place_by_then(kernel_edge: KernelEdge) -> None:
+    sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1")
+    both = EdgeState(timeouts=kernel_edge.read().timeouts, vips=frozenset(f.vip for f in FAMILIES))
+    with pytest.raises(ConfigError, match=r"net\.ipv6\.conf\.lo\.disable_ipv6=0"):
+        kernel_edge.apply(diff_edge(both, None, kernel_edge.read()))
+    assert kernel_edge.read().vips == {VIP}
+
+
 def test_a_missing_sysctl_names_the_module_to_load(kernel_edge: KernelEdge) -> None:
     with pytest.raises(ConfigError, match="modprobe ip_vs"):
         kernel_edge.apply([SetSysctl("net.ipv4.vs.no_such_thing", "1")])

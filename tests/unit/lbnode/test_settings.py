@@ -185,7 +185,7 @@ def test_ipv6_pools_need_a_tunnel_of_the_smallest_ipv6_link(mtu: int, fits: bool
     if fits:
         assert parse(raw).network.fabric_mtu_bytes == mtu
     else:
-        with pytest.raises(ConfigError, match="fabricMtuBytes 1319 is too small for IPv6 pools.*Raise.*1320"):
+        with pytest.raises(ConfigError, match=r"fabricMtuBytes 1319 is too small for IPv6 pools.*Raise.*1320"):
             parse(raw)
     assert parse(with_value(mtu, "network", "fabricMtuBytes")).network.fabric_mtu_bytes == mtu
 

@@ -262,6 +262,13 @@ def test_a_digest_that_was_read_while_the_tables_changed_is_not_believed_when_th
     assert watched.digest() == EDGE.digest
 
 
+def test_a_kernel_that_is_given_one_family_is_never_asked_for_the_other() -> None:
+    tools = Tools("nft")
+    with pytest.raises(Bug):  # these tools read nothing back
+        PacketFilter(POOLS[:1], tools).replace(EDGE)
+    assert {call[0].split("-")[0] for call in tools.calls} == {"iptables"}
+
+
 def test_a_filter_that_does_not_read_back_as_written_is_a_bug() -> None:
     with pytest.raises(Bug):
         PacketFilter(POOLS, Tools("nft")).replace(EDGE)
