@@ -65,7 +65,7 @@ class KernelEdge:
         self._sysctls = Sysctls(sysctl_base)
         self._ipvs = Ipvs(self._pools)
         self._links = Links()
-        self._filter = PacketFilter(self._given)
+        self._filter = PacketFilter(self._given, former=former)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -96,6 +96,7 @@ class KernelEdge:
     def _forget_former_pools(self, seen: set[IPAddress]) -> None:
         # Once nothing of ours is left in them they are other people's.
         if all(any(address in pool for pool in self._given) for address in seen):
+            self._filter.remove_stale()
             self._pools = self._ipvs.pools = self._given
             self._record.note(_POOLS, " ".join(map(str, self._given)))
 

@@ -252,10 +252,19 @@ def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
 
 
 class PacketFilter:
-    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``."""
+    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``. ``former`` are pools of agents before
+    this one.
+    """
 
-    def __init__(self, pools: Iterable[IPNetwork], run: Runner = _run, tables: tuple[str, ...] = TABLES) -> None:
+    def __init__(
+        self,
+        pools: Iterable[IPNetwork],
+        run: Runner = _run,
+        tables: tuple[str, ...] = TABLES,
+        former: Iterable[IPNetwork] = (),
+    ) -> None:
         self._families = families(pools)
+        self._stale_families = tuple(v for v in families(former) if v not in self._families)
         self._tables = tables
         self._run = run
         self._backend: str | None = None
@@ -302,7 +311,16 @@ class PacketFilter:
 
     def remove(self) -> None:
         """Take away our chains and the jumps to them. Raises as :meth:`digest`."""
-        for version in self._families:
+        self._take_away(self._families)
+        self.remove_stale()
+
+    def remove_stale(self) -> None:
+        """Take away what is there of families that only former pools had. Raises as :meth:`digest`."""
+        self._take_away(self._stale_families)
+        self._stale_families = ()
+
+    def _take_away(self, versions: Iterable[int]) -> None:
+        for version in versions:
             for name in self._tables:
                 saved = self._saved(version, name)
                 if saved.text.chains or saved.jumps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
@@ -26,6 +27,8 @@ from lbnode.model import (
     WorkerState,
 )
 
+# A name in the record beside those of sysctls.
+_POOLS = "pools"
 #: The devices that come with the modules and, when up, take packets out of tunnels from anybody.
 _CATCH_ALL_DEVICES = {"tunl0": "IPIP", "ip6tnl0": "IPv6 tunnels"}
 
@@ -46,14 +49,16 @@ class KernelWorker:
         sysctl_base: Path = Path("/proc/sys/net"),
         record_directory: Path | None = None,
     ) -> None:
+        self._given = tuple(pools)
         self._probe_networks = tuple(probe_networks)
         self._names = tuple(sysctls)
         self._sysctls = Sysctls(sysctl_base)
         self._record = Record(record_directory, "worker")
+        former = tuple(ip_network(text) for text in self._record.values.get(_POOLS, "").split())
+        self._record.note(_POOLS, " ".join(map(str, dict.fromkeys((*self._given, *former)))))
         self._links = Links()
-        networks = tuple(pools)
-        self._filter = PacketFilter(networks)
-        self._delivery = PacketFilter(networks, tables=DELIVERY_TABLES)
+        self._filter = PacketFilter(self._given, former=former)
+        self._delivery = PacketFilter(self._given, tables=DELIVERY_TABLES, former=former)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -62,6 +67,10 @@ class KernelWorker:
     def read(self) -> WorkerState:
         """As :meth:`lbnode.dataplane.base.WorkerDataPlane.read`. A tunnel that lacks anything is there with ``ready=False``."""
         try:
+            # Nothing is left of a family without pools but its rules; the tunnels that they are about go by the diff.
+            self._filter.remove_stale()
+            self._delivery.remove_stale()
+            self._record.note(_POOLS, " ".join(map(str, self._given)))
             tunnels = [t for d in self._links.tunnel_devices() if (t := self._tunnel(d)) is not None]
             return WorkerState(
                 sysctls=self._sysctls.read(self._names),
@@ -149,7 +158,7 @@ class KernelWorker:
         except OSError as error:
             raise failure("to be cleaned", error) from None
         for name, value in self._record.values.items():
-            if self._sysctls.read([name]):
+            if name != _POOLS and self._sysctls.read([name]):
                 self._sysctls.write(name, value)
         self._record.forget()
 

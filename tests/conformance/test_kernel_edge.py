@@ -194,6 +194,24 @@ def test_what_a_former_agent_left_in_a_pool_that_is_gone_is_taken_away(tmp_path:
         now.close()
 
 
+@pytest.mark.parametrize("read_before", [True, False])
+def test_the_filter_of_a_family_whose_last_pool_is_gone_is_taken_away(tmp_path: Path, read_before: bool) -> None:
+    """By the next agent's first pass, or by cleaning."""
+    with new_namespace():
+        former = KernelEdge(POOLS, record_directory=tmp_path)
+        former.apply([ReplaceFilter(FILTER)])
+        former.close()
+        assert "SAMEGATE" in sh("ip6tables-legacy-save")
+        now = KernelEdge(POOLS[:1], record_directory=tmp_path)
+        if read_before:
+            now.read()
+        else:
+            now.clean()
+        assert "SAMEGATE" not in sh("ip6tables-legacy-save")
+        assert ("SAMEGATE" in sh("iptables-legacy-save")) == read_before
+        now.close()
+
+
 def test_a_sysctl_that_somebody_else_in_the_agent_changed_is_put_back(kernel_edge: KernelEdge) -> None:
     before = sh("sysctl net.ipv4.ping_group_range")
     kernel_edge.remember_sysctl("net.ipv4.ping_group_range", "1\t0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ from lbnode.model import (
     WorkerFilter,
     WorkerState,
 )
-from tests.conformance.node import FAMILIES, POOLS, Family, loopback_addresses, sh
+from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, Family, loopback_addresses, new_namespace, sh
 
 FILTER = WorkerFilter(POOLS, tuple(f.probe for f in FAMILIES), ((4, 1440), (6, 1400)))
 
@@ -166,6 +167,23 @@ def test_cleaning_takes_away_everything_of_ours(worker: WorkerDataPlane) -> None
     assert state.delivery_digest is None
     if is_kernel(worker):
         assert sh("sysctl -n net.ipv4.ip_forward").strip() == "0"
+
+
+@pytest.mark.root
+def test_the_filter_of_a_family_whose_last_pool_is_gone_is_taken_away(tmp_path: Path) -> None:
+    with new_namespace():
+        former = KernelWorker(POOLS, PROBE_NETWORKS, record_directory=tmp_path)
+        former.apply([ReplaceFilter(FILTER), ReplaceDelivery(DELIVERIES), EnsureTunnel(east(FAMILIES[1]))])
+        former.close()
+        now = KernelWorker(POOLS[:1], PROBE_NETWORKS, record_directory=tmp_path)
+        only4 = WorkerFilter(POOLS[:1], (), ((4, 1440),))
+        now.apply(diff_worker(WorkerState(filter_digest=only4.digest), only4, now.read()))
+        assert "SAMEGATE" not in sh("ip6tables-legacy-save")
+        assert "SAMEGATE" in sh("iptables-legacy-save")
+        assert now.read().tunnels == frozenset()
+        now.clean()
+        assert "SAMEGATE" not in sh("iptables-legacy-save")
+        now.close()
 
 
 IPV4, IPV6 = FAMILIES
