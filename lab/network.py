@@ -163,7 +163,10 @@ def _set_up(end: End) -> None:
         _ip(end.namespace, f"link set {end.interface} master {topology.RACK_BRIDGE}")
     else:
         for address in end.addresses:
-            _ip(end.namespace, f"address replace {address} dev {end.interface}")
+            _ip(
+                end.namespace,
+                f"address replace {address} dev {end.interface}{' nodad' if address.version == 6 else ''}",
+            )
     _ip(end.namespace, f"link set {end.interface} mtu {topology.MTU_BYTES} up")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from lab import cluster, netns, topology
 from lab.report.bench import APPS, Bench, NotReached, Target, wait_until
-from lab.report.catalogue import FLOWS, UDP_FLOWS
+from lab.report.catalogue import FLOWS, UDP_FLOWS, over
 from lab.report.measurement import Control, Measured
-from lab.report.steady import ECHO, ready_target
+from lab.report.steady import ECHO, FAMILIES, ready_target
+from lab.traffic.client import RunningFlows
 
 LEAVER, STAYER = topology.EDGES[1], topology.EDGES[0]
 BY_HAND = "echo-by-hand"
@@ -24,22 +25,33 @@ CONTROL_BREAKS = 100
 
 
 def measure_udp(bench: Bench) -> Mapping[str, Measured]:
-    """300 UDP flows over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
-    target = bench.target(ECHO, "udp")
-    with bench.open_flows(target, UDP_FLOWS, interval_seconds=2.0) as flows:
-        with left(bench, target):
-            leave = flows.check()
-        join = flows.check()
-        ended = flows.stop()
-    value = {
-        "flows": flows.opened.opened,
-        "same_pod_on_leave": leave.opened - leave.broken,
-        "same_pod_on_join": join.opened - join.broken,
-    }
-    samples = {"opened": flows.opened.summary, "ended": ended.summary, "flows": ended.samples}
-    broken = with_other_tables(bench, target, f"-E -u {target.vip}:{target.port} -s rr", UDP_FLOWS)
-    control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
-    return {"udp": Measured(value, samples, control)}
+    """300 UDP flows of each family over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
+    targets = {version: bench.target(ECHO, "udp", version=version) for version in FAMILIES}
+    with ExitStack() as stack:
+        flows = {
+            version: stack.enter_context(bench.open_flows(target, UDP_FLOWS, interval_seconds=2.0))
+            for version, target in targets.items()
+        }
+        with left(bench, *targets.values()):
+            leave = {version: each.check() for version, each in flows.items()}
+        join = {version: each.check() for version, each in flows.items()}
+        ended = {version: each.stop() for version, each in flows.items()}
+    measured = {}
+    for version, target in targets.items():
+        value = {
+            "flows": flows[version].opened.opened,
+            "same_pod_on_leave": leave[version].opened - leave[version].broken,
+            "same_pod_on_join": join[version].opened - join[version].broken,
+        }
+        samples = {
+            "opened": flows[version].opened.summary,
+            "ended": ended[version].summary,
+            "flows": ended[version].samples,
+        }
+        broken = with_other_tables(bench, target, f"-E {target.in_ipvs} -s rr", UDP_FLOWS)
+        control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
+        measured[over(version, "udp")] = Measured(value, samples, control)
+    return measured
 
 
 def with_other_tables(bench: Bench, target: Target, change: str, count: int) -> int:
@@ -57,28 +69,32 @@ def with_other_tables(bench: Bench, target: Target, change: str, count: int) -> 
 
 
 @contextmanager
-def left(bench: Bench, target: Target) -> Iterator[None]:
+def left(bench: Bench, *targets: Target) -> Iterator[None]:
     """One edge node has left by drain while the block runs, and has joined again after it."""
     bench.drain(LEAVER.name)
     try:
-        bench.wait_announced(target.vip, {STAYER.name})
+        for target in targets:
+            bench.wait_announced(target.vip, {STAYER.name})
         yield
     finally:
         bench.undrain(LEAVER.name)
-    bench.wait_announced(target.vip, bench.edges)
+    for target in targets:
+        bench.wait_announced(target.vip, bench.edges)
 
 
 @contextmanager
 def routed_to(target: Target, edge: topology.Node) -> Iterator[None]:
-    """Both ToRs send the VIP to one edge node while the block runs, whatever is announced: a route of metric 0 beats BGP's."""
-    route = [f"{target.vip}/32", "via", str(edge.address), "metric", "0"]
+    """Both ToRs send the VIP to one edge node while the block runs, whatever is announced: a lower metric beats BGP's 20."""
+    # In IPv6 metric 0 means the default, 1024.
+    metric = "0" if target.version == 4 else "1"
+    route = [topology.host_route(target.vip), "via", str(edge.address_of(target.version)), "metric", metric]
     try:
         for tor in topology.TORS:
-            netns.run(tor.namespace, ["ip", "route", "add", *route])
+            netns.run(tor.namespace, ["ip", f"-{target.version}", "route", "add", *route])
         yield
     finally:
         for tor in topology.TORS:
-            netns.run(tor.namespace, ["ip", "route", "del", *route], check=False)
+            netns.run(tor.namespace, ["ip", f"-{target.version}", "route", "del", *route], check=False)
 
 
 @contextmanager
@@ -95,37 +111,58 @@ def sysctl_held(bench: Bench, name: str, value: str, *nodes: str) -> Iterator[No
                 bench.machine(node).run(f"sysctl -qw {name}={before[node]}")
 
 
-def without_sloppy_tcp(bench: Bench, target: Target) -> dict[str, int]:
-    """Broken flows on the same leave and join when edge nodes do not pick up flows that they never saw open."""
-    with ExitStack() as stack:
-        stack.enter_context(sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)))
-        flows = stack.enter_context(bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0))
-        with routed_to(target, STAYER):
-            leave = flows.check().broken
-            flows.stop()
-            late = stack.enter_context(
+def without_sloppy_tcp(bench: Bench, targets: Mapping[int, Target]) -> dict[int, dict[str, int]]:
+    """Broken flows by IP version on the same leave and join when edge nodes do not pick up flows that they never saw open."""
+
+    def open_all(stack: ExitStack) -> dict[int, RunningFlows]:
+        return {
+            version: stack.enter_context(
                 bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0)
             )
-        join = late.check().broken
-    return {"leave": leave, "join": join}
+            for version, target in targets.items()
+        }
+
+    with ExitStack() as stack:
+        stack.enter_context(sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)))
+        flows = open_all(stack)
+        with ExitStack() as routes:
+            for target in targets.values():
+                routes.enter_context(routed_to(target, STAYER))
+            leave = {version: each.check().broken for version, each in flows.items()}
+            for each in flows.values():
+                each.stop()
+            late = open_all(stack)
+        join = {version: each.check().broken for version, each in late.items()}
+    return {version: {"leave": leave[version], "join": join[version]} for version in targets}
 
 
 def measure_flows(bench: Bench) -> Mapping[str, Measured]:
-    """400 flows that exchange a line each second while an edge node drains, is gone, and returns."""
-    target = bench.target(ECHO)
-    with bench.open_flows(target, FLOWS) as flows:
-        with left(bench, target):
-            leave = flows.check()
-        join = flows.check()
-        ended = flows.stop()
-    broken = without_sloppy_tcp(bench, target)
-    samples = {"opened": flows.opened.summary, "leave": leave.summary, "join": join.summary, "flows": ended.samples}
-    return {
-        f"flows.{event}": Measured(
-            value, samples, Control("with sloppy_tcp=0", broken[event], broken[event] > CONTROL_BREAKS)
-        )
-        for event, value in (("leave", leave.broken), ("join", ended.broken - leave.broken))
-    }
+    """400 flows of each family that exchange lines while an edge node drains, is gone, and returns."""
+    targets = {version: bench.target(ECHO, version=version) for version in FAMILIES}
+    with ExitStack() as stack:
+        flows = {
+            version: stack.enter_context(bench.open_flows(target, FLOWS, interval_seconds=1.5))
+            for version, target in targets.items()
+        }
+        with left(bench, *targets.values()):
+            leave = {version: each.check() for version, each in flows.items()}
+        join = {version: each.check() for version, each in flows.items()}
+        ended = {version: each.stop() for version, each in flows.items()}
+    controls = without_sloppy_tcp(bench, targets)
+    measured = {}
+    for version in FAMILIES:
+        samples = {
+            "opened": flows[version].opened.summary,
+            "leave": leave[version].summary,
+            "join": join[version].summary,
+            "flows": ended[version].samples,
+        }
+        broken = {"leave": leave[version].broken, "join": ended[version].broken - leave[version].broken}
+        for event, value in broken.items():
+            without = controls[version][event]
+            control = Control("with sloppy_tcp=0", without, without > CONTROL_BREAKS)
+            measured[over(version, f"flows.{event}")] = Measured(value, samples, control)
+    return measured
 
 
 def destinations(table: str) -> dict[str, list[tuple[str, int]]]:
@@ -212,8 +249,9 @@ def by_hand(endpoints: list[dict[str, Any]], port: int) -> str:
 
 
 def echo_pods(bench: Bench, protocol: str = "TCP") -> tuple[dict[str, list[str]], int]:
-    """The addresses of the echo app's pods by node, and the port they listen on with this protocol."""
-    (piece, *_) = bench.objects("endpointslices", "-n", APPS, "-l", f"kubernetes.io/service-name={ECHO}")["items"]
+    """The IPv4 addresses of the echo app's pods by node, and the port they listen on with this protocol."""
+    pieces = bench.objects("endpointslices", "-n", APPS, "-l", f"kubernetes.io/service-name={ECHO}")["items"]
+    piece = next(piece for piece in pieces if piece["addressType"] == "IPv4")
     pods: dict[str, list[str]] = {}
     for endpoint in piece["endpoints"]:
         pods.setdefault(endpoint["nodeName"], []).extend(endpoint["addresses"])
