@@ -41,9 +41,10 @@ KERNEL_MODULES = (
 IPV6_SYSCTLS = {
     "net.ipv6.conf.all.forwarding": "1",
     "net.ipv6.fib_multipath_hash_policy": "1",
-    # Every address is given by hand, and nobody advertises routers here.
+    # Every address is given by hand or by the container network, and nobody advertises routers here.
     "net.ipv6.conf.vec0.accept_ra": "0",
     "net.ipv6.conf.vec0.accept_dad": "0",
+    "net.ipv6.conf.default.accept_dad": "0",
 }
 
 
