@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from lab import cluster, netns, topology
@@ -14,7 +15,7 @@ from lab.report.bench import APPS, Bench, NotReached, Target, wait_until
 from lab.report.catalogue import FLOWS, UDP_FLOWS, over
 from lab.report.measurement import Control, Measured
 from lab.report.steady import ECHO, FAMILIES, ready_target
-from lab.traffic.client import RunningFlows
+from lab.traffic.client import FlowsState, RunningFlows
 
 LEAVER, STAYER = topology.EDGES[1], topology.EDGES[0]
 BY_HAND = "echo-by-hand"
@@ -24,30 +25,45 @@ CONTROL_BREAKS = 100
 """The control has to break more flows than this."""
 
 
-def measure_udp(bench: Bench) -> Mapping[str, Measured]:
-    """300 UDP flows of each family over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
-    targets = {version: bench.target(ECHO, "udp", version=version) for version in FAMILIES}
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Flows when they were open, when an edge node had left, when it had joined again, and at the end."""
+
+    opened: FlowsState
+    leave: FlowsState
+    join: FlowsState
+    ended: FlowsState
+
+
+def over_leave_and_join(
+    bench: Bench, targets: Mapping[int, Target], count: int, interval_seconds: float
+) -> dict[int, Moved]:
+    """`count` flows to each target (by IP version), all open while one edge node drains, is gone, and returns."""
     with ExitStack() as stack:
         flows = {
-            version: stack.enter_context(bench.open_flows(target, UDP_FLOWS, interval_seconds=2.0))
+            version: stack.enter_context(bench.open_flows(target, count, interval_seconds=interval_seconds))
             for version, target in targets.items()
         }
         with left(bench, *targets.values()):
             leave = {version: each.check() for version, each in flows.items()}
         join = {version: each.check() for version, each in flows.items()}
-        ended = {version: each.stop() for version, each in flows.items()}
+        return {
+            version: Moved(each.opened, leave[version], join[version], each.stop()) for version, each in flows.items()
+        }
+
+
+def measure_udp(bench: Bench) -> Mapping[str, Measured]:
+    """300 UDP flows of each family over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
+    targets = {version: bench.target(ECHO, "udp", version=version) for version in FAMILIES}
     measured = {}
-    for version, target in targets.items():
+    for version, seen in over_leave_and_join(bench, targets, UDP_FLOWS, interval_seconds=2.0).items():
+        target = targets[version]
         value = {
-            "flows": flows[version].opened.opened,
-            "same_pod_on_leave": leave[version].opened - leave[version].broken,
-            "same_pod_on_join": join[version].opened - join[version].broken,
+            "flows": seen.opened.opened,
+            "same_pod_on_leave": seen.leave.opened - seen.leave.broken,
+            "same_pod_on_join": seen.join.opened - seen.join.broken,
         }
-        samples = {
-            "opened": flows[version].opened.summary,
-            "ended": ended[version].summary,
-            "flows": ended[version].samples,
-        }
+        samples = {"opened": seen.opened.summary, "ended": seen.ended.summary, "flows": seen.ended.samples}
         broken = with_other_tables(bench, target, f"-E {target.in_ipvs} -s rr", UDP_FLOWS)
         control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
         measured[over(version, "udp")] = Measured(value, samples, control)
@@ -139,25 +155,18 @@ def without_sloppy_tcp(bench: Bench, targets: Mapping[int, Target]) -> dict[int,
 def measure_flows(bench: Bench) -> Mapping[str, Measured]:
     """400 flows of each family that exchange lines while an edge node drains, is gone, and returns."""
     targets = {version: bench.target(ECHO, version=version) for version in FAMILIES}
-    with ExitStack() as stack:
-        flows = {
-            version: stack.enter_context(bench.open_flows(target, FLOWS, interval_seconds=1.5))
-            for version, target in targets.items()
-        }
-        with left(bench, *targets.values()):
-            leave = {version: each.check() for version, each in flows.items()}
-        join = {version: each.check() for version, each in flows.items()}
-        ended = {version: each.stop() for version, each in flows.items()}
+    # Two families at 1.5 s make little more work than one at 1 s.
+    moved = over_leave_and_join(bench, targets, FLOWS, interval_seconds=1.5)
     controls = without_sloppy_tcp(bench, targets)
     measured = {}
-    for version in FAMILIES:
+    for version, seen in moved.items():
         samples = {
-            "opened": flows[version].opened.summary,
-            "leave": leave[version].summary,
-            "join": join[version].summary,
-            "flows": ended[version].samples,
+            "opened": seen.opened.summary,
+            "leave": seen.leave.summary,
+            "join": seen.join.summary,
+            "flows": seen.ended.samples,
         }
-        broken = {"leave": leave[version].broken, "join": ended[version].broken - leave[version].broken}
+        broken = {"leave": seen.leave.broken, "join": seen.ended.broken - seen.leave.broken}
         for event, value in broken.items():
             without = controls[version][event]
             control = Control("with sloppy_tcp=0", without, without > CONTROL_BREAKS)
