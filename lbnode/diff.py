@@ -61,14 +61,7 @@ def diff_edge(desired: EdgeState, filter_table: FilterTable | None, observed: Ed
         filter_operations = []
 
     # The prober's way comes before anything that waits for its answer.
-    if desired.probe_device and not observed.probe_device:
-        operations.append(AddProbeDevice())
-    # A route goes before its successor to the same probe address comes.
-    kept_routes = observed.probe_routes if observed.probe_device else frozenset()
-    stale_routes = sorted(observed.probe_routes - desired.probe_routes, key=lambda r: address_order(r.probe_address))
-    operations += [RemoveProbeRoute(route) for route in stale_routes]
-    new_routes = sorted(desired.probe_routes - kept_routes, key=lambda r: address_order(r.probe_address))
-    operations += [AddProbeRoute(route) for route in new_routes]
+    operations += _probe_paths(4, desired, observed)
 
     # Services with their destinations before the filter lets their ports in, and before their VIP is here.
     operations += _services(desired.services, before, desired.sysctls.get(EXPIRE_NODEST_CONN))
@@ -79,12 +72,28 @@ def diff_edge(desired: EdgeState, filter_table: FilterTable | None, observed: Ed
     operations += [AddAddress(a) for a in sorted(desired.vips - observed.vips, key=address_order)]
     operations += [RemoveAddress(a) for a in sorted(observed.vips - desired.vips, key=address_order)]
     operations += [RemoveService(key) for key in sorted(before.keys() - after.keys(), key=lambda k: k.order)]
-    if observed.probe_device and not desired.probe_device:
-        operations.append(RemoveProbeDevice())
+    # A kernel without the tunnels of IPv6 stops here, with IPv4 in place.
+    operations += _probe_paths(6, desired, observed)
     # Taking everything away: the filter last.
     if desired.filter_digest is None:
         operations += filter_operations
     return tuple(operations)
+
+
+def _probe_paths(version: int, desired: EdgeState, observed: EdgeState) -> Iterator[Operation]:
+    there, wanted = (
+        {r for r in state.probe_routes if r.probe_address.version == version} for state in (observed, desired)
+    )
+    if version in desired.probe_devices - observed.probe_devices:
+        yield AddProbeDevice(version)
+    # A route goes before its successor to the same probe address comes.
+    for route in sorted(there - wanted, key=lambda r: address_order(r.probe_address)):
+        yield RemoveProbeRoute(route)
+    kept = there if version in observed.probe_devices else set()
+    for route in sorted(wanted - kept, key=lambda r: address_order(r.probe_address)):
+        yield AddProbeRoute(route)
+    if version in observed.probe_devices - desired.probe_devices:
+        yield RemoveProbeDevice(version)
 
 
 def diff_worker(

@@ -17,7 +17,8 @@ IPNetwork = IPv4Network | IPv6Network
 
 #: Devices of ours; names are at most 15 bytes (IFNAMSIZ of linux/if.h less the final zero).
 TUNNEL_DEVICE_PREFIX = "sgt-"
-PROBE_DEVICE = "sgprobe"
+#: By IP version: a kernel has one device of each kind that takes its ends from routes.
+PROBE_DEVICES = {4: "sgprobe", 6: "sgprobe6"}
 #: The one nftables table of ours.
 FILTER_TABLE = "samegate"
 #: Bytes that an outer IPv4 header adds (RFC 2003) and that an outer IPv6 header adds (RFC 2473).
@@ -173,10 +174,11 @@ class IpvsTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRoute:
-    """Packets to ``probe_address`` leave in a tunnel to ``worker_address``."""
+    """Packets to ``probe_address`` leave in a tunnel from ``edge_address`` to ``worker_address``; all three are of one family."""
 
     probe_address: IPAddress
     worker_address: IPAddress
+    edge_address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ class EdgeState:
 
     ``sysctls`` maps names below ``net.`` in dotted form (``net.ipv4.vs.sloppy_tcp``) to their text; an observed state holds just the
     names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back.
+    ``probe_devices`` are the IP versions that have their probe device.
     ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order.
     """
 
@@ -193,13 +196,15 @@ class EdgeState:
     filter_digest: str | None = None
     vips: frozenset[IPAddress] = frozenset()
     services: tuple[VirtualService, ...] = ()
-    probe_device: bool = False
+    probe_devices: frozenset[int] = frozenset()
     probe_routes: frozenset[ProbeRoute] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """A worker's tunnel device for one edge node: carries the node's address, loose reverse path filter (``rp_filter=2``), up."""
+    """A worker's tunnel device for one address of an edge node, up. Over IPv4 it carries the node's address, with a loose reverse path filter
+    (``rp_filter=2``); IPv6 has no such filter, and nothing but the edge node's packets is to come by it (``addr_gen_mode=1``).
+    """
 
     edge_address: IPAddress
     node_address: IPAddress
@@ -317,12 +322,14 @@ class RemoveDestination:
 
 @dataclass(frozen=True, slots=True)
 class AddProbeDevice:
-    pass
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveProbeDevice:
-    pass
+    """Remove the device with its routes."""
+
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,19 +155,22 @@ def plan_file(
 def _with_nodes(snapshot: Snapshot, settings: AgentSettings, notes: list[str]) -> Snapshot:
     """The snapshot with stand-in Nodes where the file has none of a role: workers by the endpoints' node names, one edge node."""
     nodes = dict(snapshot.nodes)
-    hosts = (h for h in settings.network.node_cidrs[0] if int(h) & 0xFF not in (0, 255))
     taken = {a for n in nodes.values() for a in n.addresses}
-    free = (h for h in hosts if h not in taken)
+    networks = {n.version: n for n in reversed(settings.network.node_cidrs)}
+    free = [
+        (h for h in networks[version] if int(h) & 0xFF not in (0, 255) and h not in taken)
+        for version in sorted(networks)
+    ]
     if not any(n.matches(settings.worker_node_selector) for n in nodes.values()):
         names = sorted(
             {e.node_name for s in snapshot.slices for e in s.endpoints if e.node_name and e.node_name not in nodes}
         )
         for name in names:
-            nodes[name] = NodeObject(name, labels=settings.worker_node_selector, addresses=(next(free),))
+            nodes[name] = NodeObject(name, labels=settings.worker_node_selector, addresses=tuple(map(next, free)))
         if names:
             notes.append(f"no worker Nodes in the file: assumed {', '.join(names)}, with made-up addresses")
     if not any(n.matches(settings.edge_node_selector) for n in nodes.values()):
-        nodes["edge"] = NodeObject("edge", labels=settings.edge_node_selector, addresses=(next(free),))
+        nodes["edge"] = NodeObject("edge", labels=settings.edge_node_selector, addresses=tuple(map(next, free)))
         notes.append("no edge Nodes in the file: assumed one called edge")
     return replace(snapshot, nodes=nodes)
 
@@ -199,6 +202,7 @@ def _verdicts(edge: EdgePlan, settings: AgentSettings) -> dict[IPAddress, Verdic
         health=health,
         draining=edge.draining,
         blocked=edge.blocked,
+        unserved=edge.unserved,
     )
     return announce(facts, settings.health)
 

@@ -21,6 +21,8 @@ from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
 #: A pool is announced as host routes and imported by routers with a maximum; wider ones are mistakes (a /8, the default route).
 WIDEST_POOL = {4: 16, 6: 64}
+#: RFC 8200 section 5: no link may be smaller, and a tunnel is one.
+SMALLEST_IPV6_MTU_BYTES = 1280
 
 
 class _Settings(BaseModel):
@@ -77,7 +79,8 @@ class GracefulRestart(_Settings):
 class Peer(_Settings):
     """A router that edge nodes announce to.
 
-    ``nodes`` limits the peer to the named edge nodes; empty means all. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
+    ``nodes`` limits the peer to the named edge nodes; empty means all. ``address_families`` are what goes over the session, whatever family
+    its own addresses have (RFC 4760): both over one, or one each over two sessions with the same router. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
     the key itself never stands in settings. ``ttl_security`` is RFC 5082 and needs a peer that is one hop away.
     """
 
@@ -86,6 +89,7 @@ class Peer(_Settings):
     asn: Asn
     port: Port = 179
     nodes: tuple[str, ...] = ()
+    address_families: tuple[Literal["IPv4", "IPv6"], ...] = Field(default=("IPv4", "IPv6"), min_length=1)
     password_key: str | None = Field(default=None, pattern=r"^[-._a-zA-Z0-9]+$")
     multihop: Whole | None = Field(default=None, ge=2, le=255)
     ttl_security: bool = False
@@ -253,6 +257,23 @@ class AgentSettings(_Settings):
             raise ValueError(
                 f"edgeNodeSelector {dict(edge)} and workerNodeSelector {dict(worker)} select the same nodes: no node can be both. Give the roles different labels"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _families_fit(self) -> AgentSettings:
+        families = sorted({n.version for n in self.pool_networks})
+        smallest = SMALLEST_IPV6_MTU_BYTES + TUNNEL_OVERHEAD_BYTES[6]
+        if 6 in families and self.network.fabric_mtu_bytes < smallest:
+            raise ValueError(
+                f"fabricMtuBytes {self.network.fabric_mtu_bytes} is too small for IPv6 pools: their tunnel takes {TUNNEL_OVERHEAD_BYTES[6]} bytes, "
+                f"and IPv6 needs {SMALLEST_IPV6_MTU_BYTES} in it (RFC 8200 section 5). Raise the fabric's MTU to {smallest}, or drop the IPv6 pools"
+            )
+        for family in families:
+            if not any(f"IPv{family}" in peer.address_families for peer in self.bgp.peers):
+                raise ValueError(
+                    f"no peer has IPv{family} in its addressFamilies, but pools have IPv{family} networks: they would be announced to nobody. "
+                    "Add the family to a peer, or drop those networks"
+                )
         return self
 
     @model_validator(mode="after")

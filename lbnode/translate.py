@@ -62,7 +62,9 @@ EDGE_SYSCTLS = {
 
 @dataclass(frozen=True, slots=True)
 class EdgePlan:
-    """What an edge node should be. ``blocked`` is a reason and its explanation when this node must not announce at all."""
+    """What an edge node should be. ``blocked`` is a reason and its explanation when this node must not announce at all; ``unserved`` has
+    them by IP version when it cannot serve that family. VIPs of such a family are in ``vips`` and not in ``state``.
+    """
 
     state: EdgeState
     filter: EdgeFilter
@@ -70,6 +72,7 @@ class EdgePlan:
     workers: tuple[Worker, ...] = ()
     draining: bool = False
     blocked: tuple[str, str] | None = None
+    unserved: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -111,7 +114,10 @@ def translate_edge(
     """
     pools = settings.pool_networks
     workers, warnings = _workers(snapshot, settings)
+    node = snapshot.nodes.get(node_name)
+    unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
+    warnings += [w for edge in edges for w in _unspoken(edge, settings)]
     kernels = {n.kernel_version for n in edges if n.kernel_version}
     if len(kernels) > 1:
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
@@ -139,6 +145,8 @@ def translate_edge(
                 )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
+                if address.version in unserved:
+                    continue
                 services.append(
                     VirtualService(
                         key=VirtualKey(address, protocol, port.port),
@@ -149,17 +157,22 @@ def translate_edge(
                 )
             vips[address] = _facts(service, address, targets)
 
-    node = snapshot.nodes.get(node_name)
     services.sort(key=lambda s: s.key.order)
     table = EdgeFilter(pools, frozenset(s.key for s in services))
     state = EdgeState(
         sysctls=EDGE_SYSCTLS,
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=table.digest,
-        vips=frozenset(vips),
+        vips=frozenset(a for a in vips if a.version not in unserved),
         services=tuple(services),
-        probe_device=True,
-        probe_routes=frozenset(ProbeRoute(w.probe_address, w.address) for w in workers if w.probe_address is not None),
+        probe_devices=frozenset(n.version for n in pools) - unserved.keys(),
+        probe_routes=frozenset(
+            ProbeRoute(w.probe_address, w.address, edge_address)
+            for w in workers
+            if w.probe_address is not None
+            and node is not None
+            and (edge_address := node.address(w.address.version)) is not None
+        ),
     )
     return EdgePlan(
         state=state,
@@ -168,6 +181,7 @@ def translate_edge(
         workers=tuple(workers),
         draining=node is not None and node.draining,
         blocked=_edge_blocked(node, node_name, settings),
+        unserved=unserved,
         rejections=tuple(rejections),
         warnings=tuple(warnings + _stray_endpoints(snapshot, slices, settings)),
     )
@@ -322,6 +336,31 @@ def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]
         terminating_only=any(t.terminating_only for t in listed),
         deleting=service.deleting,
     )
+
+
+def _unserved(node: NodeObject | None, settings: AgentSettings) -> dict[int, tuple[str, str]]:
+    """Why an edge node cannot serve a family of the pools, by IP version."""
+    if node is None:
+        return {}
+    return {
+        family: (
+            "NoNodeAddress",
+            f"edge node {node.name} has no internal IPv{family} address to be the next hop. Give it one (kubelet --node-ip), or drop the IPv{family} pools",
+        )
+        for family in sorted({n.version for n in settings.pool_networks})
+        if node.address(family) is None
+    }
+
+
+def _unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
+    """What an edge node does not announce, or not to every router, for want of an address."""
+    silent = [
+        f"edge node {edge.name} has no internal IPv{peer.address.version} address to speak from to peer {peer.name} = {peer.address}: "
+        "it announces nothing to it. Give the node one, or name the router's address of the other family"
+        for peer in settings.bgp.peers
+        if (not peer.nodes or edge.name in peer.nodes) and edge.address(peer.address.version) is None
+    ]
+    return [*(message for _, message in _unserved(edge, settings).values()), *silent]
 
 
 def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettings) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from lbnode.dataplane.xtables import fingerprint
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
-    PROBE_DEVICE,
+    PROBE_DEVICES,
     TUNNEL_DEVICE_PREFIX,
     DeliveryTable,
     EdgeFilter,
@@ -94,8 +94,8 @@ def render(table: PacketTable) -> dict[tuple[int, str], TableText]:
 def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[Rules, Rules]:
     untracked = [f"{way} {pool} -j CT --notrack" for pool in pools for way in ("-d", "-s")]
     raw = {
-        # The probe device takes IPIP from anybody; it is there for sending only.
-        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICE} -j DROP", *untracked],
+        # The probe device takes packets out of tunnels from anybody; it is there for sending only.
+        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICES[version]} -j DROP", *untracked],
         f"{_CHAIN_PREFIX}OUTPUT": untracked,
     }
     # Dropped, not rejected: a reset for a port that this node does not serve yet would end a flow that it is about to inherit.
@@ -252,10 +252,19 @@ def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
 
 
 class PacketFilter:
-    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``."""
+    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``. ``former`` are pools of agents before
+    this one.
+    """
 
-    def __init__(self, pools: Iterable[IPNetwork], run: Runner = _run, tables: tuple[str, ...] = TABLES) -> None:
+    def __init__(
+        self,
+        pools: Iterable[IPNetwork],
+        run: Runner = _run,
+        tables: tuple[str, ...] = TABLES,
+        former: Iterable[IPNetwork] = (),
+    ) -> None:
         self._families = families(pools)
+        self._stale_families = tuple(v for v in families(former) if v not in self._families)
         self._tables = tables
         self._run = run
         self._backend: str | None = None
@@ -291,9 +300,10 @@ class PacketFilter:
         return digests.pop() if len(digests) == 1 else None
 
     def replace(self, table: PacketTable) -> None:
-        """Put ``table`` in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
+        """Put what ``table`` says of our families in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
         for (version, name), wanted in render(table).items():
-            self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
+            if version in self._families:
+                self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
         if self.digest() != table.digest:
             raise Bug(
                 "the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render"
@@ -301,7 +311,16 @@ class PacketFilter:
 
     def remove(self) -> None:
         """Take away our chains and the jumps to them. Raises as :meth:`digest`."""
-        for version in self._families:
+        self._take_away(self._families)
+        self.remove_stale()
+
+    def remove_stale(self) -> None:
+        """Take away what is there of families that only former pools had. Raises as :meth:`digest`."""
+        self._take_away(self._stale_families)
+        self._stale_families = ()
+
+    def _take_away(self, versions: Iterable[int]) -> None:
+        for version in versions:
             for name in self._tables:
                 saved = self._saved(version, name)
                 if saved.text.chains or saved.jumps:

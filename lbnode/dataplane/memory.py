@@ -100,7 +100,7 @@ class MemoryEdge(_Node):
         #: As after loading ``ip_vs``: its own default for UDP is 300 s.
         self.timeouts = IpvsTimeouts(900, 120, 300)
         self.services: dict[VirtualKey, VirtualService] = {}
-        self.probe_device = False
+        self.probe_devices: set[int] = set()
         self.probe_routes: set[ProbeRoute] = set()
 
     def read(self) -> EdgeState:
@@ -111,14 +111,14 @@ class MemoryEdge(_Node):
             filter_digest=self.filter_digest,
             vips=self._ours(),
             services=tuple(sorted(ours, key=lambda s: s.key.order)),
-            probe_device=self.probe_device,
+            probe_devices=frozenset(self.probe_devices),
             probe_routes=frozenset(self.probe_routes),
         )
 
     def clean(self) -> None:
         self.addresses -= self._ours()
         self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
-        self.probe_device = False
+        self.probe_devices.clear()
         self.probe_routes.clear()
         self.filter_digest = None
 
@@ -139,13 +139,13 @@ class MemoryEdge(_Node):
                 del self.services[key]
             case AddDestination() | SetWeight() | RemoveDestination():
                 self._destination(operation)
-            case AddProbeDevice():
-                self.probe_device = True
-            case RemoveProbeDevice():
-                self.probe_device = False
-                self.probe_routes.clear()
+            case AddProbeDevice(version):
+                self.probe_devices.add(version)
+            case RemoveProbeDevice(version):
+                self.probe_devices.discard(version)
+                self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
             case AddProbeRoute(route):
-                if not self.probe_device:
+                if route.probe_address.version not in self.probe_devices:
                     raise Retry("the probe device is missing")
                 self.probe_routes = {r for r in self.probe_routes if r.probe_address != route.probe_address} | {route}
             case RemoveProbeRoute(route):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lbnode.kube import Copy
+from lbnode.model import IPAddress
 from lbnode.objects import Snapshot, read_snapshot
 
 
@@ -38,4 +39,9 @@ class ClusterView:
         if not self.synced:
             return {}
         nodes = (n for n in self.snapshot().nodes.values() if n.name != but and n.matches(selector) and n.addresses)
-        return {n.name: f"http://{n.addresses[0]}:{port}/v1/status" for n in nodes}
+        return {n.name: f"http://{_host(n.addresses[0])}:{port}/v1/status" for n in nodes}
+
+
+def _host(address: IPAddress) -> str:
+    """As in a URL (RFC 3986 section 3.2.2)."""
+    return f"[{address}]" if address.version == 6 else str(address)

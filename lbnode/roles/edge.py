@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
@@ -151,11 +152,12 @@ class Edge:
             return []
         return [ServiceName(*text.split("/", 1)) for text in listed if isinstance(text, str) and text.count("/") == 1]
 
-    def _peers_reach_a_worker(self) -> bool | None:
+    def _peers_reach_a_worker(self) -> dict[int, bool]:
         if self.peers is None:
-            return None
+            return {}
         answers = [s for node in self.peer_pages() if (s := self.peers.said(node, FRESH_SECONDS)) is not None]
-        return any(s.get("healthy_workers") for s in answers) if answers else None
+        reached = {version for answer in answers for version in _families_reached(answer)}
+        return {version: version in reached for version in (4, 6)} if answers else {}
 
     # The pass.
 
@@ -192,6 +194,7 @@ class Edge:
             announced=speaks.announced,
             draining=plan.draining or self.terminating,
             blocked=plan.blocked,
+            unserved=plan.unserved,
             peers_reach_a_worker=self._peers_reach_a_worker(),
         )
         verdicts = announce(facts, settings.health)
@@ -306,11 +309,12 @@ class Edge:
             return ["Starting: no pass is complete yet"]
         if self.view.plan.blocked is not None:
             return [": ".join(self.view.plan.blocked)]
-        own = set(NODE_REASONS)
-        if not rise_and_fall.summary(self._workers).healthy:
-            own.add("NoHealthyWorker")
+        reached = {w.version for w in rise_and_fall.summary(self._workers).healthy}
         reasons = [
-            f"{a}: {v.reason} {v.detail}" for a, v in self.view.verdicts.items() if not v.announce and v.reason in own
+            f"{a}: {v.reason} {v.detail}"
+            for a, v in self.view.verdicts.items()
+            if not v.announce
+            and (v.reason in NODE_REASONS or (v.reason == "NoHealthyWorker" and a.version not in reached))
         ]
         wanted = {a for a, v in self.view.verdicts.items() if v.announce}
         reasons += [
@@ -356,6 +360,16 @@ class Edge:
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,
         }
+
+
+def _families_reached(status: Mapping[str, Any]) -> set[int]:
+    """The IP versions of the healthy workers in an edge node's status page; what cannot be read is left out."""
+    found: set[int] = set()
+    listed = status.get("healthy_workers")
+    for text in listed if isinstance(listed, list) else ():
+        with suppress(ValueError):
+            found.add(ip_address(text).version)
+    return found
 
 
 def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from lbnode import kube
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import IPAddress
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, Pages, PageServer, WorkerMetrics, configure_logging
 from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
 from lbnode.roles.controller import Controller
@@ -203,8 +203,7 @@ async def _controller(settings: SettingsFile) -> None:
 
 def _edge_kernel(settings: AgentSettings) -> KernelEdge:
     return KernelEdge(
-        settings.pool_networks,
-        ip_address(_required("NODE_ADDRESS")),
+        networks_of_this_kernel(settings.pool_networks),
         sysctls=EDGE_SYSCTLS,
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
@@ -214,11 +213,16 @@ def _edge_kernel(settings: AgentSettings) -> KernelEdge:
 
 def _worker_kernel(settings: AgentSettings) -> KernelWorker:
     return KernelWorker(
-        settings.pool_networks,
-        settings.network.probe_cidrs,
+        networks_of_this_kernel(settings.pool_networks),
+        networks_of_this_kernel(settings.network.probe_cidrs),
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
     )
+
+
+def networks_of_this_kernel(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Those that the kernel can have: one that was booted with ``ipv6.disable=1`` still serves IPv4."""
+    return tuple(n for n in networks if n.version == 4 or (_sysctl_base() / "ipv6").is_dir())
 
 
 def _sysctl_base() -> Path:

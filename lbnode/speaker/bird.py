@@ -16,7 +16,7 @@ from lbnode.errors import ConfigError, Retry
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.settings import Bgp, Peer
 from lbnode.speaker.base import Session, SpeakerState
-from lbnode.speaker.bird_config import KEY_DIRECTORY, STATIC_PROTOCOLS, peers_of_node, protocol_name, render, render_key
+from lbnode.speaker.bird_config import KEY_DIRECTORY, STATIC_PROTOCOLS, protocol_name, render, render_key, spoken_peers
 from lbnode.speaker.bird_control import ProtocolStatus, ask, parse_bfd, parse_host_routes, parse_protocols
 
 CONFIG_NAME = "bird.conf"
@@ -59,7 +59,7 @@ class Bird:
         self._key_directory = key_directory
         self._program = program
         self._timeout_seconds = timeout_seconds
-        self._peers = peers_of_node(bgp, node_name)
+        self._peers = spoken_peers(bgp, node_name, node_addresses)
         self._in_force: tuple[str, dict[str, str]] | None = None
         self._stuck = False
         self._configured_at = 0.0

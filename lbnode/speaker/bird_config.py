@@ -40,6 +40,12 @@ def peers_of_node(bgp: Bgp, node_name: str) -> tuple[Peer, ...]:
     return tuple(sorted((p for p in bgp.peers if not p.nodes or node_name in p.nodes), key=lambda p: p.name))
 
 
+def spoken_peers(bgp: Bgp, node_name: str, node_addresses: Iterable[IPAddress]) -> tuple[Peer, ...]:
+    """Those of them that the node has an address to speak from to."""
+    versions = {a.version for a in node_addresses}
+    return tuple(p for p in peers_of_node(bgp, node_name) if p.address.version in versions)
+
+
 def render(
     bgp: Bgp,
     pools: Sequence[IPNetwork],
@@ -51,10 +57,11 @@ def render(
 
     Args:
         pools: networks that VIPs may come from; a family is announced when a pool and a node address have it.
-        node_addresses: the first of each family counts; the IPv4 one is the router id.
+        node_addresses: the first of each family counts; the IPv4 one is the router id. A peer that the node has no address to speak from to
+            is left out.
 
     Raises:
-        ConfigError: no peer is meant for this node, or the node has no address of a family that is needed.
+        ConfigError: no peer is meant for this node, or the node has no address of a family that is needed, or none to speak from at all.
         Bug: an address to announce lies in no pool.
     """
     peers = peers_of_node(bgp, node_name)
@@ -86,10 +93,12 @@ def render(
                 f"node {node_name} has no IPv{address.version} address to be its next hop",
                 f"Give the node an IPv{address.version} InternalIP or drop the pool",
             )
-    blocks = [_head(router_id, any(p.bfd for p in peers))]
+    # When it can speak to none, the first of them says so.
+    spoken = spoken_peers(bgp, node_name, node_addresses) or peers
+    blocks = [_head(router_id, any(p.bfd for p in spoken))]
     blocks += [_static(v, [a for a in routes if a.version == v]) for v in versions]
     blocks += [_export_filter(v, [p for p in pools if p.version == v], bgp.communities) for v in versions]
-    blocks += [_session(bgp, peer, node_name, own, versions) for peer in peers]
+    blocks += [_session(bgp, peer, node_name, own, versions) for peer in spoken]
     return "\n".join(blocks)
 
 
@@ -186,7 +195,7 @@ def _session(bgp: Bgp, peer: Peer, node_name: str, own: dict[int, IPAddress], ve
         lines.append("  graceful restart off;")
     else:
         lines += ["  graceful restart on;", f"  graceful restart time {peer.graceful_restart.restart_seconds};"]
-    for version in versions:
+    for version in (v for v in versions if f"IPv{v}" in peer.address_families):
         # An address of the other family cannot be taken from the session itself.
         next_hop = "next hop self" if version == peer.address.version else f"next hop address {own[version]}"
         lines += [

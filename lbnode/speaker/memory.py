@@ -8,7 +8,7 @@ from lbnode.errors import Retry
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Session, SpeakerState
-from lbnode.speaker.bird_config import peers_of_node, render
+from lbnode.speaker.bird_config import render, spoken_peers
 
 
 class MemorySpeaker:
@@ -44,7 +44,7 @@ class MemorySpeaker:
         if not self.running:
             raise Retry("the speaker in memory is stopped")
         sessions = {}
-        for peer in peers_of_node(self._bgp, self._node_name):
+        for peer in spoken_peers(self._bgp, self._node_name, self._node_addresses):
             bfd = peer.bfd is not None
             if peer.name in self.silent_peers:
                 sessions[peer.name] = Session(peer.name, "Connect", "Down" if bfd else "", last_error="no answer")

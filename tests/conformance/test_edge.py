@@ -19,6 +19,7 @@ from lbnode.model import (
     Destination,
     EdgeFilter,
     EdgeState,
+    IPAddress,
     IpvsTimeouts,
     Operation,
     ProbeRoute,
@@ -39,23 +40,39 @@ from lbnode.model import (
     VirtualService,
 )
 from tests.conformance.node import (
+    FAMILIES,
+    IPV4,
+    IPV6,
     POOLS,
     SYSCTLS,
+    Family,
     ipvs_destinations,
     ipvs_services,
     loopback_addresses,
     sh,
-    worker_address,
+    with_port,
 )
 
-VIP = ip_address("203.0.113.1")
-VIP6 = ip_address("2001:db8:113::1")
-WEB = VirtualKey(VIP, Protocol.TCP, 80)
-DNS = VirtualKey(VIP, Protocol.UDP, 53)
-WEB6 = VirtualKey(VIP6, Protocol.TCP, 80)
-ONE, TWO, THREE = (worker_address(n) for n in (1, 2, 3))
-FILTER = EdgeFilter(POOLS, frozenset({WEB, DNS, WEB6}))
-ROUTE = ProbeRoute(ip_address("192.0.2.21"), ONE)
+VIP, VIP6 = IPV4.vip, IPV6.vip
+
+
+def web(family: Family) -> VirtualKey:
+    return VirtualKey(family.vip, Protocol.TCP, 80)
+
+
+def dns(family: Family) -> VirtualKey:
+    return VirtualKey(family.vip, Protocol.UDP, 53)
+
+
+def three_workers(family: Family) -> list[IPAddress]:
+    return [family.worker(n) for n in (1, 2, 3)]
+
+
+def probe_route(family: Family, number: int = 1) -> ProbeRoute:
+    return ProbeRoute(family.probe, family.worker(number), family.node)
+
+
+FILTER = EdgeFilter(POOLS, frozenset(key(f) for f in FAMILIES for key in (web, dns)))
 
 
 def is_kernel(plane: object) -> bool:
@@ -70,12 +87,19 @@ def service(plane: EdgeDataPlane, key: VirtualKey) -> VirtualService:
 def test_a_fresh_node_has_nothing_of_ours(edge: EdgeDataPlane) -> None:
     state = edge.read()
     assert (state.vips, state.services, state.filter_digest) == (frozenset(), (), None)
-    assert (state.probe_device, state.probe_routes) == (False, frozenset())
+    assert (state.probe_devices, state.probe_routes) == (frozenset(), frozenset())
     assert set(state.sysctls) == set(SYSCTLS)
 
 
 def test_services_are_maglev_with_fallback_and_their_own_flags(edge: EdgeDataPlane) -> None:
-    services = [VirtualService(WEB), VirtualService(DNS, hash_source_port=False, one_packet=True), VirtualService(WEB6)]
+    services = [
+        flagged
+        for family in FAMILIES
+        for flagged in (
+            VirtualService(web(family)),
+            VirtualService(dns(family), hash_source_port=False, one_packet=True),
+        )
+    ]
     edge.apply([AddService(s) for s in services])
     assert {s.key: s for s in edge.read().services} == {s.key: s for s in services}
     assert [s.key.order for s in edge.read().services] == sorted(s.key.order for s in services)
@@ -84,59 +108,94 @@ def test_services_are_maglev_with_fallback_and_their_own_flags(edge: EdgeDataPla
             "tcp 203.0.113.1:80": "-s mh -b mh-fallback,mh-port",
             "udp 203.0.113.1:53": "-s mh -o -b mh-fallback",
             "tcp [2001:db8:113::1]:80": "-s mh -b mh-fallback,mh-port",
+            "udp [2001:db8:113::1]:53": "-s mh -o -b mh-fallback",
         }
 
 
-def test_a_new_destination_stands_at_the_head_of_the_list(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), *(AddDestination(WEB, a, 2) for a in (TWO, ONE, THREE))])
-    assert [d.address for d in service(edge, WEB).destinations] == [THREE, ONE, TWO]
+def test_a_new_destination_stands_at_the_head_of_the_list(edge: EdgeDataPlane, family: Family) -> None:
+    key, (one, two, three) = web(family), three_workers(family)
+    edge.apply([AddService(VirtualService(key)), *(AddDestination(key, a, 2) for a in (two, one, three))])
+    assert [d.address for d in service(edge, key).destinations] == [three, one, two]
     if is_kernel(edge):
-        assert ipvs_destinations("tcp 203.0.113.1:80") == [(f"{a}:80", "Tunnel", 2) for a in (THREE, ONE, TWO)]
+        shown = ipvs_destinations(f"tcp {with_port(family.vip, 80)}")
+        assert shown == [(with_port(a, 80), "Tunnel", 2) for a in (three, one, two)]
 
 
-def test_a_drained_destination_keeps_its_place_and_its_last_weight(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 3), AddDestination(WEB, TWO, 3), SetWeight(WEB, ONE, 0)])
-    assert service(edge, WEB).destinations == (Destination(TWO, 3), Destination(ONE, 3, drained=True))
+def test_a_drained_destination_keeps_its_place_and_its_last_weight(edge: EdgeDataPlane, family: Family) -> None:
+    key, (one, two, _) = web(family), three_workers(family)
+    edge.apply(
+        [
+            AddService(VirtualService(key)),
+            AddDestination(key, one, 3),
+            AddDestination(key, two, 3),
+            SetWeight(key, one, 0),
+        ]
+    )
+    assert service(edge, key).destinations == (Destination(two, 3), Destination(one, 3, drained=True))
     if is_kernel(edge):
-        assert ipvs_destinations("tcp 203.0.113.1:80") == [(f"{TWO}:80", "Tunnel", 3), (f"{ONE}:80", "Tunnel", 0)]
+        shown = ipvs_destinations(f"tcp {with_port(family.vip, 80)}")
+        assert shown == [(with_port(two, 80), "Tunnel", 3), (with_port(one, 80), "Tunnel", 0)]
 
 
-def test_a_weight_changes_in_place(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1), SetWeight(WEB, ONE, 5)])
-    assert service(edge, WEB).destinations == (Destination(TWO, 1), Destination(ONE, 5))
+def test_a_weight_changes_in_place(edge: EdgeDataPlane, family: Family) -> None:
+    key, (one, two, _) = web(family), three_workers(family)
+    edge.apply(
+        [
+            AddService(VirtualService(key)),
+            AddDestination(key, one, 1),
+            AddDestination(key, two, 1),
+            SetWeight(key, one, 5),
+        ]
+    )
+    assert service(edge, key).destinations == (Destination(two, 1), Destination(one, 5))
 
 
-def test_flags_change_and_destinations_stay(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(DNS)), AddDestination(DNS, ONE, 1)])
-    edge.apply([UpdateService(VirtualService(DNS, hash_source_port=False, one_packet=True))])
-    assert service(edge, DNS) == VirtualService(DNS, (Destination(ONE),), hash_source_port=False, one_packet=True)
-    edge.apply([UpdateService(VirtualService(DNS))])
-    assert service(edge, DNS) == VirtualService(DNS, (Destination(ONE),))
+def test_flags_change_and_destinations_stay(edge: EdgeDataPlane, family: Family) -> None:
+    key, one = dns(family), family.worker(1)
+    edge.apply([AddService(VirtualService(key)), AddDestination(key, one, 1)])
+    edge.apply([UpdateService(VirtualService(key, hash_source_port=False, one_packet=True))])
+    assert service(edge, key) == VirtualService(key, (Destination(one),), hash_source_port=False, one_packet=True)
+    edge.apply([UpdateService(VirtualService(key))])
+    assert service(edge, key) == VirtualService(key, (Destination(one),))
     if is_kernel(edge):
-        assert ipvs_services() == {"udp 203.0.113.1:53": "-s mh -b mh-fallback,mh-port"}
+        assert ipvs_services() == {f"udp {with_port(family.vip, 53)}": "-s mh -b mh-fallback,mh-port"}
 
 
-def test_destinations_and_services_go(edge: EdgeDataPlane) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1), RemoveDestination(WEB, ONE)])
-    assert [d.address for d in service(edge, WEB).destinations] == [TWO]
-    edge.apply([RemoveService(WEB)])
+def test_destinations_and_services_go(edge: EdgeDataPlane, family: Family) -> None:
+    key, (one, two, _) = web(family), three_workers(family)
+    edge.apply(
+        [
+            AddService(VirtualService(key)),
+            AddDestination(key, one, 1),
+            AddDestination(key, two, 1),
+            RemoveDestination(key, one),
+        ]
+    )
+    assert [d.address for d in service(edge, key).destinations] == [two]
+    edge.apply([RemoveService(key)])
     assert edge.read().services == ()
 
 
 @pytest.mark.parametrize(
     "operation",
     [
-        AddService(VirtualService(WEB)),
-        AddDestination(WEB, ONE, 1),
-        RemoveDestination(WEB, TWO),
-        SetWeight(WEB, TWO, 1),
-        RemoveService(DNS),
-        AddDestination(DNS, ONE, 1),
+        refused
+        for family in FAMILIES
+        for key, other, one, two in [(web(family), dns(family), family.worker(1), family.worker(2))]
+        for refused in (
+            AddService(VirtualService(key)),
+            AddDestination(key, one, 1),
+            RemoveDestination(key, two),
+            SetWeight(key, two, 1),
+            RemoveService(other),
+            AddDestination(other, one, 1),
+        )
     ],
-    ids=lambda o: f"{type(o).__name__}-{getattr(o, 'address', '')}",
+    ids=lambda o: f"{type(o).__name__}-{getattr(o, 'address', '') or getattr(o, 'key', '') or o.service.key}",
 )
 def test_an_operation_that_the_kernel_refuses_is_named(edge: EdgeDataPlane, operation: Operation) -> None:
-    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1)])
+    for family in FAMILIES:
+        edge.apply([AddService(VirtualService(web(family))), AddDestination(web(family), family.worker(1), 1)])
     before = edge.read()
     with pytest.raises(Retry, match=type(operation).__name__):
         edge.apply([operation])
@@ -174,49 +233,72 @@ def test_sysctls_are_set(edge: EdgeDataPlane) -> None:
 def test_the_filter_comes_changes_and_goes(edge: EdgeDataPlane) -> None:
     edge.apply([ReplaceFilter(FILTER)])
     assert edge.read().filter_digest == FILTER.digest
-    other = EdgeFilter(POOLS, frozenset({DNS}))
+    other = EdgeFilter(POOLS, frozenset({dns(IPV4)}))
     edge.apply([ReplaceFilter(other)])
     assert edge.read().filter_digest == other.digest
     edge.apply([RemoveFilter()])
     assert edge.read().filter_digest is None
 
 
-def test_probe_routes_need_the_device_and_go_with_it(edge: EdgeDataPlane) -> None:
+def test_probe_routes_need_the_device_and_go_with_it(edge: EdgeDataPlane, family: Family) -> None:
+    route, version = probe_route(family), family.version
     with pytest.raises(Retry):
-        edge.apply([AddProbeRoute(ROUTE)])
-    edge.apply([AddProbeDevice(), AddProbeRoute(ROUTE)])
+        edge.apply([AddProbeRoute(route)])
+    edge.apply([AddProbeDevice(version), AddProbeRoute(route)])
     state = edge.read()
-    assert (state.probe_device, state.probe_routes) == (True, {ROUTE})
-    moved = ProbeRoute(ROUTE.probe_address, TWO)
+    assert (state.probe_devices, state.probe_routes) == ({version}, {route})
+    moved = probe_route(family, 2)
     edge.apply([AddProbeRoute(moved)])
     assert edge.read().probe_routes == {moved}
     if is_kernel(edge):
-        assert f"encap ip id 0 src 198.18.0.11 dst {TWO}" in sh("ip route show dev sgprobe")
+        shown = " ".join(sh(f"ip -{version} route show dev {family.probe_device}").split())
+        encapsulation = "encap ip" if version == 4 else "encap ip6"
+        assert f"{family.probe} {encapsulation} id 0 src {family.node} dst {family.worker(2)}" in shown
+        assert f"src {family.node}" in shown.split(f"dst {family.worker(2)}")[1]
     edge.apply([RemoveProbeRoute(moved), RemoveProbeRoute(moved)])
     assert edge.read().probe_routes == frozenset()
-    edge.apply([AddProbeRoute(ROUTE), RemoveProbeDevice(), RemoveProbeDevice()])
+    edge.apply([AddProbeRoute(route), RemoveProbeDevice(version), RemoveProbeDevice(version)])
     state = edge.read()
-    assert (state.probe_device, state.probe_routes) == (False, frozenset())
+    assert (state.probe_devices, state.probe_routes) == (frozenset(), frozenset())
+
+
+def test_the_probe_devices_of_the_families_come_and_go_by_themselves(edge: EdgeDataPlane) -> None:
+    edge.apply(
+        [AddProbeDevice(4), AddProbeRoute(probe_route(IPV4)), AddProbeDevice(6), AddProbeRoute(probe_route(IPV6))]
+    )
+    edge.apply([RemoveProbeDevice(4)])
+    state = edge.read()
+    assert (state.probe_devices, state.probe_routes) == ({6}, {probe_route(IPV6)})
 
 
 def everything() -> EdgeState:
     return EdgeState(
-        sysctls={"net.ipv4.vs.sloppy_tcp": "1", "net.ipv4.vs.expire_nodest_conn": "1", "net.ipv4.vs.conn_reuse_mode": "1"},
+        sysctls={
+            "net.ipv4.vs.sloppy_tcp": "1",
+            "net.ipv4.vs.expire_nodest_conn": "1",
+            "net.ipv4.vs.conn_reuse_mode": "1",
+        },
         timeouts=IpvsTimeouts(),
         filter_digest=FILTER.digest,
         vips=frozenset({VIP, VIP6}),
         services=tuple(
             sorted(
                 (
-                    VirtualService(WEB, (Destination(ONE), Destination(TWO), Destination(THREE, drained=True))),
-                    VirtualService(DNS, (Destination(ONE),), hash_source_port=False, one_packet=True),
-                    VirtualService(WEB6, (Destination(TWO),)),
+                    each
+                    for family in FAMILIES
+                    for one, two, three in [three_workers(family)]
+                    for each in (
+                        VirtualService(
+                            web(family), (Destination(one), Destination(two), Destination(three, drained=True))
+                        ),
+                        VirtualService(dns(family), (Destination(one),), hash_source_port=False, one_packet=True),
+                    )
                 ),
                 key=lambda s: s.key.order,
             )
         ),
-        probe_device=True,
-        probe_routes=frozenset({ROUTE}),
+        probe_devices=frozenset({4, 6}),
+        probe_routes=frozenset(map(probe_route, FAMILIES)),
     )
 
 
@@ -230,11 +312,17 @@ def test_cleaning_takes_away_everything_of_ours(edge: EdgeDataPlane) -> None:
     edge.apply(diff_edge(everything(), FILTER, edge.read()))
     edge.clean()
     state = edge.read()
-    assert (state.vips, state.services, state.filter_digest, state.probe_device) == (frozenset(), (), None, False)
+    assert (state.vips, state.services, state.filter_digest, state.probe_devices) == (
+        frozenset(),
+        (),
+        None,
+        frozenset(),
+    )
 
 
-def test_what_lies_outside_the_pools_is_neither_seen_nor_touched(edge: EdgeDataPlane) -> None:
-    foreign = VirtualKey(ip_address("198.51.100.7"), Protocol.TCP, 80)
+@pytest.mark.parametrize("address", ["198.51.100.7", "2001:db8:51::7"])
+def test_what_lies_outside_the_pools_is_neither_seen_nor_touched(edge: EdgeDataPlane, address: str) -> None:
+    foreign = VirtualKey(ip_address(address), Protocol.TCP, 80)
     edge.apply([AddService(VirtualService(foreign)), AddAddress(foreign.address)])
     assert (edge.read().services, edge.read().vips) == ((), frozenset())
     edge.clean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -52,6 +52,8 @@ VIP = IPv4Address("203.0.113.10")
 KEY = VirtualKey(VIP, Protocol.TCP, 80)
 KEYS = [KEY, VirtualKey(VIP, Protocol.UDP, 53), VirtualKey(IPv4Address("203.0.113.11"), Protocol.TCP, 80)]
 NODES = [IPv4Address("198.18.0.20") + n for n in range(8)]
+NODES6 = [IPv6Address("2001:db8::20") + n for n in range(3)]
+EDGE, EDGE6 = IPv4Address("198.18.0.11"), IPv6Address("2001:db8::11")
 SYSCTLS = {"net.ipv4.vs.expire_nodest_conn": "1", "net.ipv4.vs.sloppy_tcp": "1"}
 
 
@@ -71,7 +73,7 @@ class Kernel:
     filter_digest: str | None = None
     vips: set[object] = field(default_factory=set)
     services: dict[VirtualKey, tuple[VirtualService, list[KernelDestination]]] = field(default_factory=dict)
-    probe_device: bool = False
+    probe_devices: set[int] = field(default_factory=set)
     probe_routes: set[ProbeRoute] = field(default_factory=set)
 
     def apply(self, operation: Operation) -> None:
@@ -112,14 +114,14 @@ class Kernel:
                 destinations = self.services[key][1]
                 [found] = [d for d in destinations if d.address == address]
                 destinations.remove(found)
-            case AddProbeDevice():
-                assert not self.probe_device
-                self.probe_device = True
-            case RemoveProbeDevice():
-                self.probe_device = False
-                self.probe_routes.clear()
+            case AddProbeDevice(version):
+                assert version not in self.probe_devices
+                self.probe_devices.add(version)
+            case RemoveProbeDevice(version):
+                self.probe_devices.remove(version)
+                self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
             case AddProbeRoute(route):
-                assert self.probe_device
+                assert route.probe_address.version in self.probe_devices
                 assert all(r.probe_address != route.probe_address for r in self.probe_routes), "EEXIST"
                 self.probe_routes.add(route)
             case RemoveProbeRoute(route):
@@ -140,7 +142,7 @@ class Kernel:
             self.filter_digest,
             frozenset(self.vips),
             tuple(services),
-            self.probe_device,
+            frozenset(self.probe_devices),
             frozenset(self.probe_routes),
         )
 
@@ -159,14 +161,17 @@ def edge_states(draw: st.DrawFn) -> tuple[EdgeState, EdgeFilter]:
         for key in sorted(draw(st.sets(st.sampled_from(KEYS))), key=lambda k: k.order)
     )
     table = EdgeFilter((), frozenset(s.key for s in services))
-    routes = draw(st.sets(st.tuples(st.sampled_from(NODES[:3]), st.sampled_from(NODES)), max_size=3))
+    routes = draw(st.sets(st.tuples(st.sampled_from(NODES[:3]), st.sampled_from(NODES), st.just(EDGE)), max_size=3))
+    routes6 = draw(st.sets(st.tuples(st.sampled_from(NODES6), st.sampled_from(NODES6), st.just(EDGE6)), max_size=2))
+    families = draw(st.sampled_from([{4}, {4, 6}]))
+    wanted = routes | (routes6 if 6 in families else set())
     state = EdgeState(
         sysctls=SYSCTLS,
         filter_digest=table.digest,
         vips=frozenset(s.key.address for s in services),
         services=services,
-        probe_device=True,
-        probe_routes=frozenset({p: ProbeRoute(p, w) for p, w in routes}.values()),
+        probe_devices=frozenset(families),
+        probe_routes=frozenset({p: ProbeRoute(p, w, e) for p, w, e in wanted}.values()),
     )
     return state, table
 
@@ -322,8 +327,30 @@ def test_clearing_takes_everything_away_and_the_filter_last(before: tuple[EdgeSt
     for operation in operations:
         kernel.apply(operation)
     left = kernel.read()
-    assert (left.vips, left.services, left.filter_digest, left.probe_device) == (frozenset(), (), None, False)
+    assert (left.vips, left.services, left.filter_digest, left.probe_devices) == (frozenset(), (), None, frozenset())
     assert operations[-1] == RemoveFilter()
+
+
+@given(edge_states(), edge_states())
+def test_nothing_but_the_filters_end_comes_after_the_first_thing_of_ipv6_probing(
+    before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
+) -> None:
+    """So a kernel that cannot do IPv6 tunnels has everything of IPv4 in place when it says so."""
+    kernel = Kernel()
+    for operation in diff_edge(*before, kernel.read()):
+        kernel.apply(operation)
+    operations = diff_edge(*after, kernel.read())
+
+    def of_ipv6_probing(operation: Operation) -> bool:
+        match operation:
+            case AddProbeDevice(version) | RemoveProbeDevice(version):
+                return version == 6
+            case AddProbeRoute(route) | RemoveProbeRoute(route):
+                return route.probe_address.version == 6
+        return False
+
+    kinds = [of_ipv6_probing(o) for o in operations]
+    assert kinds == sorted(kinds)
 
 
 def test_a_changed_flag_keeps_the_destinations() -> None:

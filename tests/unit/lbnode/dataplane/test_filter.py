@@ -67,10 +67,10 @@ def test_the_edge_lets_in_the_served_ports_and_echoes_and_nothing_else() -> None
 
 def test_the_edge_tracks_no_connection_of_a_pool_either_way_and_forwards_nothing_to_it() -> None:
     rendered = render(EDGE)
-    for version, pool in ((4, "203.0.113.0/24"), (6, "2001:db8::/64")):
+    for version, pool, device in ((4, "203.0.113.0/24", "sgprobe"), (6, "2001:db8::/64", "sgprobe6")):
         raw = rendered[version, "raw"].chains
         assert raw["SAMEGATE-PREROUTING"] == (
-            "-i sgprobe -j DROP",
+            f"-i {device} -j DROP",
             f"-d {pool} -j CT --notrack",
             f"-s {pool} -j CT --notrack",
         )
@@ -260,6 +260,13 @@ def test_a_digest_that_was_read_while_the_tables_changed_is_not_believed_when_th
     monkeypatch.setattr(watched, "_fingerprints", fingerprints)
     now = "ours"
     assert watched.digest() == EDGE.digest
+
+
+def test_a_kernel_that_is_given_one_family_is_never_asked_for_the_other() -> None:
+    tools = Tools("nft")
+    with pytest.raises(Bug):  # these tools read nothing back
+        PacketFilter(POOLS[:1], tools).replace(EDGE)
+    assert {call[0].split("-")[0] for call in tools.calls} == {"iptables"}
 
 
 def test_a_filter_that_does_not_read_back_as_written_is_a_bug() -> None:
