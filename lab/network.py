@@ -33,8 +33,7 @@ HOST_SYSCTLS = {
     # namespace router, which no real router does.
     "net.core.txrehash": "0",
     # A machine that boots and has no pod network yet sends what comes for its pods on to a ToR. Its redirects would be believed for minutes.
-    "net.ipv4.conf.all.accept_redirects": "0",
-    "net.ipv4.conf.default.accept_redirects": "0",
+    **{f"net.ipv{version}.conf.{what}.accept_redirects": "0" for version in (4, 6) for what in ("all", "default")},
 }
 QUIET_SYSCTLS = {f"net.ipv6.conf.{what}.disable_ipv6": "1" for what in ("all", "default")}
 """Of a namespace that has no IPv6 address: nothing announces itself."""

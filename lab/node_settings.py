@@ -45,6 +45,9 @@ IPV6_SYSCTLS = {
     "net.ipv6.conf.vec0.accept_ra": "0",
     "net.ipv6.conf.vec0.accept_dad": "0",
     "net.ipv6.conf.default.accept_dad": "0",
+    # As over IPv4. Nothing keeps an IPv6 router from sending redirects: believing none is all there is. Written to "all",
+    # this setting does not reach a device that is there already.
+    **{f"net.ipv6.conf.{device}.accept_redirects": "0" for device in ("all", "default", "vec0")},
 }
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 
-from lab import topology
+from lab import network, topology
 
 
 def test_every_address_of_the_rack_is_given_once() -> None:
@@ -105,3 +105,10 @@ def test_an_unknown_node_is_refused_with_the_names_there_are() -> None:
 def test_an_unknown_router_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ValueError, match=r"'spine'.*core, tor1, tor2"):
         topology.router("spine")
+
+
+@pytest.mark.parametrize("namespace", [topology.CLIENT, topology.CONTROL])
+def test_hosts_believe_redirects_of_neither_family(namespace: str) -> None:
+    settings = network.sysctls(namespace)
+    keys = [f"net.{family}.conf.{what}.accept_redirects" for family in ("ipv4", "ipv6") for what in ("all", "default")]
+    assert [settings.get(key) for key in keys] == ["0", "0", "0", "0"]
