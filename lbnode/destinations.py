@@ -67,7 +67,9 @@ def destinations_of(
     ]
     terminating_only = not ready and bool(last_resort)
     delivering = ready or last_resort
-    count: Counter[str] = Counter(e.node_name or "" for e in delivering)
+    count: Counter[str] = Counter()
+    for endpoint in delivering:
+        count[endpoint.node_name or ""] += endpoint.weight
     if protocol is Protocol.UDP:
         present = {e.node_name for e in (*ready, *last_resort)}
     else:

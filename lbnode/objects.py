@@ -77,13 +77,14 @@ class ServiceObject:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One pod behind a Service."""
+    """One pod behind a Service. ``weight`` is what it counts for with ``weights: endpoints``; Kubernetes has no such thing."""
 
     addresses: tuple[IPAddress, ...]
     node_name: str | None
     ready: bool
     serving: bool
     terminating: bool
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)

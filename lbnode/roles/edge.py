@@ -21,12 +21,11 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.kube import Copy
 from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealth, address_order
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
-from lbnode.roles.cluster_view import ClusterView
+from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
@@ -59,7 +58,7 @@ class Edge:
 
     Args:
         settings: the settings in force now.
-        copy: the API server's objects as last seen.
+        copy: the objects as last seen.
         make_speaker: a speaker for these settings and this node; called again when the BGP settings change.
         refusal: a reason and its explanation when this node cannot serve at all (the wrong kube-proxy mode), else ``None``.
     """
@@ -68,7 +67,7 @@ class Edge:
         self,
         node_name: str,
         settings: Callable[[], AgentSettings],
-        copy: Callable[[], Copy],
+        copy: Callable[[], Source],
         kernel: EdgeDataPlane,
         make_speaker: Callable[[AgentSettings, tuple[IPAddress, ...]], Speaker],
         metrics: EdgeMetrics,
