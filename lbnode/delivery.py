@@ -19,6 +19,7 @@ from lbnode.objects import (
     NodeObject,
     ServiceObject,
     ServicePort,
+    forwarding_of,
     is_ours,
 )
 from lbnode.settings import AgentSettings
@@ -40,6 +41,8 @@ def delivery_table(
     found: dict[VirtualKey, tuple[ServiceName, Delivery]] = {}
     for service in sorted(services, key=lambda s: s.seniority):
         if not is_ours(service, settings) or SERVICE_PROXY_LABEL in service.labels or service.deleting:
+            continue
+        if forwarding_of(service, settings) != "tunnel":
             continue
         for address in service.addresses:
             ranges = tuple(r for r in service.source_ranges if r.version == address.version)

@@ -15,6 +15,7 @@ from lbnode.model import IPAddress, IPNetwork, Rejection, ServiceName
 from lbnode.settings import AgentSettings
 
 ADDRESS_ANNOTATION = "samegate.dev/address"
+FORWARDING_ANNOTATION = "samegate.dev/forwarding"
 DRAIN_ANNOTATION = "samegate.dev/drain"
 ONE_PACKET_ANNOTATION = "samegate.dev/udp-one-packet"
 #: Kubernetes: well-known labels, annotations and taints.
@@ -153,6 +154,11 @@ def is_ours(service: ServiceObject, settings: AgentSettings) -> bool:
     if service.load_balancer_class is None:
         return settings.serve_without_class
     return service.load_balancer_class == settings.service_class
+
+
+def forwarding_of(service: ServiceObject, settings: AgentSettings) -> str:
+    """How a Service is forwarded: by its annotation, else by the settings. Anything but ``tunnel`` and ``nat`` is the annotation's mistake."""
+    return service.annotations.get(FORWARDING_ANNOTATION, settings.forwarding).strip().lower()
 
 
 class _Unreadable(Exception):

@@ -313,7 +313,9 @@ def _destination_lines(virtual: VirtualService, report: Report) -> list[str]:
     lines = []
     for destination, share in zip(virtual.destinations, _shares(virtual), strict=True):
         what = "drained" if destination.drained else f"weight {destination.weight}"
-        lines.append(f"{names.get(destination.address, '?')} {destination.address}, {what}, {share:.1%} of the table")
+        pod = "" if destination.nat_port is None else f":{destination.nat_port} by nat"
+        who = "pod" if pod and destination.address not in names else names.get(destination.address, "?")
+        lines.append(f"{who} {destination.address}{pod}, {what}, {share:.1%} of the table")
     return lines
 
 
@@ -353,6 +355,7 @@ def _json(report: Report) -> str:
                         {
                             "node": names.get(d.address),
                             "address": str(d.address),
+                            "natPort": d.nat_port,
                             "weight": d.weight,
                             "drained": d.drained,
                             "share": round(share, 4),

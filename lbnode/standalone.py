@@ -21,6 +21,7 @@ from lbnode.documents import read_documents
 from lbnode.errors import ConfigError
 from lbnode.model import IPAddress, Protocol, ServiceName
 from lbnode.objects import (
+    FORWARDING_ANNOTATION,
     ONE_PACKET_ANNOTATION,
     Endpoint,
     EndpointPort,
@@ -97,7 +98,8 @@ class Service(_Part):
     """One or two VIPs (one of each family) with their ports. ``workers`` left out means all workers, with equal weights.
 
     ``one_packet`` schedules every UDP packet by itself, for DNS-like traffic. ``source_ranges`` limit the clients; the worker role
-    enforces them.
+    enforces them. ``forwarding`` is that of the settings unless given; with ``nat`` workers need nothing but something that listens on
+    ``target_port`` of their own address.
     """
 
     name: str = Field(pattern=_NAME, max_length=253)
@@ -105,6 +107,7 @@ class Service(_Part):
     ports: tuple[PortOf, ...] = Field(min_length=1)
     session_affinity: Literal["None", "ClientIP"] = "None"
     one_packet: bool = False
+    forwarding: Literal["tunnel", "nat"] | None = None
     source_ranges: tuple[IPv4Network | IPv6Network, ...] = ()
     workers: tuple[WorkerOf, ...] | None = None
 
@@ -183,6 +186,10 @@ class Standalone(_Part):
                     raise ValueError(
                         f"services {owner} and {service.name} both have the address {address}. Put their ports into one service"
                     )
+            if service.one_packet and (service.forwarding or self.settings.forwarding) == "nat":
+                raise ValueError(
+                    f"service {service.name} has onePacket together with forwarding nat: answers would come back untranslated. Drop one of them"
+                )
             for worker in service.workers or ():
                 if worker.name not in known:
                     raise ValueError(
@@ -248,7 +255,8 @@ def _service_object(service: Service, name: ServiceName, position: int, settings
         client_ip_affinity=service.session_affinity == "ClientIP",
         source_ranges=tuple(ip_network(r) for r in service.source_ranges),
         families=tuple(a.version for a in service.addresses),
-        annotations={ONE_PACKET_ANNOTATION: "true"} if service.one_packet else {},
+        annotations=({ONE_PACKET_ANNOTATION: "true"} if service.one_packet else {})
+        | ({FORWARDING_ANNOTATION: service.forwarding} if service.forwarding is not None else {}),
         addresses=service.addresses,
     )
 

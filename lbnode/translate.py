@@ -18,11 +18,13 @@ from lbnode.model import (
     EdgeFilter,
     EdgeState,
     IPAddress,
+    IPNetwork,
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
     Rejection,
     ServiceName,
+    TranslationTable,
     Tunnel,
     VipFacts,
     VirtualKey,
@@ -35,6 +37,7 @@ from lbnode.model import (
 )
 from lbnode.objects import (
     ADDRESS_ANNOTATION,
+    FORWARDING_ANNOTATION,
     ONE_PACKET_ANNOTATION,
     SERVICE_PROXY_LABEL,
     EndpointSliceObject,
@@ -42,6 +45,7 @@ from lbnode.objects import (
     ServiceObject,
     ServicePort,
     Snapshot,
+    forwarding_of,
     is_on,
     is_ours,
 )
@@ -58,6 +62,13 @@ EDGE_SYSCTLS = {
     "net.ipv4.vs.schedule_icmp": "1",
     "net.ipv4.vs.sloppy_tcp": "1",
 }
+#: With translation, in addition: IPVS shows connection tracking what it does, so that the source can be translated too; and replies are
+#: forwarded, for which the kernel has a switch of its own in each family.
+NAT_SYSCTLS = {"net.ipv4.vs.conntrack": "1"}
+FORWARDING_SYSCTLS = {4: {"net.ipv4.ip_forward": "1"}, 6: {"net.ipv6.conf.all.forwarding": "1"}}
+#: Every sysctl that a plan may ask for.
+ALL_EDGE_SYSCTLS = (*EDGE_SYSCTLS, *NAT_SYSCTLS, *(name for names in FORWARDING_SYSCTLS.values() for name in names))
+NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,7 @@ class EdgePlan:
 
     state: EdgeState
     filter: EdgeFilter
+    translation: TranslationTable | None = None
     vips: Mapping[IPAddress, VipFacts] = field(default_factory=dict)
     workers: tuple[Worker, ...] = ()
     draining: bool = False
@@ -123,10 +135,18 @@ def translate_edge(
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
     services: list[VirtualService] = []
+    limited: set[tuple[VirtualKey, IPNetwork]] = set()
     for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
         if not is_ours(service, settings):
             continue
-        ports, refused = _ports(service)
+        forwarding = forwarding_of(service, settings)
+        if (problem := _forwarding_problem(service, forwarding)) is not None:
+            rejections.append(problem)
+            continue
+        nat = forwarding == "nat"
+        if nat:
+            warnings.append(f"{service.name}: {NAT_NOTE}")
+        ports, refused = _ports(service, nat)
         rejections += refused
         for address in service.addresses:
             if (problem := _address_problem(service, address, vips, settings)) is not None:
@@ -135,35 +155,57 @@ def translate_edge(
             targets: list[Target] = []
             for port, protocol in ports:
                 target, refused = destinations_of(
-                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, graced
+                    snapshot.nodes,
+                    slices[service.name],
+                    settings,
+                    service,
+                    port,
+                    protocol,
+                    address.version,
+                    graced,
+                    nat,
                 )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
+                key = VirtualKey(address, protocol, port.port)
+                # A probe speaks of workers and their tunnels, not of pods.
+                destinations = (
+                    target.destinations if nat else drain_unfit(target.destinations, service.name, protocol, health)
+                )
+                if nat:
+                    limited |= {
+                        (key, network) for network in service.source_ranges if network.version == address.version
+                    }
                 services.append(
                     VirtualService(
-                        key=VirtualKey(address, protocol, port.port),
-                        destinations=drain_unfit(target.destinations, service.name, protocol, health),
+                        key=key,
+                        destinations=destinations,
                         hash_source_port=not service.client_ip_affinity,
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
                 )
-            vips[address] = _facts(service, address, targets)
+            vips[address] = _facts(service, address, targets, probed=not nat)
 
     node = snapshot.nodes.get(node_name)
     services.sort(key=lambda s: s.key.order)
-    table = EdgeFilter(pools, frozenset(s.key for s in services))
+    translated = frozenset(a for a, f in vips.items() if not f.probed)
+    closed = _closed_families(snapshot, settings, translated, vips)
+    table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=EDGE_SYSCTLS,
+        sysctls=_sysctls(translated),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=table.digest,
         vips=frozenset(vips),
         services=tuple(services),
         probe_device=True,
         probe_routes=frozenset(ProbeRoute(w.probe_address, w.address) for w in workers if w.probe_address is not None),
+        translation_digest=translation.digest if translation is not None else None,
     )
     return EdgePlan(
         state=state,
         filter=table,
+        translation=translation,
         vips=vips,
         workers=tuple(workers),
         draining=node is not None and node.draining,
@@ -200,7 +242,10 @@ def translate_worker(
     checks = tuple(
         HealthCheck(service.name, service.health_check_node_port)
         for _, service in sorted(snapshot.services.items())
-        if is_ours(service, settings) and service.local and service.health_check_node_port
+        if is_ours(service, settings)
+        and service.local
+        and service.health_check_node_port
+        and forwarding_of(service, settings) == "tunnel"
     )
     blocked = None
     if node is None:
@@ -220,9 +265,11 @@ def translate_worker(
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
     """The plan with what the kernel holds for VIPs that routers still send us, though the cluster no longer wants them.
 
-    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on.
+    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on. One that was forwarded by ``nat`` is not
+    kept: which clients it was open to can no longer be told.
     """
-    leaving = (announced & observed.vips) - plan.state.vips
+    natted = {s.key.address for s in observed.services if any(d.nat_port is not None for d in s.destinations)}
+    leaving = (announced & observed.vips) - plan.state.vips - natted
     if not leaving:
         return plan
     kept = [s for s in observed.services if s.key.address in leaving]
@@ -262,7 +309,33 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
     return sorted(found, key=lambda w: address_order(w.address)), warnings
 
 
-def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
+def _sysctls(translated: Iterable[IPAddress]) -> dict[str, str]:
+    families = {a.version for a in translated}
+    if not families:
+        return EDGE_SYSCTLS
+    return EDGE_SYSCTLS | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
+
+
+def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
+    if forwarding in ("tunnel", "nat"):
+        return None
+    message = f"annotation {FORWARDING_ANNOTATION} = {forwarding!r} is neither tunnel nor nat. Write one of them, or remove it"
+    return Rejection(service.name, "InvalidForwarding", message)
+
+
+def _closed_families(
+    snapshot: Snapshot, settings: AgentSettings, translated: frozenset[IPAddress], vips: Mapping[IPAddress, VipFacts]
+) -> frozenset[VirtualKey]:
+    """Keys of translated VIPs whose Service has source ranges, but none of the VIP's family: nobody may come in."""
+    found: set[VirtualKey] = set()
+    for address in translated:
+        service = snapshot.services[vips[address].service]
+        if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
+            found |= {VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True)[0]}
+    return frozenset(found)
+
+
+def _ports(service: ServiceObject, nat: bool) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
     served: list[tuple[ServicePort, Protocol]] = []
     refused: list[Rejection] = []
     seen: set[tuple[Protocol, int]] = set()
@@ -278,6 +351,13 @@ def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], 
             refused.append(Rejection(service.name, "DuplicatePort", message))
             continue
         seen.add(key)
+        if nat and key[0] is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)):
+            message = (
+                f"{label}: one packet at a time ({ONE_PACKET_ANNOTATION}) together with forwarding nat: the answers would come back untranslated. "
+                "Remove one of the two annotations"
+            )
+            refused.append(Rejection(service.name, "OnePacketWithNat", message))
+            continue
         served.append((port, key[0]))
     return served, refused
 
@@ -309,7 +389,7 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
-def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]) -> VipFacts:
+def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target], probed: bool) -> VipFacts:
     """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
     listed = list(targets)
     workers = {d.address for t in listed for d in t.destinations if not d.drained}
@@ -321,6 +401,7 @@ def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]
         endpoints=max((t.endpoints for t in listed), default=0),
         terminating_only=any(t.terminating_only for t in listed),
         deleting=service.deleting,
+        probed=probed,
     )
 
 
@@ -347,7 +428,7 @@ def _stray_endpoints(
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
     warnings = []
     for _, service in sorted(snapshot.services.items()):
-        if not (is_ours(service, settings) and service.local):
+        if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
             continue
         nodes = {e.node_name for s in slices[service.name] for e in s.endpoints if e.node_name}
         for name in sorted(n for n in nodes if n is not None):

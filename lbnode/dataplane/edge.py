@@ -7,7 +7,7 @@ from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 
-from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
 from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
 from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
@@ -28,7 +28,9 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
 )
@@ -69,6 +71,7 @@ class KernelEdge:
         self._ipvs = Ipvs(self._pools)
         self._links = Links()
         self._filter = PacketFilter(self._given)
+        self._translation = PacketFilter(self._given, tables=TRANSLATION_TABLES)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -92,6 +95,7 @@ class KernelEdge:
                 services=services,
                 probe_device=probe_device,
                 probe_routes=probe_routes,
+                translation_digest=self._translation.digest(),
             )
         except OSError as error:
             raise failure("to be read", error) from None
@@ -146,6 +150,10 @@ class KernelEdge:
                 self._filter.replace(table)
             case RemoveFilter():
                 self._filter.remove()
+            case ReplaceTranslation(table):
+                self._translation.replace(table)
+            case RemoveTranslation():
+                self._translation.remove()
             case AddAddress(address):
                 self._links.add_address(address)
             case RemoveAddress(address):
@@ -175,6 +183,7 @@ class KernelEdge:
             if (device := self._links.device(PROBE_DEVICE)) is not None:
                 self._links.remove_device(device)
             self._filter.remove()
+            self._translation.remove()
             for name, value in self._record.values.items():
                 if name == _TIMEOUTS:
                     tcp, fin, udp = map(int, value.split())

@@ -237,7 +237,7 @@ class Edge:
                 # One lost netlink message is no reason to withdraw; two in a row are.
                 observed = await self._in_thread(self._kernel.read)
             plan = retain_announced(plan, observed, leaving)
-            operations = diff_edge(plan.state, plan.filter, observed)
+            operations = diff_edge(plan.state, plan.filter, observed, plan.translation)
             if operations:
                 log.info(
                     "kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations})

@@ -31,7 +31,7 @@ from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import EDGE_SYSCTLS
+from lbnode.translate import ALL_EDGE_SYSCTLS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
@@ -223,7 +223,7 @@ def _edge_kernel(settings: AgentSettings, node_address: IPAddress) -> KernelEdge
     return KernelEdge(
         settings.pool_networks,
         node_address,
-        sysctls=EDGE_SYSCTLS,
+        sysctls=ALL_EDGE_SYSCTLS,
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -29,11 +31,14 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
+    TranslationTable,
     UpdateService,
     VirtualKey,
     VirtualService,
@@ -104,6 +109,59 @@ def test_a_drained_destination_keeps_its_place_and_its_last_weight(edge: EdgeDat
 def test_a_weight_changes_in_place(edge: EdgeDataPlane) -> None:
     edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1), SetWeight(WEB, ONE, 5)])
     assert service(edge, WEB).destinations == (Destination(TWO, 1), Destination(ONE, 5))
+
+
+def test_pods_are_destinations_by_translation_to_their_own_ports(edge: EdgeDataPlane) -> None:
+    for key, pod, shown in ((WEB, ip_address("198.18.131.5"), "198.18.131.5"), (WEB6, ip_address("2001:db8:1::5"), "[2001:db8:1::5]")):
+        edge.apply([AddService(VirtualService(key)), AddDestination(key, pod, 2, 8080), AddDestination(key, pod, 1, key.port)])
+        assert service(edge, key).destinations == (Destination(pod, 1, nat_port=key.port), Destination(pod, 2, nat_port=8080))
+        assert service(edge, key).intact
+        edge.apply([SetWeight(key, pod, 0, 8080), RemoveDestination(key, pod, key.port)])
+        assert service(edge, key).destinations == (Destination(pod, 2, drained=True, nat_port=8080),)
+        if is_kernel(edge):
+            host = f"[{key.address}]" if key.address.version == 6 else str(key.address)
+            assert ipvs_destinations(f"tcp {host}:80") == [(f"{shown}:8080", "Masq", 0)]
+
+
+def test_the_same_address_and_port_is_one_destination_whatever_the_way(edge: EdgeDataPlane) -> None:
+    edge.apply([AddService(VirtualService(WEB)), AddDestination(WEB, ONE, 1)])
+    with pytest.raises(Retry, match="AddDestination"):
+        edge.apply([AddDestination(WEB, ONE, 1, WEB.port)])
+
+
+def test_the_diff_turns_a_service_from_tunnel_to_translation_and_back(edge: EdgeDataPlane) -> None:
+    tunnel = EdgeState(timeouts=edge.read().timeouts, vips=frozenset({VIP}), services=(VirtualService(WEB, (Destination(ONE), Destination(TWO))),))
+    table = TranslationTable(POOLS, frozenset({VIP, VIP6}))
+    pods = tuple(Destination(a, nat_port=p) for a in (ONE, TWO) for p in (80, 8080))
+    translated = replace(tunnel, services=(VirtualService(WEB, pods),), translation_digest=table.digest)
+    for state in (tunnel, translated, tunnel):
+        edge.apply(diff_edge(state, None, edge.read(), table))
+        assert diff_edge(state, None, edge.read(), table) == ()
+        assert service(edge, WEB).destinations == state.services[0].destinations
+
+
+def test_the_translation_comes_changes_and_goes(edge: EdgeDataPlane) -> None:
+    table = TranslationTable(POOLS, frozenset({VIP, VIP6}))
+    other = TranslationTable(POOLS, frozenset({VIP}))
+    assert edge.read().translation_digest is None
+    for wanted in (table, other):
+        edge.apply([ReplaceTranslation(wanted)])
+        assert edge.read().translation_digest == wanted.digest
+    if is_kernel(edge):
+        sh("iptables-legacy -t filter -D SAMEGATE-INPUT 1")
+        assert edge.read().translation_digest is None
+        edge.apply([ReplaceTranslation(other)])
+    edge.apply([RemoveTranslation(), RemoveTranslation()])
+    assert edge.read().translation_digest is None
+    if is_kernel(edge):
+        assert "SAMEGATE" not in sh("iptables-legacy-save -t nat") + sh("ip6tables-legacy-save -t filter")
+
+
+def test_looking_at_a_node_without_translation_makes_no_table(edge: EdgeDataPlane) -> None:
+    edge.apply([ReplaceFilter(FILTER)])
+    edge.read()
+    if is_kernel(edge):
+        assert set(Path("/proc/thread-self/net/ip_tables_names").read_text().split()) == {"raw", "mangle"}
 
 
 def test_flags_change_and_destinations_stay(edge: EdgeDataPlane) -> None:
