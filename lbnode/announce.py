@@ -84,6 +84,8 @@ def _node_verdict(facts: EdgeFacts) -> Verdict | None:
 
 
 def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
+    if vip.refused is not None:
+        return Verdict(False, *vip.refused)
     if not vip.workers:
         if vip.endpoints:
             return Verdict(False, "NoWorker", "its endpoints are on no worker that takes traffic")

@@ -4,7 +4,7 @@ kube-proxy follows the API's picture to the letter: while an API server comes ba
 own, it drops every new connection although the pods run on. So each worker keeps, behind kube-proxy's own rules, where its pods are that
 count as ready here (:mod:`lbnode.destinations`: ready, held or with grace). As long as kube-proxy delivers, nothing gets that far.
 
-Terminating endpoints are left to kube-proxy. Pods on other nodes are never delivered to: that would need masquerading.
+Terminating endpoints and SCTP are left to kube-proxy. Pods on other nodes are never delivered to: that would need masquerading.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def delivery_table(
             if not any(address in pool for pool in pools) or (service.source_ranges and not ranges):
                 continue
             for port in service.ports:
-                if port.protocol not in Protocol.__members__:
+                # Not every kernel can match SCTP ports, and one rule that it refuses would cost the whole table.
+                if port.protocol not in Protocol.__members__ or port.protocol == Protocol.SCTP:
                     continue
                 key = VirtualKey(address, Protocol(port.protocol), port.port)
                 here = _local(service, port, nodes, slices.get(service.name, ()), node_name, address.version, graced)

@@ -29,11 +29,12 @@ class Protocol(StrEnum):
 
     TCP = "TCP"
     UDP = "UDP"
+    SCTP = "SCTP"
 
     @property
     def number(self) -> int:
         """The protocol's number in the IP header (IANA protocol numbers)."""
-        return {"TCP": 6, "UDP": 17}[self.value]
+        return {"TCP": 6, "UDP": 17, "SCTP": 132}[self.value]
 
 
 #: Address of a destination, and the port that packets are translated to; ``None`` for a tunnel.
@@ -480,7 +481,8 @@ class VipFacts:
     ``workers`` may deliver now, probes aside; ``held`` are those of them that count only because their Node is Unknown;
     ``terminating_only`` says that no endpoint is ready and serving terminating ones stand in (kube-proxy reports none then, yet delivers);
     ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are. With ``probed`` false the VIP is served by translation:
-    then ``workers`` are the pods themselves, which no tunnel leads to and nobody probes.
+    then ``workers`` are the pods themselves, which no tunnel leads to and nobody probes. ``refused`` is set when no port of the Service is
+    served: the first refusal's reason and message.
     """
 
     address: IPAddress
@@ -491,3 +493,4 @@ class VipFacts:
     terminating_only: bool = False
     deleting: bool = False
     probed: bool = True
+    refused: tuple[str, str] | None = None

@@ -29,7 +29,7 @@ _FAMILY = {"IPv4": 4, "IPv6": 6}
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One port of a Service. ``protocol`` is the API's word and may be one that is not served (SCTP); ``target`` may be a name."""
+    """One port of a Service. ``protocol`` is the API's word and may be one that is not served; ``target`` may be a name."""
 
     name: str
     protocol: str

@@ -66,8 +66,15 @@ EDGE_SYSCTLS = {
 #: forwarded, for which the kernel has a switch of its own in each family.
 NAT_SYSCTLS = {"net.ipv4.vs.conntrack": "1"}
 FORWARDING_SYSCTLS = {4: {"net.ipv4.ip_forward": "1"}, 6: {"net.ipv6.conf.all.forwarding": "1"}}
+#: With SCTP, in addition: as ``sloppy_tcp``.
+SCTP_SYSCTLS = {"net.ipv4.vs.sloppy_sctp": "1"}
 #: Every sysctl that a plan may ask for.
-ALL_EDGE_SYSCTLS = (*EDGE_SYSCTLS, *NAT_SYSCTLS, *(name for names in FORWARDING_SYSCTLS.values() for name in names))
+ALL_EDGE_SYSCTLS = (
+    *EDGE_SYSCTLS,
+    *NAT_SYSCTLS,
+    *SCTP_SYSCTLS,
+    *(name for names in FORWARDING_SYSCTLS.values() for name in names),
+)
 NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
 
@@ -116,10 +123,12 @@ def translate_edge(
     node_name: str,
     health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+    missing: frozenset[Protocol] = frozenset(),
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
 
-    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready.
+    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready. ``missing`` are protocols
+    that this node's kernel does not have.
     """
     pools = settings.pool_networks
     workers, warnings = _workers(snapshot, settings)
@@ -146,8 +155,9 @@ def translate_edge(
         nat = forwarding == "nat"
         if nat:
             warnings.append(f"{service.name}: {NAT_NOTE}")
-        ports, refused = _ports(service, nat)
+        ports, refused = _ports(service, nat, missing)
         rejections += refused
+        refusal = (refused[0].reason, refused[0].message) if refused and not ports else None
         for address in service.addresses:
             if (problem := _address_problem(service, address, vips, settings)) is not None:
                 rejections.append(problem)
@@ -184,7 +194,7 @@ def translate_edge(
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
                 )
-            vips[address] = _facts(service, address, targets, probed=not nat)
+            vips[address] = replace(_facts(service, address, targets, probed=not nat), refused=refusal)
 
     node = snapshot.nodes.get(node_name)
     services.sort(key=lambda s: s.key.order)
@@ -193,7 +203,7 @@ def translate_edge(
     table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=_sysctls(translated),
+        sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=table.digest,
         vips=frozenset(vips),
@@ -309,11 +319,12 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
     return sorted(found, key=lambda w: address_order(w.address)), warnings
 
 
-def _sysctls(translated: Iterable[IPAddress]) -> dict[str, str]:
+def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
+    wanted = EDGE_SYSCTLS | (SCTP_SYSCTLS if sctp else {})
     families = {a.version for a in translated}
     if not families:
-        return EDGE_SYSCTLS
-    return EDGE_SYSCTLS | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
+        return wanted
+    return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
 
 
 def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
@@ -331,18 +342,22 @@ def _closed_families(
     for address in translated:
         service = snapshot.services[vips[address].service]
         if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
-            found |= {VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True)[0]}
+            found |= {
+                VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True, frozenset())[0]
+            }
     return frozenset(found)
 
 
-def _ports(service: ServiceObject, nat: bool) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
+def _ports(
+    service: ServiceObject, nat: bool, missing: frozenset[Protocol]
+) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
     served: list[tuple[ServicePort, Protocol]] = []
     refused: list[Rejection] = []
     seen: set[tuple[Protocol, int]] = set()
     for port in service.ports:
         label = f"port {port.name or port.port}"
         if port.protocol not in Protocol.__members__:
-            message = f"{label}: protocol {port.protocol} is not served, only TCP and UDP are. Use another load balancer class for it"
+            message = f"{label}: protocol {port.protocol} is not served, only TCP, UDP and SCTP are. Use another load balancer class for it"
             refused.append(Rejection(service.name, "UnsupportedProtocol", message))
             continue
         key = (Protocol(port.protocol), port.port)
@@ -351,6 +366,20 @@ def _ports(service: ServiceObject, nat: bool) -> tuple[list[tuple[ServicePort, P
             refused.append(Rejection(service.name, "DuplicatePort", message))
             continue
         seen.add(key)
+        if key[0] in missing:
+            message = (
+                f"{label}: {port.protocol} is not in this edge node's kernel (IPVS with CONFIG_IP_VS_PROTO_{port.protocol}, module xt_{port.protocol.lower()}). "
+                f"Run `modprobe xt_{port.protocol.lower()}` on the node or use a kernel that has both, and start the agent anew"
+            )
+            refused.append(Rejection(service.name, "ProtocolNotInKernel", message))
+            continue
+        if nat and key[0] is Protocol.SCTP:
+            message = (
+                f"{label}: SCTP together with forwarding nat: an association names its addresses inside, where nobody translates them. "
+                f"Use forwarding tunnel ({FORWARDING_ANNOTATION})"
+            )
+            refused.append(Rejection(service.name, "SctpWithNat", message))
+            continue
         if nat and key[0] is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)):
             message = (
                 f"{label}: one packet at a time ({ONE_PACKET_ANNOTATION}) together with forwarding nat: the answers would come back untranslated. "

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
-from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
+from lbnode.dataplane.ipvs import Ipvs, IpvsOperation, ipvs_knows_sctp
 from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
@@ -23,6 +23,7 @@ from lbnode.model import (
     IPNetwork,
     IpvsTimeouts,
     Operation,
+    Protocol,
     RemoveAddress,
     RemoveFilter,
     RemoveProbeDevice,
@@ -38,6 +39,7 @@ from lbnode.model import (
 # Names in the record beside those of sysctls.
 _TIMEOUTS = "ipvs-timeouts"
 _POOLS = "pools"
+_ANY_PORT = 9
 
 
 class KernelEdge:
@@ -70,6 +72,7 @@ class KernelEdge:
         self._sysctls = Sysctls(sysctl_base)
         self._ipvs = Ipvs(self._pools)
         self._links = Links()
+        self._missing: frozenset[Protocol] | None = None
         self._filter = PacketFilter(self._given)
         self._translation = PacketFilter(self._given, tables=TRANSLATION_TABLES)
 
@@ -109,6 +112,14 @@ class KernelEdge:
     def remember_sysctl(self, name: str, former: str) -> None:
         """Have :meth:`clean` put ``former`` back: for a sysctl that somebody else in the agent changed."""
         self._record.keep(name, former)
+
+    def missing_protocols(self) -> frozenset[Protocol]:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.missing_protocols`."""
+        if self._missing is None:
+            self._ipvs.services()  # loads the module, whose parts are then to be seen
+            able = ipvs_knows_sctp() and self._filter.accepts(f"-p sctp -m sctp --dport {_ANY_PORT} -j RETURN")
+            self._missing = frozenset() if able else frozenset({Protocol.SCTP})
+        return self._missing
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""

@@ -338,6 +338,15 @@ class PacketFilter:
                 digests.add(saved.marks[0] if good and saved.marks is not None else None)
         return digests.pop() if len(digests) == 1 else None
 
+    def accepts(self, rule: str) -> bool:
+        """Whether the kernel takes a rule of this form, tried in a chain of our own that nothing jumps to. Raises as :meth:`digest`."""
+        command = [self._command(4, "restore"), "--noflush", "--wait", str(_LOCK_WAIT_SECONDS)]
+        chain = f"*{TABLES[0]}\n:{_PROBE_CHAIN} - [0:0]\n"
+        # Two transactions, because the legacy kernel sees only what is left at the end of one. A chain that stays behind is stale by its name.
+        taken = self._call(command, f"{chain}-A {_PROBE_CHAIN} {rule}\nCOMMIT\n").returncode == 0
+        self._call(command, f"{chain}-X {_PROBE_CHAIN}\nCOMMIT\n")
+        return taken
+
     def replace(self, table: PacketTable) -> None:
         """Put ``table`` in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
         for (version, name), wanted in render(table).items():

@@ -26,6 +26,7 @@ from lbnode.model import (
     IpvsTimeouts,
     Operation,
     ProbeRoute,
+    Protocol,
     RemoveAddress,
     RemoveDelivery,
     RemoveDestination,
@@ -105,6 +106,10 @@ class MemoryEdge(_Node):
         self.probe_device = False
         self.probe_routes: set[ProbeRoute] = set()
         self.translation_digest: str | None = None
+        self.missing: frozenset[Protocol] = frozenset()
+
+    def missing_protocols(self) -> frozenset[Protocol]:
+        return self.missing
 
     def read(self) -> EdgeState:
         ours = [s for s in self.services.values() if any(s.key.address in n for n in self._networks)]

@@ -21,7 +21,7 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealth, address_order
+from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, WorkerHealth, address_order
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
@@ -174,7 +174,9 @@ class Edge:
 
         health = self.health(snapshot.nodes)
         self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
-        plan = translate_edge(snapshot, settings, self._node_name, health, graced)
+        plan = translate_edge(
+            snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot)
+        )
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
         # Routers need a moment after a withdrawal: until then what they still send is served.
@@ -203,6 +205,13 @@ class Edge:
             self.view.announced = (await self._read_speaker(speaker)).announced
         if trouble is not None:
             raise trouble
+
+    async def _missing_protocols(self, snapshot: Snapshot) -> frozenset[Protocol]:
+        """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
+        if not any(p.protocol == Protocol.SCTP for s in snapshot.services.values() for p in s.ports):
+            return frozenset()
+        found: frozenset[Protocol] = await self._in_thread(self._kernel.missing_protocols)
+        return found
 
     async def _read_speaker(self, speaker: Speaker) -> SpeakerState:
         try:
