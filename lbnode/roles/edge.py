@@ -210,7 +210,11 @@ class Edge:
         """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
         if not any(p.protocol == Protocol.SCTP for s in snapshot.services.values() for p in s.ports):
             return frozenset()
-        found: frozenset[Protocol] = await self._in_thread(self._kernel.missing_protocols)
+        try:
+            found: frozenset[Protocol] = await self._in_thread(self._kernel.missing_protocols)
+        except (ConfigError, Retry):
+            # A kernel that cannot be asked now is told of by the pass, which has to go on for the sake of the announcements.
+            return frozenset()
         return found
 
     async def _read_speaker(self, speaker: Speaker) -> SpeakerState:

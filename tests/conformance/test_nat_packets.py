@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 
@@ -27,13 +27,14 @@ from lbnode.model import (
     VirtualService,
 )
 from lbnode.translate import ALL_EDGE_SYSCTLS, EDGE_SYSCTLS, FORWARDING_SYSCTLS, NAT_SYSCTLS
-from tests.conformance.node import inside, sh
+from tests.conformance.node import sh
+from tests.conformance.star import at, build_star
 
 pytestmark = pytest.mark.root
 
 POOLS = (ip_network("203.0.113.0/24"),)
-CLIENT, EDGE = ip_address("198.18.8.2"), ip_address("198.18.1.2")
-PODS = (ip_address("198.18.131.2"), ip_address("198.18.132.2"))
+CLIENT, EDGE = IPv4Address("198.18.8.2"), IPv4Address("198.18.1.2")
+PODS = (IPv4Address("198.18.131.2"), IPv4Address("198.18.132.2"))
 VIP = ip_address("203.0.113.1")
 WEB, DNS = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(VIP, Protocol.UDP, 53)
 FILTER = EdgeFilter(POOLS, frozenset({WEB, DNS}), frozenset({VIP}))
@@ -66,30 +67,9 @@ COMMIT
 _WAIT_SECONDS = 3.0
 
 
-@contextmanager
-def at(name: str) -> Iterator[None]:
-    with inside(f"/run/netns/{name}"):
-        yield
-
-
 class Rig:
     def __init__(self, stack: ExitStack) -> None:
-        for name in ("router", *NAMES):
-            sh(f"ip netns add {name}")
-            stack.callback(sh, f"ip netns del {name}")
-            sh(f"ip -n {name} link set lo up")
-            with at(name):
-                sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0")
-        with at("router"):
-            sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0")
-        for name, address in NAMES.items():
-            gateway = address - 1
-            sh(f"ip link add eth0 netns {name} type veth peer name to-{name} netns router")
-            sh(f"ip -n {name} addr add {address}/24 dev eth0")
-            sh(f"ip -n router addr add {gateway}/24 dev to-{name}")
-            sh(f"ip -n {name} link set eth0 up")
-            sh(f"ip -n router link set to-{name} up")
-            sh(f"ip -n {name} route add default via {gateway}")
+        build_star(stack, NAMES)
         sh(f"ip -n router route add {POOLS[0]} via {EDGE}")
         with at("edge"):
             sh("iptables-legacy-restore --noflush", KUBE_PROXY)
@@ -103,7 +83,9 @@ class Rig:
                 listener.settimeout(0.2)
                 self.listeners.append(listener)
 
-    def set(self, state: EdgeState, table: EdgeFilter = FILTER, translation: TranslationTable | None = TRANSLATION) -> None:
+    def set(
+        self, state: EdgeState, table: EdgeFilter = FILTER, translation: TranslationTable | None = TRANSLATION
+    ) -> None:
         with at("edge"):
             self.edge.apply(diff_edge(state, table, self.edge.read(), translation))
 

@@ -11,6 +11,7 @@ import pytest
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.filter import render
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
+from lbnode.errors import Retry
 from lbnode.model import EdgeFilter, Protocol, VirtualKey, WorkerHealth
 from lbnode.settings import Health
 from lbnode.translate import EdgePlan, translate_edge, translate_worker
@@ -96,6 +97,18 @@ def test_the_role_asks_the_kernel_only_where_somebody_wants_it() -> None:
     asyncio.run(world.run(2))
     assert [r.reason for r in world.edge.view.plan.rejections] == ["ProtocolNotInKernel"]
     assert {str(a) for a in world.speaker.history[-1]} == {"203.0.113.7"}, "the other Service goes on"
+
+
+def test_a_kernel_that_cannot_be_asked_for_it_does_not_end_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.put(service("signals", vip="203.0.113.9", ports=[SIGNAL_PORT]))
+
+    def silent() -> frozenset[Protocol]:
+        raise Retry("a netlink message was lost")
+
+    monkeypatch.setattr(world.kernel, "missing_protocols", silent)
+    asyncio.run(world.run(2))
+    assert {str(a) for a in world.speaker.history[-1]} == {"203.0.113.7"}
 
 
 @pytest.mark.parametrize(
