@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lbnode.model import (
-    Destination,
     EdgeState,
     IPAddress,
     Verdict,
@@ -89,12 +88,22 @@ def _node_verdict(facts: EdgeFacts) -> Verdict | None:
 
 
 def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
+    if vip.refused is not None:
+        return Verdict(False, *vip.refused)
     if not vip.workers:
         if vip.endpoints:
             return Verdict(False, "NoWorker", "its endpoints are on no worker that takes traffic")
         return Verdict(False, "NoReadyEndpoints", "no endpoint is ready on a worker that takes traffic")
     if (difference := difference_of(vip.address, facts.desired, facts.observed or EdgeState())) is not None:
         return Verdict(False, "DataPlaneDiffers", difference)
+    if not vip.probed:
+        if facts.observed is None or facts.observed.translation_digest != facts.desired.translation_digest:
+            return Verdict(
+                False,
+                "TranslationMissing",
+                "the translation of addresses is not as desired: kube-proxy would take the VIP",
+            )
+        return Verdict(True, "Announced", f"{len(vip.workers)} pods by translation, as ready as the API says")
 
     family = vip.address.version
     decided = facts.health.healthy | facts.health.unhealthy
@@ -181,5 +190,5 @@ def difference_of(address: IPAddress, desired: EdgeState, observed: EdgeState) -
 
 
 def _comparable(service: VirtualService) -> VirtualService:
-    normal = tuple(Destination(d.address, 0, True) if d.drained else d for d in service.destinations)
+    normal = tuple(replace(d, weight=0) if d.drained else d for d in service.destinations)
     return replace(service, destinations=normal)

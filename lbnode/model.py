@@ -30,11 +30,16 @@ class Protocol(StrEnum):
 
     TCP = "TCP"
     UDP = "UDP"
+    SCTP = "SCTP"
 
     @property
     def number(self) -> int:
         """The protocol's number in the IP header (IANA protocol numbers)."""
-        return {"TCP": 6, "UDP": 17}[self.value]
+        return {"TCP": 6, "UDP": 17, "SCTP": 132}[self.value]
+
+
+#: Address of a destination, and the port that packets are translated to; ``None`` for a tunnel.
+Place = tuple[IPAddress, int | None]
 
 
 def address_order(address: IPAddress) -> tuple[int, int]:
@@ -72,7 +77,7 @@ class VirtualKey:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A worker node as IPVS sees it.
+    """Where IPVS sends a flow: a worker node, by tunnel, or with ``nat_port`` a pod, by translation to this port of its address.
 
     ``weight`` is the share of the hash table and stays when the destination drains, because the kernel keeps the slots of
     a weight-0 destination by its last weight (``ip_vs_mh.c``); ``drained`` says that the kernel's weight is 0 now.
@@ -81,14 +86,25 @@ class Destination:
     address: IPAddress
     weight: int = 1
     drained: bool = False
+    nat_port: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """What tells it from the others of its service."""
+        return (self.address, self.nat_port)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its place in the list, whatever the history."""
+        return (*address_order(self.address), self.nat_port or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
-    """One IPVS service: always scheduler ``mh`` with ``mh-fallback``; forwarding is IPIP to the destination nodes.
+    """One IPVS service: always scheduler ``mh`` with ``mh-fallback``; all destinations by tunnel, or all by translation.
 
     ``hash_source_port`` sets ``mh-port``; it is off for ``sessionAffinity: ClientIP``. ``one_packet`` is UDP only.
-    ``destinations`` are sorted by :func:`address_order`, and the kernel's list must have that same order from its head,
+    ``destinations`` are sorted by ``Destination.order``, and the kernel's list must have that same order from its head,
     because ``ip_vs_mh`` fills its table in list order and so the table would otherwise depend on history. ``intact`` is false only for
     an observed service with another scheduler, forwarding or port behind it: it has to be taken away and made anew.
     """
@@ -102,14 +118,40 @@ class VirtualService:
 
 @dataclass(frozen=True, slots=True)
 class EdgeFilter:
-    """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop."""
+    """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop.
+
+    ``translated`` are the VIPs that are tracked because they are served by translation. ``limited`` says for some of the served keys which
+    clients alone may come in; where kube-proxy sees the packets it limits them itself.
+    """
 
     pools: tuple[IPNetwork, ...]
     served: frozenset[VirtualKey]
+    translated: frozenset[IPAddress] = frozenset()
+    limited: frozenset[tuple[VirtualKey, IPNetwork]] = frozenset()
 
     @property
     def digest(self) -> str:
-        return _digest("edge", [str(p) for p in self.pools], sorted(map(str, self.served)))
+        return _digest(
+            "edge",
+            [str(p) for p in self.pools],
+            sorted(map(str, self.served)),
+            sorted(map(str, self.translated)),
+            sorted(f"{key} {network}" for key, network in self.limited),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationTable:
+    """Of the VIPs that an edge node serves by translation: kube-proxy leaves them alone, and pods see the node's address, so that replies
+    come back to it. ``pools`` say for which IP versions there is a table at all.
+    """
+
+    pools: tuple[IPNetwork, ...]
+    vips: frozenset[IPAddress]
+
+    @property
+    def digest(self) -> str:
+        return _digest("translation", [str(p) for p in self.pools], sorted(map(str, self.vips)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +198,7 @@ class DeliveryTable:
 
 
 FilterTable = EdgeFilter | WorkerFilter
-PacketTable = FilterTable | DeliveryTable
+PacketTable = FilterTable | DeliveryTable | TranslationTable
 
 
 def _digest(*parts: object) -> str:
@@ -186,7 +228,8 @@ class EdgeState:
     """The edge data plane, desired or observed; equal values mean that nothing is left to do.
 
     ``sysctls`` maps names below ``net.`` in dotted form (``net.ipv4.vs.sloppy_tcp``) to their text; an observed state holds just the
-    names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back.
+    names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back, and so is
+    ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
     ``probe_devices`` are the IP versions that have their probe device.
     ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order.
     """
@@ -198,6 +241,7 @@ class EdgeState:
     services: tuple[VirtualService, ...] = ()
     probe_devices: frozenset[int] = frozenset()
     probe_routes: frozenset[ProbeRoute] = frozenset()
+    translation_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +300,18 @@ class RemoveFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceTranslation:
+    """Put this table in place of ours, in one transaction."""
+
+    table: TranslationTable
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTranslation:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class ReplaceDelivery:
     """Put this table in place of ours, in one transaction."""
 
@@ -305,6 +361,7 @@ class AddDestination:
     key: VirtualKey
     address: IPAddress
     weight: int
+    nat_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,12 +369,14 @@ class SetWeight:
     key: VirtualKey
     address: IPAddress
     weight: int
+    nat_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveDestination:
     key: VirtualKey
     address: IPAddress
+    nat_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +418,8 @@ Operation = (
     | SetTimeouts
     | ReplaceFilter
     | RemoveFilter
+    | ReplaceTranslation
+    | RemoveTranslation
     | ReplaceDelivery
     | RemoveDelivery
     | AddAddress
@@ -426,7 +487,9 @@ class VipFacts:
 
     ``workers`` may deliver now, probes aside; ``held`` are those of them that count only because their Node is Unknown;
     ``terminating_only`` says that no endpoint is ready and serving terminating ones stand in (kube-proxy reports none then, yet delivers);
-    ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are.
+    ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are. With ``probed`` false the VIP is served by translation:
+    then ``workers`` are the pods themselves, which no tunnel leads to and nobody probes. ``refused`` is set when no port of the Service is
+    served: the first refusal's reason and message.
     """
 
     address: IPAddress
@@ -436,3 +499,5 @@ class VipFacts:
     endpoints: int = 0
     terminating_only: bool = False
     deleting: bool = False
+    probed: bool = True
+    refused: tuple[str, str] | None = None

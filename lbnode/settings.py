@@ -231,6 +231,9 @@ class AgentSettings(_Settings):
     """Everything the agent's three roles need to know; the same text for all nodes.
 
     ``packet_filter`` is ``nftables`` unless a kernel has no nftables tables for IP; ``iptables-legacy`` costs the pods ``NET_RAW``.
+    ``forwarding`` is ``tunnel``: to the worker role, with the client's address and through the loss of any edge node. ``nat`` is for pods on nodes
+    that cannot run the worker role: edge nodes send to the pods themselves and translate both addresses, so the app sees an edge node's address
+    instead of the client's, and connections end when their edge node leaves. A Service may choose by ``samegate.dev/forwarding``.
     """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
@@ -240,7 +243,7 @@ class AgentSettings(_Settings):
     serve_without_class: bool = False
     edge_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "edge"}, min_length=1)
     worker_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "worker"}, min_length=1)
-    forwarding: Literal["tunnel"] = "tunnel"
+    forwarding: Literal["tunnel", "nat"] = "tunnel"
     return_path: Literal["direct"] = Field(default="direct", alias="return")
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"

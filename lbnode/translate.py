@@ -18,11 +18,13 @@ from lbnode.model import (
     EdgeFilter,
     EdgeState,
     IPAddress,
+    IPNetwork,
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
     Rejection,
     ServiceName,
+    TranslationTable,
     Tunnel,
     VipFacts,
     VirtualKey,
@@ -35,6 +37,7 @@ from lbnode.model import (
 )
 from lbnode.objects import (
     ADDRESS_ANNOTATION,
+    FORWARDING_ANNOTATION,
     ONE_PACKET_ANNOTATION,
     SERVICE_PROXY_LABEL,
     EndpointSliceObject,
@@ -42,6 +45,7 @@ from lbnode.objects import (
     ServiceObject,
     ServicePort,
     Snapshot,
+    forwarding_of,
     is_on,
     is_ours,
 )
@@ -58,6 +62,20 @@ EDGE_SYSCTLS = {
     "net.ipv4.vs.schedule_icmp": "1",
     "net.ipv4.vs.sloppy_tcp": "1",
 }
+#: With translation, in addition: IPVS shows connection tracking what it does, so that the source can be translated too; and replies are
+#: forwarded, for which the kernel has a switch of its own in each family.
+NAT_SYSCTLS = {"net.ipv4.vs.conntrack": "1"}
+FORWARDING_SYSCTLS = {4: {"net.ipv4.ip_forward": "1"}, 6: {"net.ipv6.conf.all.forwarding": "1"}}
+#: With SCTP, in addition: as ``sloppy_tcp``.
+SCTP_SYSCTLS = {"net.ipv4.vs.sloppy_sctp": "1"}
+#: Every sysctl that a plan may ask for.
+ALL_EDGE_SYSCTLS = (
+    *EDGE_SYSCTLS,
+    *NAT_SYSCTLS,
+    *SCTP_SYSCTLS,
+    *(name for names in FORWARDING_SYSCTLS.values() for name in names),
+)
+NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ class EdgePlan:
 
     state: EdgeState
     filter: EdgeFilter
+    translation: TranslationTable | None = None
     vips: Mapping[IPAddress, VipFacts] = field(default_factory=dict)
     workers: tuple[Worker, ...] = ()
     draining: bool = False
@@ -107,10 +126,12 @@ def translate_edge(
     node_name: str,
     health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+    missing: frozenset[Protocol] = frozenset(),
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
 
-    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready.
+    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready. ``missing`` are protocols
+    that this node's kernel does not have.
     """
     pools = settings.pool_networks
     workers, warnings = _workers(snapshot, settings)
@@ -129,11 +150,20 @@ def translate_edge(
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
     services: list[VirtualService] = []
+    limited: set[tuple[VirtualKey, IPNetwork]] = set()
     for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
         if not is_ours(service, settings):
             continue
-        ports, refused = _ports(service)
+        forwarding = forwarding_of(service, settings)
+        if (problem := _forwarding_problem(service, forwarding)) is not None:
+            rejections.append(problem)
+            continue
+        nat = forwarding == "nat"
+        if nat:
+            warnings.append(f"{service.name}: {NAT_NOTE}")
+        ports, refused = _ports(service, nat, missing)
         rejections += refused
+        refusal = (refused[0].reason, refused[0].message) if refused and not ports else None
         for address in service.addresses:
             if (problem := _address_problem(service, address, vips, settings)) is not None:
                 rejections.append(problem)
@@ -141,29 +171,50 @@ def translate_edge(
             targets: list[Target] = []
             for port, protocol in ports:
                 target, refused = destinations_of(
-                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, graced
+                    snapshot.nodes,
+                    slices[service.name],
+                    settings,
+                    service,
+                    port,
+                    protocol,
+                    address.version,
+                    graced,
+                    nat,
                 )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
                 if address.version in unserved:
                     continue
+                key = VirtualKey(address, protocol, port.port)
+                # A probe speaks of workers and their tunnels, not of pods.
+                destinations = (
+                    target.destinations if nat else drain_unfit(target.destinations, service.name, protocol, health)
+                )
+                if nat:
+                    limited |= {
+                        (key, network) for network in service.source_ranges if network.version == address.version
+                    }
                 services.append(
                     VirtualService(
-                        key=VirtualKey(address, protocol, port.port),
-                        destinations=drain_unfit(target.destinations, service.name, protocol, health),
+                        key=key,
+                        destinations=destinations,
                         hash_source_port=not service.client_ip_affinity,
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
                 )
-            vips[address] = _facts(service, address, targets)
+            vips[address] = replace(_facts(service, address, targets, probed=not nat), refused=refusal)
 
     services.sort(key=lambda s: s.key.order)
-    table = EdgeFilter(pools, frozenset(s.key for s in services))
+    here = frozenset(a for a in vips if a.version not in unserved)
+    translated = frozenset(a for a in here if not vips[a].probed)
+    closed = _closed_families(snapshot, settings, translated, vips)
+    table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=EDGE_SYSCTLS,
+        sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=table.digest,
-        vips=frozenset(a for a in vips if a.version not in unserved),
+        vips=here,
         services=tuple(services),
         probe_devices=frozenset(n.version for n in pools) - unserved.keys(),
         probe_routes=frozenset(
@@ -173,10 +224,12 @@ def translate_edge(
             and node is not None
             and (edge_address := node.address(w.address.version)) is not None
         ),
+        translation_digest=translation.digest if translation is not None else None,
     )
     return EdgePlan(
         state=state,
         filter=table,
+        translation=translation,
         vips=vips,
         workers=tuple(workers),
         draining=node is not None and node.draining,
@@ -214,7 +267,10 @@ def translate_worker(
     checks = tuple(
         HealthCheck(service.name, service.health_check_node_port)
         for _, service in sorted(snapshot.services.items())
-        if is_ours(service, settings) and service.local and service.health_check_node_port
+        if is_ours(service, settings)
+        and service.local
+        and service.health_check_node_port
+        and forwarding_of(service, settings) == "tunnel"
     )
     blocked = None
     if node is None:
@@ -234,9 +290,11 @@ def translate_worker(
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
     """The plan with what the kernel holds for VIPs that routers still send us, though the cluster no longer wants them.
 
-    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on.
+    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on. One that was forwarded by ``nat`` is not
+    kept: which clients it was open to can no longer be told.
     """
-    leaving = (announced & observed.vips) - plan.state.vips
+    natted = {s.key.address for s in observed.services if any(d.nat_port is not None for d in s.destinations)}
+    leaving = (announced & observed.vips) - plan.state.vips - natted
     if not leaving:
         return plan
     kept = [s for s in observed.services if s.key.address in leaving]
@@ -276,14 +334,45 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
     return sorted(found, key=lambda w: address_order(w.address)), warnings
 
 
-def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
+def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
+    wanted = EDGE_SYSCTLS | (SCTP_SYSCTLS if sctp else {})
+    families = {a.version for a in translated}
+    if not families:
+        return wanted
+    return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
+
+
+def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
+    if forwarding in ("tunnel", "nat"):
+        return None
+    message = f"annotation {FORWARDING_ANNOTATION} = {forwarding!r} is neither tunnel nor nat. Write one of them, or remove it"
+    return Rejection(service.name, "InvalidForwarding", message)
+
+
+def _closed_families(
+    snapshot: Snapshot, settings: AgentSettings, translated: frozenset[IPAddress], vips: Mapping[IPAddress, VipFacts]
+) -> frozenset[VirtualKey]:
+    """Keys of translated VIPs whose Service has source ranges, but none of the VIP's family: nobody may come in."""
+    found: set[VirtualKey] = set()
+    for address in translated:
+        service = snapshot.services[vips[address].service]
+        if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
+            found |= {
+                VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True, frozenset())[0]
+            }
+    return frozenset(found)
+
+
+def _ports(
+    service: ServiceObject, nat: bool, missing: frozenset[Protocol]
+) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
     served: list[tuple[ServicePort, Protocol]] = []
     refused: list[Rejection] = []
     seen: set[tuple[Protocol, int]] = set()
     for port in service.ports:
         label = f"port {port.name or port.port}"
         if port.protocol not in Protocol.__members__:
-            message = f"{label}: protocol {port.protocol} is not served, only TCP and UDP are. Use another load balancer class for it"
+            message = f"{label}: protocol {port.protocol} is not served, only TCP, UDP and SCTP are. Use another load balancer class for it"
             refused.append(Rejection(service.name, "UnsupportedProtocol", message))
             continue
         key = (Protocol(port.protocol), port.port)
@@ -292,6 +381,27 @@ def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], 
             refused.append(Rejection(service.name, "DuplicatePort", message))
             continue
         seen.add(key)
+        if key[0] in missing:
+            message = (
+                f"{label}: {port.protocol} is not in this edge node's kernel (IPVS with CONFIG_IP_VS_PROTO_{port.protocol}, module xt_{port.protocol.lower()}). "
+                f"Run `modprobe xt_{port.protocol.lower()}` on the node or use a kernel that has both, and start the agent anew"
+            )
+            refused.append(Rejection(service.name, "ProtocolNotInKernel", message))
+            continue
+        if nat and key[0] is Protocol.SCTP:
+            message = (
+                f"{label}: SCTP together with forwarding nat: an association names its addresses inside, where nobody translates them. "
+                f"Use forwarding tunnel ({FORWARDING_ANNOTATION})"
+            )
+            refused.append(Rejection(service.name, "SctpWithNat", message))
+            continue
+        if nat and key[0] is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)):
+            message = (
+                f"{label}: one packet at a time ({ONE_PACKET_ANNOTATION}) together with forwarding nat: the answers would come back untranslated. "
+                "Remove one of the two annotations"
+            )
+            refused.append(Rejection(service.name, "OnePacketWithNat", message))
+            continue
         served.append((port, key[0]))
     return served, refused
 
@@ -323,7 +433,7 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
-def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]) -> VipFacts:
+def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target], probed: bool) -> VipFacts:
     """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
     listed = list(targets)
     workers = {d.address for t in listed for d in t.destinations if not d.drained}
@@ -335,6 +445,7 @@ def _facts(service: ServiceObject, address: IPAddress, targets: Iterable[Target]
         endpoints=max((t.endpoints for t in listed), default=0),
         terminating_only=any(t.terminating_only for t in listed),
         deleting=service.deleting,
+        probed=probed,
     )
 
 
@@ -386,7 +497,7 @@ def _stray_endpoints(
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
     warnings = []
     for _, service in sorted(snapshot.services.items()):
-        if not (is_ours(service, settings) and service.local):
+        if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
             continue
         nodes = {e.node_name for s in slices[service.name] for e in s.endpoints if e.node_name}
         for name in sorted(n for n in nodes if n is not None):

@@ -7,8 +7,8 @@ from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 
-from lbnode.dataplane.filter import PacketFilter
-from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
+from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
+from lbnode.dataplane.ipvs import Ipvs, IpvsOperation, ipvs_knows_sctp
 from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
@@ -22,12 +22,15 @@ from lbnode.model import (
     IPNetwork,
     IpvsTimeouts,
     Operation,
+    Protocol,
     RemoveAddress,
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
 )
@@ -35,6 +38,7 @@ from lbnode.model import (
 # Names in the record beside those of sysctls.
 _TIMEOUTS = "ipvs-timeouts"
 _POOLS = "pools"
+_ANY_PORT = 9
 
 
 class KernelEdge:
@@ -65,7 +69,9 @@ class KernelEdge:
         self._sysctls = Sysctls(sysctl_base)
         self._ipvs = Ipvs(self._pools)
         self._links = Links()
+        self._missing: frozenset[Protocol] | None = None
         self._filter = PacketFilter(self._given, former=former)
+        self._translation = PacketFilter(self._given, tables=TRANSLATION_TABLES, former=former)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -89,6 +95,7 @@ class KernelEdge:
                 services=services,
                 probe_devices=frozenset(version for version, (ready, _) in probing.items() if ready),
                 probe_routes=frozenset(route for _, routes in probing.values() for route in routes),
+                translation_digest=self._translation.digest(),
             )
         except OSError as error:
             raise failure("to be read", error) from None
@@ -97,12 +104,21 @@ class KernelEdge:
         # Once nothing of ours is left in them they are other people's.
         if all(any(address in pool for pool in self._given) for address in seen):
             self._filter.remove_stale()
+            self._translation.remove_stale()
             self._pools = self._ipvs.pools = self._given
             self._record.note(_POOLS, " ".join(map(str, self._given)))
 
     def remember_sysctl(self, name: str, former: str) -> None:
         """Have :meth:`clean` put ``former`` back: for a sysctl that somebody else in the agent changed."""
         self._record.keep(name, former)
+
+    def missing_protocols(self) -> frozenset[Protocol]:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.missing_protocols`."""
+        if self._missing is None:
+            self._ipvs.services()  # loads the module, whose parts are then to be seen
+            able = ipvs_knows_sctp() and self._filter.accepts(f"-p sctp -m sctp --dport {_ANY_PORT} -j RETURN")
+            self._missing = frozenset() if able else frozenset({Protocol.SCTP})
+        return self._missing
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
@@ -144,6 +160,10 @@ class KernelEdge:
                 self._filter.replace(table)
             case RemoveFilter():
                 self._filter.remove()
+            case ReplaceTranslation(table):
+                self._translation.replace(table)
+            case RemoveTranslation():
+                self._translation.remove()
             case AddAddress(address):
                 self._links.add_address(address)
             case RemoveAddress(address):
@@ -172,6 +192,7 @@ class KernelEdge:
             for version in self._mtu_bytes:
                 self._links.remove_probe_device(version)
             self._filter.remove()
+            self._translation.remove()
             for name, value in self._record.values.items():
                 if name == _TIMEOUTS:
                     tcp, fin, udp = map(int, value.split())

@@ -26,6 +26,7 @@ from lbnode.model import (
     IpvsTimeouts,
     Operation,
     ProbeRoute,
+    Protocol,
     RemoveAddress,
     RemoveDelivery,
     RemoveDestination,
@@ -33,9 +34,11 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
@@ -102,6 +105,11 @@ class MemoryEdge(_Node):
         self.services: dict[VirtualKey, VirtualService] = {}
         self.probe_devices: set[int] = set()
         self.probe_routes: set[ProbeRoute] = set()
+        self.translation_digest: str | None = None
+        self.missing: frozenset[Protocol] = frozenset()
+
+    def missing_protocols(self) -> frozenset[Protocol]:
+        return self.missing
 
     def read(self) -> EdgeState:
         ours = [s for s in self.services.values() if any(s.key.address in n for n in self._networks)]
@@ -113,6 +121,7 @@ class MemoryEdge(_Node):
             services=tuple(sorted(ours, key=lambda s: s.key.order)),
             probe_devices=frozenset(self.probe_devices),
             probe_routes=frozenset(self.probe_routes),
+            translation_digest=self.translation_digest,
         )
 
     def clean(self) -> None:
@@ -121,6 +130,7 @@ class MemoryEdge(_Node):
         self.probe_devices.clear()
         self.probe_routes.clear()
         self.filter_digest = None
+        self.translation_digest = None
 
     def _own(self, operation: Operation) -> bool:
         match operation:
@@ -144,6 +154,10 @@ class MemoryEdge(_Node):
             case RemoveProbeDevice(version):
                 self.probe_devices.discard(version)
                 self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
+            case ReplaceTranslation(table):
+                self.translation_digest = table.digest
+            case RemoveTranslation():
+                self.translation_digest = None
             case AddProbeRoute(route):
                 if route.probe_address.version not in self.probe_devices:
                     raise Retry("the probe device is missing")
@@ -161,12 +175,14 @@ class MemoryEdge(_Node):
 
     def _destination(self, operation: AddDestination | SetWeight | RemoveDestination) -> None:
         service = self._service(operation, operation.key)
-        there = {d.address: d for d in service.destinations}
-        old = there.get(operation.address)
+        # The kernel tells destinations apart by address and port, whatever the way of forwarding.
+        wanted_port = operation.nat_port or operation.key.port
+        there = {(d.address, d.nat_port or operation.key.port): d for d in service.destinations}
+        old = there.get((operation.address, wanted_port))
         if isinstance(operation, AddDestination):
             if old is not None:
                 raise Retry(f"IPVS refused {operation}: File exists")
-            new = Destination(operation.address, operation.weight or 1, drained=operation.weight == 0)
+            new = Destination(operation.address, operation.weight or 1, operation.weight == 0, operation.nat_port)
             destinations = (new, *service.destinations)
         elif old is None:
             raise Retry(f"IPVS refused {operation}: No such file or directory")

@@ -1,37 +1,58 @@
-"""The cluster as a role sees it: the API server's objects, parsed once per change, and where the other agents' pages are."""
+"""The cluster as a role sees it: the objects, parsed once per change, and where the other agents' pages are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
 
-from lbnode.kube import Copy
 from lbnode.model import IPAddress
-from lbnode.objects import Snapshot, read_snapshot
+from lbnode.objects import Snapshot
 
 
-class ClusterView:
-    """Over a copy that a :class:`lbnode.kube.Watcher` keeps current."""
+class Source(Protocol):
+    """Where objects come from: the API server (:class:`lbnode.kube.Copy`) or a file (:class:`lbnode.roles.outside.FileObjects`)."""
 
-    def __init__(self, copy: Callable[[], Copy]) -> None:
-        self._copy = copy
+    @property
+    def returned_seconds(self) -> float | None:
+        """The event loop's time at which an API server last answered after it had not."""
+
+    @property
+    def version(self) -> int:
+        """Changes with every change of the objects."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether every kind was there at least once."""
+
+    def snapshot(self) -> Snapshot:
+        """The objects as values."""
+
+
+From = TypeVar("From", bound=Source)
+
+
+class ClusterView(Generic[From]):
+    """Over a source that somebody else keeps current."""
+
+    def __init__(self, source: Callable[[], From]) -> None:
+        self._source = source
         self._parsed: tuple[int, Snapshot] | None = None
 
     @property
     def synced(self) -> bool:
-        """Whether every kind was listed at least once."""
-        return self._copy().synced
+        """Whether every kind was there at least once."""
+        return self._source().synced
 
     @property
-    def raw(self) -> Copy:
-        """The objects as the API server sent them."""
-        return self._copy()
+    def raw(self) -> From:
+        """The source itself."""
+        return self._source()
 
     def snapshot(self) -> Snapshot:
         """The objects as values."""
-        copy = self._copy()
-        if self._parsed is None or self._parsed[0] != copy.version:
-            raws = (*copy.services.values(), *copy.slices.values(), *copy.nodes.values())
-            self._parsed = (copy.version, read_snapshot(raws))
+        source = self._source()
+        if self._parsed is None or self._parsed[0] != source.version:
+            self._parsed = (source.version, source.snapshot())
         return self._parsed[1]
 
     def status_pages(self, selector: Mapping[str, str], port: int, but: str = "") -> dict[str, str]:

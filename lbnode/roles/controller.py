@@ -20,13 +20,13 @@ from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
-from lbnode.objects import ServiceObject, Snapshot, is_ours
+from lbnode.objects import ServiceObject, Snapshot, forwarding_of, is_ours
 from lbnode.observe import ControllerMetrics
 from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.edge import announced_by
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
-from lbnode.translate import translate_edge
+from lbnode.translate import NAT_NOTE, translate_edge
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 #: A Service that is deleted waits for edge nodes that do not answer at most so long.
@@ -136,6 +136,9 @@ class Controller:
             self._metrics.wrote("finalizer")
             return
         notes = [] if service.local else [CLUSTER_POLICY_NOTE]
+        if forwarding_of(service, self._settings()) == "nat":
+            # kube-proxy has no part in it, so its note would be wrong.
+            notes = [f"{NAT_NOTE[:1].upper()}{NAT_NOTE[1:]}."]
         wanted = [accepted(addresses, rejections.get(service.name, ()), notes), announced(addresses, reports)]
         before = raw.get("status", {}).get("conditions") or []
         patches, happenings = merge(before, wanted, raw.get("metadata", {}).get("generation", 0), _now())

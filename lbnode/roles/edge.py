@@ -22,12 +22,11 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.kube import Copy
-from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealth, address_order
+from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, WorkerHealth, address_order
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
-from lbnode.roles.cluster_view import ClusterView
+from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.neighbours import Neighbours
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
@@ -60,7 +59,7 @@ class Edge:
 
     Args:
         settings: the settings in force now.
-        copy: the API server's objects as last seen.
+        copy: the objects as last seen.
         make_speaker: a speaker for these settings and this node; called again when the BGP settings change.
         refusal: a reason and its explanation when this node cannot serve at all (the wrong kube-proxy mode), else ``None``.
     """
@@ -69,7 +68,7 @@ class Edge:
         self,
         node_name: str,
         settings: Callable[[], AgentSettings],
-        copy: Callable[[], Copy],
+        copy: Callable[[], Source],
         kernel: EdgeDataPlane,
         make_speaker: Callable[[AgentSettings, tuple[IPAddress, ...]], Speaker],
         metrics: EdgeMetrics,
@@ -177,7 +176,9 @@ class Edge:
 
         health = self.health(snapshot.nodes)
         self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
-        plan = translate_edge(snapshot, settings, self._node_name, health, graced)
+        plan = translate_edge(
+            snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot)
+        )
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
         # Routers need a moment after a withdrawal: until then what they still send is served.
@@ -207,6 +208,17 @@ class Edge:
             self.view.announced = (await self._read_speaker(speaker)).announced
         if trouble is not None:
             raise trouble
+
+    async def _missing_protocols(self, snapshot: Snapshot) -> frozenset[Protocol]:
+        """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
+        if not any(p.protocol == Protocol.SCTP for s in snapshot.services.values() for p in s.ports):
+            return frozenset()
+        try:
+            found: frozenset[Protocol] = await self._in_thread(self._kernel.missing_protocols)
+        except (ConfigError, Retry):
+            # A kernel that cannot be asked now is told of by the pass, which has to go on for the sake of the announcements.
+            return frozenset()
+        return found
 
     async def _read_speaker(self, speaker: Speaker) -> SpeakerState:
         try:
@@ -241,7 +253,7 @@ class Edge:
                 # One lost netlink message is no reason to withdraw; two in a row are.
                 observed = await self._in_thread(self._kernel.read)
             plan = retain_announced(plan, observed, leaving)
-            operations = diff_edge(plan.state, plan.filter, observed)
+            operations = diff_edge(plan.state, plan.filter, observed, plan.translation)
             if operations:
                 log.info(
                     "kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations})

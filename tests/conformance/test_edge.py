@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -30,11 +32,14 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
+    TranslationTable,
     UpdateService,
     VirtualKey,
     VirtualService,
@@ -148,6 +153,70 @@ def test_a_weight_changes_in_place(edge: EdgeDataPlane, family: Family) -> None:
         ]
     )
     assert service(edge, key).destinations == (Destination(two, 1), Destination(one, 5))
+
+
+def test_pods_are_destinations_by_translation_to_their_own_ports(edge: EdgeDataPlane, family: Family) -> None:
+    key, pod = web(family), family.worker(1)
+    edge.apply(
+        [AddService(VirtualService(key)), AddDestination(key, pod, 2, 8080), AddDestination(key, pod, 1, key.port)]
+    )
+    by_port = (Destination(pod, 1, nat_port=key.port), Destination(pod, 2, nat_port=8080))
+    assert service(edge, key).destinations == by_port
+    assert service(edge, key).intact
+    edge.apply([SetWeight(key, pod, 0, 8080), RemoveDestination(key, pod, key.port)])
+    assert service(edge, key).destinations == (Destination(pod, 2, drained=True, nat_port=8080),)
+    if is_kernel(edge):
+        shown = ipvs_destinations(f"tcp {with_port(family.vip, 80)}")
+        assert shown == [(with_port(pod, 8080), "Masq", 0)]
+
+
+def test_the_same_address_and_port_is_one_destination_whatever_the_way(edge: EdgeDataPlane, family: Family) -> None:
+    key, one = web(family), family.worker(1)
+    edge.apply([AddService(VirtualService(key)), AddDestination(key, one, 1)])
+    with pytest.raises(Retry, match="AddDestination"):
+        edge.apply([AddDestination(key, one, 1, key.port)])
+
+
+def test_the_diff_turns_a_service_from_tunnel_to_translation_and_back(edge: EdgeDataPlane, family: Family) -> None:
+    key, (one, two, _) = web(family), three_workers(family)
+    tunnel = EdgeState(
+        timeouts=edge.read().timeouts,
+        vips=frozenset({family.vip}),
+        services=(VirtualService(key, (Destination(one), Destination(two))),),
+    )
+    table = TranslationTable(POOLS, frozenset({VIP, VIP6}))
+    pods = tuple(Destination(a, nat_port=p) for a in (one, two) for p in (80, 8080))
+    translated = replace(tunnel, services=(VirtualService(key, pods),), translation_digest=table.digest)
+    for state in (tunnel, translated, tunnel):
+        edge.apply(diff_edge(state, None, edge.read(), table))
+        assert diff_edge(state, None, edge.read(), table) == ()
+        assert service(edge, key).destinations == state.services[0].destinations
+
+
+def test_the_translation_comes_changes_and_goes(edge: EdgeDataPlane, family: Family) -> None:
+    table = TranslationTable(POOLS, frozenset({VIP, VIP6}))
+    other = TranslationTable(POOLS, frozenset({family.vip}))
+    assert edge.read().translation_digest is None
+    for wanted in (table, other):
+        edge.apply([ReplaceTranslation(wanted)])
+        assert edge.read().translation_digest == wanted.digest
+    if is_kernel(edge):
+        sh(f"{family.tools} -t filter -D SAMEGATE-INPUT 1")
+        assert edge.read().translation_digest is None
+        edge.apply([ReplaceTranslation(other)])
+    edge.apply([RemoveTranslation(), RemoveTranslation()])
+    assert edge.read().translation_digest is None
+    if is_kernel(edge):
+        saved = [sh(f"{f.tools}-save -t {table}") for f in FAMILIES for table in ("nat", "filter")]
+        assert "SAMEGATE" not in "".join(saved)
+
+
+def test_looking_at_a_node_without_translation_makes_no_table(edge: EdgeDataPlane, family: Family) -> None:
+    edge.apply([ReplaceFilter(FILTER)])
+    edge.read()
+    if is_kernel(edge):
+        names = Path(f"/proc/thread-self/net/{family.tools.removesuffix('tables-legacy')}_tables_names")
+        assert set(names.read_text().split()) == {"raw", "mangle"}
 
 
 def test_flags_change_and_destinations_stay(edge: EdgeDataPlane, family: Family) -> None:

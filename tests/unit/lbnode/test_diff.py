@@ -34,12 +34,15 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
+    TranslationTable,
     Tunnel,
     UpdateService,
     VirtualKey,
@@ -62,6 +65,7 @@ class KernelDestination:
     address: object
     weight: int
     last_weight: int
+    nat_port: int | None
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Kernel:
     services: dict[VirtualKey, tuple[VirtualService, list[KernelDestination]]] = field(default_factory=dict)
     probe_devices: set[int] = field(default_factory=set)
     probe_routes: set[ProbeRoute] = field(default_factory=set)
+    translation_digest: str | None = None
 
     def apply(self, operation: Operation) -> None:
         match operation:
@@ -100,19 +105,22 @@ class Kernel:
                 self.services[service.key] = (service, self.services[service.key][1])
             case RemoveService(key):
                 del self.services[key]
-            case AddDestination(key, address, weight):
+            case AddDestination(key, address, weight, nat_port):
                 destinations = self.services[key][1]
-                assert all(d.address != address for d in destinations), "EEXIST"
+                # ip_vs_lookup_dest: by address and port, whatever the way of forwarding.
+                assert all(
+                    (d.address, d.nat_port or key.port) != (address, nat_port or key.port) for d in destinations
+                ), "EEXIST"
                 # __ip_vs_update_dest: list_add_rcu() to the head; last_weight is set when adding.
-                destinations.insert(0, KernelDestination(address, weight, weight))
-            case SetWeight(key, address, weight):
-                [found] = [d for d in self.services[key][1] if d.address == address]
+                destinations.insert(0, KernelDestination(address, weight, weight, nat_port))
+            case SetWeight(key, address, weight, nat_port):
+                [found] = [d for d in self.services[key][1] if (d.address, d.nat_port) == (address, nat_port)]
                 found.weight = weight
                 if weight:
                     found.last_weight = weight
-            case RemoveDestination(key, address):
+            case RemoveDestination(key, address, nat_port):
                 destinations = self.services[key][1]
-                [found] = [d for d in destinations if d.address == address]
+                [found] = [d for d in destinations if (d.address, d.nat_port) == (address, nat_port)]
                 destinations.remove(found)
             case AddProbeDevice(version):
                 assert version not in self.probe_devices
@@ -120,6 +128,11 @@ class Kernel:
             case RemoveProbeDevice(version):
                 self.probe_devices.remove(version)
                 self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
+            case ReplaceTranslation(translation):
+                self.translation_digest = translation.digest
+            case RemoveTranslation():
+                assert self.translation_digest is not None
+                self.translation_digest = None
             case AddProbeRoute(route):
                 assert route.probe_address.version in self.probe_devices
                 assert all(r.probe_address != route.probe_address for r in self.probe_routes), "EEXIST"
@@ -134,7 +147,7 @@ class Kernel:
         for key in sorted(self.services, key=lambda k: k.order):
             service, destinations = self.services[key]
             # The last weight is nowhere to be read.
-            seen = tuple(Destination(d.address, d.weight or 1, d.weight == 0) for d in destinations)
+            seen = tuple(Destination(d.address, d.weight or 1, d.weight == 0, d.nat_port) for d in destinations)
             services.append(replace(service, destinations=seen))
         return EdgeState(
             dict(self.sysctls),
@@ -144,6 +157,7 @@ class Kernel:
             tuple(services),
             frozenset(self.probe_devices),
             frozenset(self.probe_routes),
+            self.translation_digest,
         )
 
 
@@ -152,11 +166,22 @@ destination_sets = st.lists(
 ).map(lambda ds: tuple(sorted((Destination(a, 1 if z else w, z) for a, w, z in ds), key=lambda d: int(d.address))))
 
 
+#: By translation, to the service's own port among others: there the kernel takes a tunnel and a translation for the same destination.
+pod_sets = st.lists(
+    st.tuples(st.sampled_from(NODES[:4]), st.sampled_from([80, 8080]), st.booleans()),
+    max_size=6,
+    unique_by=lambda d: d[:2],
+).map(lambda ds: tuple(sorted((Destination(a, 1, z, p) for a, p, z in ds), key=lambda d: (int(d.address), d.nat_port))))
+
+
 @st.composite
 def edge_states(draw: st.DrawFn) -> tuple[EdgeState, EdgeFilter]:
     services = tuple(
         VirtualService(
-            key, draw(destination_sets), draw(st.booleans()), key.protocol is Protocol.UDP and draw(st.booleans())
+            key,
+            draw(destination_sets | pod_sets),
+            draw(st.booleans()),
+            key.protocol is Protocol.UDP and draw(st.booleans()),
         )
         for key in sorted(draw(st.sets(st.sampled_from(KEYS))), key=lambda k: k.order)
     )
@@ -217,6 +242,35 @@ def test_the_hash_table_is_the_same_whatever_came_before(
                 kernel.apply(operation)
         ends.append({k: [(d.address, d.weight, d.last_weight) for d in ds] for k, (_, ds) in kernel.services.items()})
     assert ends[0] == ends[1]
+
+
+@given(st.sampled_from([(destination_sets, pod_sets), (pod_sets, destination_sets)]), st.data())
+def test_another_way_of_forwarding_is_a_new_service(
+    ways: tuple[st.SearchStrategy[tuple[Destination, ...]], st.SearchStrategy[tuple[Destination, ...]]],
+    data: st.DataObject,
+) -> None:
+    before, after = (data.draw(way.filter(bool)) for way in ways)
+    kernel = _kernel_with(before)
+    operations = diff_edge(*_one_service(after), kernel.read())
+    assert RemoveService(KEY) in operations
+    for operation in operations:
+        kernel.apply(operation)
+    assert kernel.read().services[0].destinations == after
+
+
+def test_a_translation_is_there_before_the_filter_has_its_vip_tracked_and_goes_with_the_last_one() -> None:
+    kernel = _kernel_with((Destination(NODES[0]),))
+    state, table = _one_service((Destination(NODES[0], nat_port=8080),))
+    table = replace(table, translated=frozenset({VIP}))
+    translation = TranslationTable((), frozenset({VIP}))
+    translated = replace(state, filter_digest=table.digest, translation_digest=translation.digest)
+    operations = diff_edge(translated, table, kernel.read(), translation)
+    assert operations.index(ReplaceTranslation(translation)) < operations.index(ReplaceFilter(table))
+    for operation in operations:
+        kernel.apply(operation)
+    assert diff_edge(translated, table, kernel.read(), translation) == ()
+    back = diff_edge(*_one_service((Destination(NODES[0]),)), kernel.read())
+    assert RemoveTranslation() in back
 
 
 @given(destination_sets.filter(bool), destination_sets.filter(bool))

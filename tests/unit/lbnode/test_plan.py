@@ -176,7 +176,7 @@ def test_a_plan_for_machines_says_the_same(tmp_path: Path) -> None:
 BAD = [
     service("asks", vip=None, annotations={"samegate.dev/address": "192.0.2.77"}),
     service(
-        "ports", vip="203.0.113.12", ports=[{"name": "s", "port": 1, "protocol": "SCTP"}, {"name": "http", "port": 80}]
+        "ports", vip="203.0.113.12", ports=[{"name": "s", "port": 1, "protocol": "DCCP"}, {"name": "http", "port": 80}]
     ),
 ]
 

@@ -140,7 +140,7 @@ def test_tcp_and_udp_may_share_a_port_number() -> None:
 
 
 def test_an_unsupported_protocol_costs_its_port_only() -> None:
-    ports = [{"name": "http", "port": 80}, {"name": "sig", "port": 2905, "protocol": "SCTP"}]
+    ports = [{"name": "http", "port": 80}, {"name": "sig", "port": 2905, "protocol": "DCCP"}]
     result = plan(service(ports=ports), both("ready", "ready"))
     assert [s.key.port for s in result.state.services] == [80]
     assert [r.reason for r in result.rejections] == ["UnsupportedProtocol"]
