@@ -1,4 +1,4 @@
-"""`python -m image build | sbom`: the one image for all roles, and what is in it."""
+"""`python -m image build | sbom | unpack`: the one image for all roles, what is in it, and its file system for systemd's RootDirectory=."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 from image.build import DEFAULT_OUTPUT, LOCK, SBOM_ANNOTATION, build
-from image.oci import open_layers, read_manifest
+from image.oci import extract_layers, open_layers, read_manifest
 from image.process import BuildError
 from image.sbom import InventoryError, of_layers
 from lbnode import __version__
@@ -58,9 +58,38 @@ def _sbom(options: argparse.Namespace) -> int:
     return 0
 
 
+def _unpack(options: argparse.Namespace) -> int:
+    """Unpack into ``directory``, which must not have anything in it: an old image below a new one would leave files of both."""
+    archive, directory = options.archive, options.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            print(
+                f"error: {directory} is not empty. Name a new directory, and point RootDirectory= at it",
+                file=sys.stderr,
+            )
+            return 1
+        extract_layers(archive, directory)
+        # Where the units mount what is the machine's own; a root that is read-only cannot grow them.
+        for mount_point in ("etc/samegate", "run/samegate", "var/lib/samegate", "host/proc/sys/net"):
+            (directory / mount_point).mkdir(parents=True, exist_ok=True)
+        (directory / "run/xtables.lock").touch()
+    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+        print(f"error: {archive}: {error}. Name an archive that `python -m image build` wrote", file=sys.stderr)
+        return 1
+    print(f"{directory}: unpacked")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m image", description="The one image for all roles.")
     commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "unpack", help="unpack an archive into an empty directory, for systemd's RootDirectory="
+    )
+    command.add_argument("archive", type=Path)
+    command.add_argument("directory", type=Path)
+    command.set_defaults(run=_unpack)
     command = commands.add_parser(
         "build", help="build the image as an OCI archive, with its bill of materials beside it"
     )

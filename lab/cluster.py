@@ -50,7 +50,8 @@ def apply(objects: list[dict[str, Any]]) -> None:
 
 def node_object(node: Node) -> dict[str, Any]:
     """The Node, made before its kubelet comes: labels, taint and pod range are the rack's, not the kubelet's."""
-    spec: dict[str, Any] = {"podCIDR": str(node.pod_network), "podCIDRs": [str(node.pod_network)]}
+    pods = [str(node.pod_network), str(node.pod_network6)]
+    spec: dict[str, Any] = {"podCIDR": pods[0], "podCIDRs": pods}
     if node.role == "edge":
         spec["taints"] = [{"key": topology.EDGE_TAINT, "effect": "NoSchedule"}]
     labels = {topology.ROLE_LABEL: node.role, "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux"}

@@ -25,7 +25,8 @@ _ASPECTS = {
     "routes": "ip -o route show table all | grep -v -e ' linkdown' -e ' dev veth'",
     "policy rules": "ip -o rule show",
     "ipvs": "ipvsadm -Sn 2>/dev/null",
-    "packet filter": 'for t in raw mangle filter nat; do iptables-legacy -t $t -S 2>/dev/null | sed "s/^/$t /"; done',
+    "packet filter": "for c in iptables ip6tables; do for t in raw mangle filter nat; do "
+    '$c-legacy -t $t -S 2>/dev/null | sed "s/^/$c $t /"; done; done',
     "address sets": "ipset list -n 2>/dev/null",
     "sysctls": "sysctl -a 2>/dev/null | grep -E '^net\\.ipv4\\.(vs\\.|conf\\.(all|default|lo|vec0)\\.|ip_forward|ping_group_range|fwmark)'",
 }

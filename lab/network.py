@@ -18,30 +18,41 @@ ROUTER_SYSCTLS = {
     "net.ipv4.conf.default.rp_filter": "0",
     "net.ipv4.conf.all.send_redirects": "0",
     "net.ipv4.conf.default.send_redirects": "0",
+    "net.ipv6.conf.all.forwarding": "1",
+    "net.ipv6.fib_multipath_hash_policy": "1",
 }
 # The core picks a ToR by other fields than the ToRs pick an edge node by: client, VIP and source port. With the same fields, namespaces of one
 # kernel compute the same hash, and each ToR sees only flows of one half: then one edge node may get them all. Routers have a seed each.
 CORE_SYSCTLS = {
-    "net.ipv4.fib_multipath_hash_policy": "3",
-    "net.ipv4.fib_multipath_hash_fields": str(0x0001 | 0x0002 | 0x0010),
+    f"net.ipv{version}.fib_multipath_hash_{key}": value
+    for version in (4, 6)
+    for key, value in (("policy", "3"), ("fields", str(0x0001 | 0x0002 | 0x0010)))
 }
 HOST_SYSCTLS = {
     # The packet hash crosses veth: without this a client's retransmission is hashed to another edge node by the
     # namespace router, which no real router does.
     "net.core.txrehash": "0",
     # A machine that boots and has no pod network yet sends what comes for its pods on to a ToR. Its redirects would be believed for minutes.
-    "net.ipv4.conf.all.accept_redirects": "0",
-    "net.ipv4.conf.default.accept_redirects": "0",
+    **{f"net.ipv{version}.conf.{what}.accept_redirects": "0" for version in (4, 6) for what in ("all", "default")},
 }
-QUIET_SYSCTLS = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+QUIET_SYSCTLS = {f"net.ipv6.conf.{what}.disable_ipv6": "1" for what in ("all", "default")}
+"""Of a namespace that has no IPv6 address: nothing announces itself."""
+STATIC_IPV6_SYSCTLS = {
+    # Every address is given by hand and known to be the only one; nobody advertises routers here.
+    f"net.ipv6.conf.{what}.{key}": value
+    for what in ("all", "default")
+    for key, value in (("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"))
+}
 
 
 def sysctls(namespace: str) -> dict[str, str]:
     """The sysctls of a namespace."""
     if namespace == topology.CORE:
-        return QUIET_SYSCTLS | ROUTER_SYSCTLS | CORE_SYSCTLS
+        return STATIC_IPV6_SYSCTLS | ROUTER_SYSCTLS | CORE_SYSCTLS
     if namespace in {router.namespace for router in topology.ROUTERS}:
-        return QUIET_SYSCTLS | ROUTER_SYSCTLS
+        return STATIC_IPV6_SYSCTLS | ROUTER_SYSCTLS
+    if namespace == topology.CLIENT:
+        return STATIC_IPV6_SYSCTLS | HOST_SYSCTLS
     if namespace == topology.CONTROL:
         return QUIET_SYSCTLS | HOST_SYSCTLS | {"net.ipv4.fib_multipath_hash_policy": "1"}
     return QUIET_SYSCTLS | HOST_SYSCTLS
@@ -50,12 +61,18 @@ def sysctls(namespace: str) -> dict[str, str]:
 def static_routes(namespace: str) -> tuple[str, ...]:
     """The routes, as ip-route(8) arguments, that are not learnt."""
     if namespace == topology.CLIENT:
-        return (f"default via {topology.CLIENT_GATEWAY}",)
+        return (f"default via {topology.CLIENT_GATEWAY}", f"-6 default via {topology.CLIENT_GATEWAY6}")
     if namespace == topology.CONTROL:
         tors = " ".join(f"nexthop via {tor.router_id}" for tor in topology.TORS)
         pods = tuple(f"{node.pod_network} via {node.address}" for node in topology.NODES)
         return (f"default {tors}", *pods)
     return ()
+
+
+def _family_of(route: str) -> tuple[list[str], list[str]]:
+    """The option of ip(8) that a route begins with, if any, and the words of the route."""
+    words = route.split()
+    return (words[:1], words[1:]) if words[0] == "-6" else ([], words)
 
 
 def _json(namespace: str, *arguments: str) -> list[dict[str, Any]]:
@@ -96,10 +113,13 @@ def _end_trouble(end: End) -> str | None:
         return f"{where} down"
     if end.address is None:
         return None if link.get("master") == topology.RACK_BRIDGE else f"{where} not in the bridge"
-    for entry in _json(end.namespace, "address", "show", "dev", end.interface):
-        if any(info.get("local") == str(end.address.ip) for info in entry.get("addr_info", [])):
-            return None
-    return f"{where} has no {end.address}"
+    held = {
+        info.get("local")
+        for entry in _json(end.namespace, "address", "show", "dev", end.interface)
+        for info in entry.get("addr_info", [])
+    }
+    missing = [str(address) for address in end.addresses if str(address.ip) not in held]
+    return f"{where} has no {', '.join(missing)}" if missing else None
 
 
 def _nodes_trouble() -> str | None:
@@ -113,8 +133,9 @@ def _nodes_trouble() -> str | None:
 
 def _routes_trouble(namespace: str) -> str | None:
     for route in static_routes(namespace):
-        prefix = route.split()[0]
-        if not netns.run(namespace, ["ip", "route", "show", "exact", prefix]).stdout.strip():
+        family, words = _family_of(route)
+        prefix = words[0]
+        if not netns.run(namespace, ["ip", *family, "route", "show", "exact", prefix]).stdout.strip():
             return f"{namespace} has no route to {prefix}"
     return None
 
@@ -143,7 +164,11 @@ def _set_up(end: End) -> None:
     if end.address is None:
         _ip(end.namespace, f"link set {end.interface} master {topology.RACK_BRIDGE}")
     else:
-        _ip(end.namespace, f"address replace {end.address} dev {end.interface}")
+        for address in end.addresses:
+            _ip(
+                end.namespace,
+                f"address replace {address} dev {end.interface}{' nodad' if address.version == 6 else ''}",
+            )
     _ip(end.namespace, f"link set {end.interface} mtu {topology.MTU_BYTES} up")
 
 
@@ -175,7 +200,8 @@ def cable() -> None:
         _ip(topology.RACK, f"link set {node.tap} master {topology.RACK_BRIDGE} mtu {topology.MTU_BYTES} up")
     for namespace in topology.NAMESPACES:
         for route in static_routes(namespace):
-            _ip(namespace, ["route", "replace", *route.split()])
+            family, words = _family_of(route)
+            _ip(namespace, [*family, "route", "replace", *words])
 
 
 def remove() -> None:

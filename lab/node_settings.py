@@ -22,20 +22,39 @@ KERNEL_MODULES = (
     "ip_vs_mh",
     "ip_vs_rr",
     "ipip",
+    "ip6_tunnel",
     "nf_conntrack",
     "nf_conntrack_netlink",
     "iptable_raw",
     "iptable_mangle",
     "iptable_nat",
     "iptable_filter",
+    "ip6table_raw",
+    "ip6table_mangle",
+    "ip6table_nat",
+    "ip6table_filter",
     "veth",
     "bridge",
 )
 
 
+IPV6_SYSCTLS = {
+    "net.ipv6.conf.all.forwarding": "1",
+    "net.ipv6.fib_multipath_hash_policy": "1",
+    # Every address is given by hand or by the container network, and nobody advertises routers here.
+    "net.ipv6.conf.vec0.accept_ra": "0",
+    "net.ipv6.conf.vec0.accept_dad": "0",
+    "net.ipv6.conf.default.accept_dad": "0",
+    # As over IPv4. Nothing keeps an IPv6 router from sending redirects: believing none is all there is. Written to "all",
+    # this setting does not reach a device that is there already.
+    **{f"net.ipv6.conf.{device}.accept_redirects": "0" for device in ("all", "default", "vec0")},
+}
+
+
 def setup_script(node: Node) -> str:
     """The shell script that gives the machine its addresses, routes and pod network."""
     tors = " ".join(f"nexthop via {tor.router_id}" for tor in topology.TORS)
+    tors6 = " ".join(f"nexthop via {tor.address6}" for tor in topology.TORS)
     others = [other for other in topology.NODES if other != node]
     hosts = "\n".join(f"{other.address} {other.name}" for other in topology.NODES)
     lines = [
@@ -44,10 +63,14 @@ def setup_script(node: Node) -> str:
         # Until the first pod is back, the node has no route of its own to its pods: it must not tell others to ask a ToR for them.
         "for d in all default vec0; do sysctl -qw net.ipv4.conf.$d.send_redirects=0 net.ipv4.conf.$d.accept_redirects=0; done",
         "ip link set lo up",
+        f"sysctl -qw {' '.join(f'{key}={value}' for key, value in IPV6_SYSCTLS.items())}",
         f"ip link set vec0 mtu {topology.MTU_BYTES} up",
         f"ip address replace {node.address}/{topology.RACK_NETWORK.prefixlen} dev vec0",
         f"ip route replace default {tors}",
         *(f"ip route replace {other.pod_network} via {other.address}" for other in others),
+        f"ip -6 address replace {node.address6}/{topology.RACK_NETWORK6.prefixlen} dev vec0",
+        f"ip -6 route replace default {tors6}",
+        *(f"ip -6 route replace {other.pod_network6} via {other.address6}" for other in others),
         # Volatile, as /run is: results of pods that died with the machine are of no use, and a file that was half written when its power
         # was cut would keep the kubelet from ever removing its pod.
         "mkdir -p /var/lib/cni",
@@ -62,7 +85,7 @@ def setup_script(node: Node) -> str:
 
 
 def pod_network(node: Node) -> dict[str, Any]:
-    """CNI: a bridge with the node's own range; nothing is masqueraded, routes between nodes are static."""
+    """CNI: a bridge with the node's own ranges, one a family; nothing is masqueraded, routes between nodes are static."""
     bridge = {
         "type": "bridge",
         "bridge": "cni0",
@@ -71,8 +94,8 @@ def pod_network(node: Node) -> dict[str, Any]:
         "mtu": topology.MTU_BYTES,
         "ipam": {
             "type": "host-local",
-            "ranges": [[{"subnet": str(node.pod_network)}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
+            "ranges": [[{"subnet": str(node.pod_network)}], [{"subnet": str(node.pod_network6)}]],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
             # Volatile, so that the addresses of pods that died with the machine are free again after a boot.
             "dataDir": "/run/cni",
         },
@@ -123,7 +146,7 @@ def kube_proxy_configuration(node: Node) -> dict[str, Any]:
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "iptables",
-        "clusterCIDR": str(topology.POD_NETWORK),
+        "clusterCIDR": f"{topology.POD_NETWORK},{topology.POD_NETWORK6}",
         "clientConnection": {"kubeconfig": f"{HERE}/kube-proxy.kubeconfig"},
         "healthzBindAddress": f"{node.address}:10256",
         "metricsBindAddress": "127.0.0.1:10249",
@@ -159,7 +182,8 @@ def files(node: Node, secrets: Mapping[str, Path]) -> dict[str, str]:
     """Every file of the node's share: path to content. `secrets` are files to take as they are."""
     rendered = {
         "setup": setup_script(node),
-        "environment": f"NODE_NAME={node.name}\nNODE_ADDRESS={node.address}\n",
+        # The kubelet's --node-ip takes one of each family.
+        "environment": f"NODE_NAME={node.name}\nNODE_ADDRESS={node.address},{node.address6}\n",
         "pods.conflist": _json(pod_network(node)),
         "kubelet.yaml": _json(kubelet_configuration()),
         "kube-proxy.yaml": _json(kube_proxy_configuration(node)),

@@ -27,6 +27,9 @@ HOLD_SECONDS = 9
 MAXIMUM_PATHS = 8
 MAXIMUM_PREFIXES = topology.VIP_POOL.num_addresses
 
+_FAMILIES = {4: "", 6: "6"}
+"""IP version to the end of the names of its lists and maps."""
+
 # root, because the state directory is root's; the group because FRR refuses users outside of its shell's.
 _USER = ("--user", "root", "--group", "frrvty")
 
@@ -59,12 +62,29 @@ _LISTS = [
     f"ip prefix-list POOL seq 5 permit {topology.VIP_POOL} ge 32",
     f"ip prefix-list CLIENTS seq 5 permit {topology.CLIENT_NETWORK}",
     f"ip prefix-list RACK seq 5 permit {topology.RACK_NETWORK}",
-    "route-map POOL permit 10",
-    " match ip address prefix-list POOL",
-    "exit",
+    f"ipv6 prefix-list POOL6 seq 5 permit {topology.VIP_POOL6} ge 128",
+    f"ipv6 prefix-list CLIENTS6 seq 5 permit {topology.CLIENT_NETWORK6}",
+    f"ipv6 prefix-list RACK6 seq 5 permit {topology.RACK_NETWORK6}",
     "route-map NOTHING deny 10",
     "exit",
 ]
+
+
+def _route_map(name: str, *prefix_lists: str, learning: bool = False) -> list[str]:
+    """A route map NAME for IPv4 and one NAME6 for IPv6 that let these prefix lists pass and nothing else."""
+    # Else the kernel's next hop is the link-local address, which no reader of a routing table knows by name.
+    chosen = [" set ipv6 next-hop prefer-global"] if learning else []
+    lines: list[str] = []
+    for number, prefix_list in enumerate(prefix_lists, 1):
+        lines += [f"route-map {name} permit {number * 10}", f" match ip address prefix-list {prefix_list}", "exit"]
+    for number, prefix_list in enumerate(prefix_lists, 1):
+        lines += [
+            f"route-map {name}6 permit {number * 10}",
+            f" match ipv6 address prefix-list {prefix_list}6",
+            *chosen,
+            "exit",
+        ]
+    return lines
 
 
 def _bgp(router: Router) -> list[str]:
@@ -86,29 +106,19 @@ def _render_core() -> list[str]:
         for link, tor in zip(topology.LINKS[:2], topology.TORS, strict=True)
         if link.right.address is not None
     ]
-    lines = [
-        "route-map FROM-TOR permit 10",
-        " match ip address prefix-list POOL",
-        "exit",
-        "route-map FROM-TOR permit 20",
-        " match ip address prefix-list RACK",
-        "exit",
-        "route-map TO-TOR permit 10",
-        " match ip address prefix-list CLIENTS",
-        "exit",
-        *_bgp(core),
-    ]
+    lines = [*_route_map("FROM-TOR", "POOL", "RACK", learning=True), *_route_map("TO-TOR", "CLIENTS"), *_bgp(core)]
     for address, asn in tors:
         lines += [f" neighbor {address} remote-as {asn}", f" neighbor {address} bfd profile lab"]
-    lines += [" address-family ipv4 unicast", f"  network {topology.CLIENT_NETWORK}"]
-    for address, _ in tors:
-        lines += [
-            f"  neighbor {address} activate",
-            f"  neighbor {address} route-map FROM-TOR in",
-            f"  neighbor {address} route-map TO-TOR out",
-        ]
-    lines += [f"  maximum-paths {MAXIMUM_PATHS}", " exit-address-family", "exit"]
-    return lines
+    for version, suffix in _FAMILIES.items():
+        lines += [f" address-family ipv{version} unicast", f"  network {topology.CLIENT_NETWORKS[version]}"]
+        for address, _ in tors:
+            lines += [
+                f"  neighbor {address} activate",
+                f"  neighbor {address} route-map FROM-TOR{suffix} in",
+                f"  neighbor {address} route-map TO-TOR{suffix} out",
+            ]
+        lines += [f"  maximum-paths {MAXIMUM_PATHS}", " exit-address-family"]
+    return [*lines, "exit"]
 
 
 def _render_tor(router: Router, bgp_password: str | None) -> list[str]:
@@ -123,34 +133,32 @@ def _render_tor(router: Router, bgp_password: str | None) -> list[str]:
         *([f" neighbor EDGES password {bgp_password}"] if bgp_password else []),
         f" bgp listen range {topology.RACK_NETWORK} peer-group EDGES",
     ]
-    return [
-        "route-map FROM-CORE permit 10",
-        " match ip address prefix-list CLIENTS",
-        "exit",
-        "route-map TO-CORE permit 10",
-        " match ip address prefix-list POOL",
-        "exit",
-        "route-map TO-CORE permit 20",
-        " match ip address prefix-list RACK",
-        "exit",
+    lines = [
+        *_route_map("POOL", "POOL", learning=True),
+        *_route_map("FROM-CORE", "CLIENTS", learning=True),
+        *_route_map("TO-CORE", "POOL", "RACK"),
         *_bgp(router),
         f" neighbor {uplink.ip} remote-as {core.asn}",
         f" neighbor {uplink.ip} bfd profile lab",
         *edges,
-        " address-family ipv4 unicast",
-        f"  network {topology.RACK_NETWORK}",
-        f"  neighbor {uplink.ip} activate",
-        f"  neighbor {uplink.ip} route-map FROM-CORE in",
-        f"  neighbor {uplink.ip} route-map TO-CORE out",
-        "  neighbor EDGES activate",
-        # Least trust: host routes of the pool and no more than there are; the edge nodes learn nothing.
-        "  neighbor EDGES route-map POOL in",
-        "  neighbor EDGES route-map NOTHING out",
-        f"  neighbor EDGES maximum-prefix {MAXIMUM_PREFIXES} restart 1",
-        f"  maximum-paths {MAXIMUM_PATHS}",
-        " exit-address-family",
-        "exit",
     ]
+    # One session, over IPv4, carries both families.
+    for version, suffix in _FAMILIES.items():
+        lines += [
+            f" address-family ipv{version} unicast",
+            f"  network {topology.RACK_NETWORK if version == 4 else topology.RACK_NETWORK6}",
+            f"  neighbor {uplink.ip} activate",
+            f"  neighbor {uplink.ip} route-map FROM-CORE{suffix} in",
+            f"  neighbor {uplink.ip} route-map TO-CORE{suffix} out",
+            "  neighbor EDGES activate",
+            # Least trust: host routes of the pool and no more than there are; the edge nodes learn nothing.
+            f"  neighbor EDGES route-map POOL{suffix} in",
+            "  neighbor EDGES route-map NOTHING out",
+            f"  neighbor EDGES maximum-prefix {MAXIMUM_PREFIXES} restart 1",
+            f"  maximum-paths {MAXIMUM_PATHS}",
+            " exit-address-family",
+        ]
+    return [*lines, "exit"]
 
 
 def _directory(router: Router) -> Path:
@@ -290,8 +298,8 @@ def vtysh(router: str, *commands: str) -> str:
 
 def routes(router: str, prefix: str) -> tuple[str, ...]:
     """The next hops of a prefix in the router's kernel, sorted; empty when it has no such route."""
-    namespace = topology.router(router).namespace
-    shown = netns.run(namespace, ["ip", "-json", "route", "show", "exact", prefix]).stdout
+    namespace, version = topology.router(router).namespace, topology.version_of(prefix)
+    shown = netns.run(namespace, ["ip", f"-{version}", "-json", "route", "show", "exact", prefix]).stdout
     return tuple(sorted(next_hops(json.loads(shown) if shown.strip() else [])))
 
 
@@ -302,11 +310,14 @@ def next_hops(entries: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def pool_routes(router: str) -> dict[str, tuple[str, ...]]:
-    """Every host route of the VIP pool in the router's kernel, with its next hops."""
+    """Every host route of the VIP pools in the router's kernel, with its next hops."""
     namespace = topology.router(router).namespace
-    shown = netns.run(namespace, ["ip", "-json", "route", "show", "root", str(topology.VIP_POOL)]).stdout
-    entries = json.loads(shown) if shown.strip() else []
-    return {entry["dst"]: tuple(sorted(next_hops([entry]))) for entry in entries}
+    found: dict[str, tuple[str, ...]] = {}
+    for version, pool in topology.VIP_POOLS.items():
+        shown = netns.run(namespace, ["ip", f"-{version}", "-json", "route", "show", "root", str(pool)]).stdout
+        entries = json.loads(shown) if shown.strip() else []
+        found |= {entry["dst"]: tuple(sorted(next_hops([entry]))) for entry in entries}
+    return found
 
 
 def bgp_peers(router: str) -> dict[str, dict[str, Any]]:

@@ -167,11 +167,10 @@ def _bfd_downs() -> int | None:
         return None
 
 
-_NAMES = {str(node.address): node.name for node in topology.NODES} | {
+_NAMES = {str(address): node.name for node in topology.NODES for address in (node.address, node.address6)} | {
     str(address.ip): link.right.namespace.removeprefix(topology.PREFIX)
     for link in topology.LINKS[:2]
-    for address in [link.right.address]
-    if address is not None
+    for address in link.right.addresses
 }
 
 

@@ -22,15 +22,15 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run one role until SIGTERM")
     run.add_argument("role", choices=["edge", "worker", "controller"])
-    run.add_argument("--settings", type=Path, default=SETTINGS_PATH, metavar="FILE")
-
     check = commands.add_parser("check", help="check settings and Services in a file, offline")
     plan = commands.add_parser(
         "plan", help="show what would be programmed and announced for a file, and why not, offline"
     )
     for command in (check, plan):
         command.add_argument(
-            "file", type=Path, help="Services, EndpointSlices and Nodes as YAML or JSON; - for standard input"
+            "file",
+            type=Path,
+            help="Services, EndpointSlices and Nodes as YAML or JSON, or a standalone file; - for standard input",
         )
         command.add_argument(
             "--settings", type=Path, default=None, metavar="FILE", help="the agent's settings (JSON or YAML)"
@@ -40,9 +40,26 @@ def parser() -> argparse.ArgumentParser:
 
     clean = commands.add_parser("clean", help="remove samegate's own kernel state from this node, and nothing else")
     clean.add_argument("role", choices=["edge", "worker"])
-    clean.add_argument("--settings", type=Path, default=SETTINGS_PATH, metavar="FILE")
+    for command in (run, clean):
+        source = command.add_mutually_exclusive_group()
+        source.add_argument(
+            "--settings", type=Path, default=SETTINGS_PATH, metavar="FILE", help="as mounted in the pod"
+        )
+        source.add_argument(
+            "--standalone",
+            type=Path,
+            default=None,
+            metavar="FILE",
+            help="settings and services from a file, without Kubernetes",
+        )
+        command.add_argument(
+            "--node",
+            default=None,
+            help="this node's name in the standalone file (default: NODE_NAME, or the host name)",
+        )
 
-    commands.add_parser("schema", help="print the JSON Schema of the settings")
+    schema = commands.add_parser("schema", help="print the JSON Schema of the settings")
+    schema.add_argument("--standalone", action="store_true", help="of the standalone file instead")
     return top
 
 
@@ -59,9 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     # Imports stand here because each command needs its own few, and starting takes seconds on a slow edge machine.
     if options.command == "schema":
-        from lbnode.settings import json_schema
+        from lbnode import settings, standalone
 
-        print(json.dumps(json_schema(), indent=2))
+        print(json.dumps((standalone if options.standalone else settings).json_schema(), indent=2))
         return 0
     if options.command in ("check", "plan"):
         from lbnode import plan
@@ -74,6 +91,17 @@ def _run(options: argparse.Namespace) -> int:
         return code
     from lbnode.roles import start
 
+    if options.standalone is not None:
+        if options.role == "controller":
+            raise ConfigError(
+                "run controller --standalone",
+                "a controller serves Kubernetes alone",
+                "Run edge or worker, or leave --standalone out",
+            )
+        act = start.clean_standalone if options.command == "clean" else start.run_standalone
+        return act(options.role, options.standalone, options.node)
+    if options.node is not None:
+        raise ConfigError(f"--node {options.node}", "goes with --standalone only", "In Kubernetes set NODE_NAME")
     if options.command == "clean":
         return start.clean(options.role, options.settings)
     return start.run(options.role, options.settings)

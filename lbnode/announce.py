@@ -7,11 +7,10 @@ prober that may be broken, a kube-proxy that contradicts the API); what is known
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lbnode.health import watermark
 from lbnode.model import (
-    Destination,
     EdgeState,
     IPAddress,
     Verdict,
@@ -29,8 +28,9 @@ class EdgeFacts:
     """Everything that the decision rests on.
 
     ``observed`` is ``None`` until the kernel was read for the first time. ``announced`` is what the BGP daemon announces now.
-    ``blocked`` is a reason and its explanation from translate. ``peers_reach_a_worker`` is what the other edge nodes' probes say:
-    ``True`` when one of them reaches any worker, ``False`` when none does, ``None`` when none could be asked.
+    ``blocked`` and ``unserved`` are reasons and their explanations from translate, for the node and by IP version. ``peers_reach_a_worker`` is
+    what the other edge nodes' probes say by IP version: ``True`` when one of them reaches any worker, ``False`` when none does, absent
+    when none could be asked.
     """
 
     vips: Mapping[IPAddress, VipFacts]
@@ -41,7 +41,8 @@ class EdgeFacts:
     announced: frozenset[IPAddress] = frozenset()
     draining: bool = False
     blocked: tuple[str, str] | None = None
-    peers_reach_a_worker: bool | None = None
+    unserved: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    peers_reach_a_worker: Mapping[int, bool] = field(default_factory=dict)
 
 
 def announce(facts: EdgeFacts, settings: Health) -> dict[IPAddress, Verdict]:
@@ -76,6 +77,8 @@ def _service_verdicts(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, set
         return [Verdict(False, "Deleting", f"Service {vip.service} is being deleted")]
     if vip.elsewhere is not None:
         return [Verdict(False, *vip.elsewhere)]
+    if node is None and vip.address.version in facts.unserved:
+        return [Verdict(False, *facts.unserved[vip.address.version])]
     return [node or _vip_verdict(facts, v, settings) for v in living]
 
 
@@ -98,20 +101,40 @@ def _node_verdict(facts: EdgeFacts) -> Verdict | None:
 
 
 def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
+    if vip.refused is not None:
+        return Verdict(False, *vip.refused)
     if not vip.workers:
         if vip.endpoints:
             return Verdict(False, "NoWorker", "its endpoints are on no worker that takes traffic")
         return Verdict(False, "NoReadyEndpoints", "no endpoint is ready on a worker that takes traffic")
     if (difference := difference_of(vip.address, facts.desired, facts.observed or EdgeState())) is not None:
         return Verdict(False, "DataPlaneDiffers", difference)
+    if not vip.probed:
+        if facts.observed is None or facts.observed.translation_digest != facts.desired.translation_digest:
+            return Verdict(
+                False,
+                "TranslationMissing",
+                "the translation of addresses is not as desired: kube-proxy would take the VIP",
+            )
+        return Verdict(True, "Announced", f"{len(vip.workers)} pods by translation, as ready as the API says")
 
+    family = vip.address.version
     decided = facts.health.healthy | facts.health.unhealthy
-    probed = {w.address for w in facts.workers if w.probe_address is not None}
-    # No worker at all, of any VIP, answers this edge node: then the suspect is this node's prober or the fabric, not the workers.
-    if probed and not (probed & facts.health.healthy) and probed <= decided and facts.peers_reach_a_worker is not True:
-        peers = "none reaches a worker either" if facts.peers_reach_a_worker is False else "none could be asked"
+    probed = {w.address for w in facts.workers if w.probe_address is not None and w.address.version == family}
+    peers_reach = facts.peers_reach_a_worker.get(family)
+    # No worker at all, of any VIP of this family, answers this edge node: then the suspect is this node's prober or the fabric, not the workers.
+    if probed and not (probed & facts.health.healthy) and probed <= decided and peers_reach is not True:
+        peers = "none reaches a worker either" if peers_reach is False else "none could be asked"
         return Verdict(
-            False, "AllProbesFail", f"all {len(probed)} probes of this node fail, and of the other edge nodes {peers}"
+            False,
+            "AllProbesFail",
+            f"all {len(probed)} IPv{family} probes of this node fail, and of the other edge nodes {peers}",
+        )
+    if not vip.workers & probed:
+        return Verdict(
+            False,
+            "NotProbed",
+            f"none of its {len(vip.workers)} workers has an IPv{family} probe address: see network.probeCidrs",
         )
 
     answering = vip.workers & facts.health.healthy
@@ -177,5 +200,5 @@ def difference_of(address: IPAddress, desired: EdgeState, observed: EdgeState) -
 
 
 def _comparable(service: VirtualService) -> VirtualService:
-    normal = tuple(Destination(d.address, 0, True) if d.drained else d for d in service.destinations)
+    normal = tuple(replace(d, weight=0) if d.drained else d for d in service.destinations)
     return replace(service, destinations=normal)

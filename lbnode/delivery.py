@@ -4,7 +4,7 @@ kube-proxy follows the API's picture to the letter: while an API server comes ba
 own, it drops every new connection although the pods run on. So each worker keeps, behind kube-proxy's own rules, where its pods are that
 count as ready here (:mod:`lbnode.destinations`: ready, held or with grace). As long as kube-proxy delivers, nothing gets that far.
 
-Terminating endpoints are left to kube-proxy. Pods on other nodes are never delivered to: that would need masquerading.
+Terminating endpoints and SCTP are left to kube-proxy. Pods on other nodes are never delivered to: that would need masquerading.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lbnode.objects import (
     NodeObject,
     ServiceObject,
     ServicePort,
+    forwarding_of,
     is_ours,
 )
 from lbnode.settings import AgentSettings
@@ -41,13 +42,16 @@ def delivery_table(
     for service in sorted(services, key=lambda s: s.seniority):
         if not is_ours(service, settings) or SERVICE_PROXY_LABEL in service.labels or service.deleting:
             continue
+        if forwarding_of(service, settings) != "tunnel":
+            continue
         for address in service.addresses:
             ranges = tuple(r for r in service.source_ranges if r.version == address.version)
             # Ranges of the other family only: nobody of this one is allowed.
             if not any(address in pool for pool in pools) or (service.source_ranges and not ranges):
                 continue
             for port in service.ports:
-                if port.protocol not in Protocol.__members__:
+                # Not every kernel can match SCTP ports, and one rule that it refuses would cost the whole table.
+                if port.protocol not in Protocol.__members__ or port.protocol == Protocol.SCTP:
                     continue
                 key = VirtualKey(address, Protocol(port.protocol), port.port)
                 here = _local(service, port, nodes, slices.get(service.name, ()), node_name, address.version, graced)

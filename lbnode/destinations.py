@@ -5,6 +5,7 @@
   endpoints that still serve keep a drained worker.
 - ``Cluster``: every worker, while there is a ready endpoint anywhere, because kube-proxy forwards from each.
 - No ready endpoint anywhere: serving terminating ones count as ready, as kube-proxy delivers to them then.
+- ``forwarding: nat``: the endpoints themselves, wherever they are, by the same rules for each endpoint instead of each worker.
 - Endpoints that are unready on a Node whose Ready condition is Unknown count as ready and are *held*: the API or the kubelet is away,
   and the tunnel probe decides. So are, where no endpoint is ready, those that have grace (:mod:`lbnode.grace`).
 """
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lbnode.model import Destination, IPAddress, Protocol, Rejection, ServiceName, WorkerHealth, address_order
+from lbnode.model import Destination, IPAddress, Place, Protocol, Rejection, ServiceName, WorkerHealth, address_order
 from lbnode.objects import Endpoint, EndpointSliceObject, NodeObject, ServiceObject, ServicePort
 from lbnode.settings import AgentSettings
 
@@ -26,7 +27,7 @@ DRAINED_WEIGHT = 1
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Destinations of one Service port in one family, probes aside."""
+    """Destinations of one Service port in one family, probes aside: workers, or pods where it is forwarded by ``nat``."""
 
     destinations: tuple[Destination, ...] = ()
     held: frozenset[IPAddress] = frozenset()
@@ -43,10 +44,11 @@ def destinations_of(
     protocol: Protocol,
     family: int,
     graced: frozenset[tuple[ServiceName, str]],
+    nat: bool = False,
 ) -> tuple[Target, list[Rejection]]:
     """The destinations of one port of ``service`` in the IP version ``family``, and why there are none where a mistake is the reason.
 
-    ``slices`` are the Service's own; ``graced`` as in :func:`lbnode.translate.translate_edge`.
+    ``slices`` are the Service's own; ``graced`` as in :func:`lbnode.translate.translate_edge`; ``nat`` asks for pods instead of workers.
     """
     ports, known = endpoints_of(slices, port, family)
     endpoints = list(ports)
@@ -67,7 +69,12 @@ def destinations_of(
     ]
     terminating_only = not ready and bool(last_resort)
     delivering = ready or last_resort
-    count: Counter[str] = Counter(e.node_name or "" for e in delivering)
+    if nat:
+        pods = _pods(nodes, ports, delivering, (*ready, *last_resort), settings, protocol)
+        return Target(pods, frozenset(), len(delivering), terminating_only), refused
+    count: Counter[str] = Counter()
+    for endpoint in delivering:
+        count[endpoint.node_name or ""] += endpoint.weight
     if protocol is Protocol.UDP:
         present = {e.node_name for e in (*ready, *last_resort)}
     else:
@@ -97,6 +104,32 @@ def destinations_of(
             held.add(address)
     destinations.sort(key=lambda d: address_order(d.address))
     return Target(tuple(destinations), frozenset(held), len(delivering), terminating_only), refused
+
+
+def _pods(
+    nodes: Mapping[str, NodeObject],
+    ports: Mapping[Endpoint, int],
+    delivering: Sequence[Endpoint],
+    serving: Sequence[Endpoint],
+    settings: AgentSettings,
+    protocol: Protocol,
+) -> tuple[Destination, ...]:
+    """Endpoints as destinations. ``delivering`` take new flows; of the others UDP keeps those that still serve, TCP all."""
+
+    def is_leaving(name: str | None) -> bool:
+        node = nodes.get(name or "")
+        return node is not None and (node.draining or node.deleting or node.excluded)
+
+    present = list(serving) if protocol is Protocol.UDP else list(ports)
+    found: dict[Place, Destination] = {}
+    for endpoint in present:
+        drained = endpoint not in delivering or is_leaving(endpoint.node_name)
+        weight = endpoint.weight if settings.weights == "endpoints" and not drained else DRAINED_WEIGHT
+        destination = Destination(endpoint.addresses[0], weight, drained, ports[endpoint])
+        # Two pods on a node's own network have one address; one port of it is one destination.
+        if destination.place not in found or not drained:
+            found[destination.place] = destination
+    return tuple(sorted(found.values(), key=lambda d: d.order))
 
 
 def counting_as_ready(

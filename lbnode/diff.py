@@ -22,6 +22,7 @@ from lbnode.model import (
     FilterTable,
     IPAddress,
     Operation,
+    Place,
     RemoveAddress,
     RemoveDelivery,
     RemoveDestination,
@@ -29,12 +30,15 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
+    TranslationTable,
     UpdateService,
     VirtualKey,
     VirtualService,
@@ -46,8 +50,13 @@ from lbnode.model import (
 EXPIRE_NODEST_CONN = "net.ipv4.vs.expire_nodest_conn"
 
 
-def diff_edge(desired: EdgeState, filter_table: FilterTable | None, observed: EdgeState) -> tuple[Operation, ...]:
-    """Operations for an edge node. ``filter_table`` is the table whose digest is ``desired.filter_digest``."""
+def diff_edge(
+    desired: EdgeState,
+    filter_table: FilterTable | None,
+    observed: EdgeState,
+    translation: TranslationTable | None = None,
+) -> tuple[Operation, ...]:
+    """Operations for an edge node. ``filter_table`` and ``translation`` are the tables whose digests ``desired`` has."""
     before = {s.key: s for s in observed.services}
     after = {s.key: s for s in desired.services}
     operations: list[Operation] = list(_sysctls(desired, observed))
@@ -61,30 +70,49 @@ def diff_edge(desired: EdgeState, filter_table: FilterTable | None, observed: Ed
         filter_operations = []
 
     # The prober's way comes before anything that waits for its answer.
-    if desired.probe_device and not observed.probe_device:
-        operations.append(AddProbeDevice())
-    # A route goes before its successor to the same probe address comes.
-    kept_routes = observed.probe_routes if observed.probe_device else frozenset()
-    stale_routes = sorted(observed.probe_routes - desired.probe_routes, key=lambda r: address_order(r.probe_address))
-    operations += [RemoveProbeRoute(route) for route in stale_routes]
-    new_routes = sorted(desired.probe_routes - kept_routes, key=lambda r: address_order(r.probe_address))
-    operations += [AddProbeRoute(route) for route in new_routes]
+    operations += _probe_paths(4, desired, observed)
 
+    # A service that turns from tunnel to translation is made anew, and meanwhile its VIP must not show the node's own ports.
+    turned = _turned(desired.services, before) & observed.vips
+    operations += [RemoveAddress(a) for a in sorted(turned, key=address_order)]
     # Services with their destinations before the filter lets their ports in, and before their VIP is here.
     operations += _services(desired.services, before, desired.sysctls.get(EXPIRE_NODEST_CONN))
 
     # The filter before new VIPs, so that a VIP never shows the node's own ports; and before services go, for the same reason.
+    # What kube-proxy must not take comes before the filter has it tracked.
+    wanted = translation if desired.translation_digest is not None else None
+    if wanted is not None and desired.translation_digest != observed.translation_digest:
+        operations.append(ReplaceTranslation(wanted))
     if desired.filter_digest is not None:
         operations += filter_operations
-    operations += [AddAddress(a) for a in sorted(desired.vips - observed.vips, key=address_order)]
-    operations += [RemoveAddress(a) for a in sorted(observed.vips - desired.vips, key=address_order)]
+    present = observed.vips - turned
+    operations += [AddAddress(a) for a in sorted(desired.vips - present, key=address_order)]
+    operations += [RemoveAddress(a) for a in sorted(present - desired.vips, key=address_order)]
     operations += [RemoveService(key) for key in sorted(before.keys() - after.keys(), key=lambda k: k.order)]
-    if observed.probe_device and not desired.probe_device:
-        operations.append(RemoveProbeDevice())
+    if observed.translation_digest is not None and wanted is None:
+        operations.append(RemoveTranslation())
+    # A kernel without the tunnels of IPv6 stops here, with IPv4 in place.
+    operations += _probe_paths(6, desired, observed)
     # Taking everything away: the filter last.
     if desired.filter_digest is None:
         operations += filter_operations
     return tuple(operations)
+
+
+def _probe_paths(version: int, desired: EdgeState, observed: EdgeState) -> Iterator[Operation]:
+    there, wanted = (
+        {r for r in state.probe_routes if r.probe_address.version == version} for state in (observed, desired)
+    )
+    if version in desired.probe_devices - observed.probe_devices:
+        yield AddProbeDevice(version)
+    # A route goes before its successor to the same probe address comes.
+    for route in sorted(there - wanted, key=lambda r: address_order(r.probe_address)):
+        yield RemoveProbeRoute(route)
+    kept = there if version in observed.probe_devices else set()
+    for route in sorted(wanted - kept, key=lambda r: address_order(r.probe_address)):
+        yield AddProbeRoute(route)
+    if version in observed.probe_devices - desired.probe_devices:
+        yield RemoveProbeDevice(version)
 
 
 def diff_worker(
@@ -144,8 +172,8 @@ def _services(
     moves = False
     for service in desired:
         old = before.get(service.key)
-        if old is not None and not old.intact:
-            # Somebody changed more of it than flags and weights; nothing that it holds can be kept.
+        if old is not None and (not old.intact or _turns(old, service)):
+            # Somebody changed more of it than flags and weights, or it is served another way from now on: nothing that it holds can be kept.
             operations.append(RemoveService(service.key))
             old = None
         if old is None:
@@ -163,6 +191,16 @@ def _services(
     return operations
 
 
+def _turned(desired: Sequence[VirtualService], before: Mapping[VirtualKey, VirtualService]) -> frozenset[IPAddress]:
+    """VIPs of services that are forwarded another way from now on."""
+    return frozenset(s.key.address for s in desired if s.key in before and _turns(before[s.key], s))
+
+
+def _turns(old: VirtualService, new: VirtualService) -> bool:
+    """Whether some destinations are tunnelled to and others not; nothing says it of a service without any."""
+    return len({d.nat_port is None for d in (*old.destinations, *new.destinations)}) > 1
+
+
 def _destinations(service: VirtualService, observed: Sequence[Destination]) -> tuple[list[Operation], bool]:
     """Bring the kernel's list, which grows at its head, into the order of ``service.destinations``. Also whether any had to move.
 
@@ -171,27 +209,27 @@ def _destinations(service: VirtualService, observed: Sequence[Destination]) -> t
     The list is never empty in between: either something stays, or the first step adds a destination that was not there.
     """
     key, wanted = service.key, service.destinations
-    there = {d.address: d for d in observed}
+    there = {d.place: d for d in observed}
     first_kept = len(wanted)
     for destination in reversed(observed):
-        if first_kept and destination.address == wanted[first_kept - 1].address:
+        if first_kept and destination.place == wanted[first_kept - 1].place:
             first_kept -= 1
 
     operations: list[Operation] = []
     for destination in wanted[first_kept:]:
-        operations += _reweigh(service, destination, there[destination.address])
+        operations += _reweigh(service, destination, there[destination.place])
     moved = False
     for destination in reversed(wanted[:first_kept]):
-        if destination.address in there:
+        if destination.place in there:
             moved = True
-            operations.append(RemoveDestination(key, destination.address))
+            operations.append(RemoveDestination(key, *destination.place))
         # With its weight first, also when it drains: the kernel remembers the last weight that was not 0 and keeps the slots by it.
-        operations.append(AddDestination(key, destination.address, destination.weight))
+        operations.append(AddDestination(key, destination.address, destination.weight, destination.nat_port))
         if destination.drained:
-            operations.append(SetWeight(key, destination.address, 0))
+            operations.append(SetWeight(key, destination.address, 0, destination.nat_port))
     # What is not wanted goes after its successors are there.
-    stay: set[IPAddress] = {d.address for d in wanted}
-    operations += [RemoveDestination(key, d.address) for d in observed if d.address not in stay]
+    stay: set[Place] = {d.place for d in wanted}
+    operations += [RemoveDestination(key, *d.place) for d in observed if d.place not in stay]
     return operations, moved
 
 
@@ -200,6 +238,6 @@ def _reweigh(service: VirtualService, wanted: Destination, old: Destination) -> 
     if wanted.drained and old.drained:
         return
     if wanted.weight != old.weight or (old.drained and not wanted.drained):
-        yield SetWeight(service.key, wanted.address, wanted.weight)
+        yield SetWeight(service.key, wanted.address, wanted.weight, wanted.nat_port)
     if wanted.drained:
-        yield SetWeight(service.key, wanted.address, 0)
+        yield SetWeight(service.key, wanted.address, 0, wanted.nat_port)

@@ -47,6 +47,7 @@ from lightkube.types import PatchType
 from lbnode.errors import ConfigError, Retry
 from lbnode.lease import LeaseRecord
 from lbnode.model import ServiceName
+from lbnode.objects import Snapshot, read_snapshot
 
 #: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.
 SILENCE_SECONDS = 50.0
@@ -196,6 +197,12 @@ class Copy:
     @property
     def synced(self) -> bool:
         return self.kinds <= self.listed
+
+    def snapshot(self) -> Snapshot:
+        """The objects as values."""
+        return read_snapshot(
+            (*self.services.values(), *self.slices.values(), *self.nodes.values(), *self.namespaces.values())
+        )
 
 
 def _name(raw: Raw) -> ServiceName:

@@ -65,7 +65,7 @@ def _hash_key(address: IPAddress, port: int, key: int, offset: int = 0) -> int:
 def table(destinations: Sequence[Destination], port: int, size: int = DEFAULT_TABLE_SIZE) -> list[int]:
     """The owner of each slot as an index into ``destinations``, which are in the order of the kernel's list, from its head.
 
-    ``port`` is the destination port, which for tunnels is the Service's. Drained destinations keep their slots by their weight.
+    ``port`` is the Service's, which is the destination port too where there is no translation. Drained destinations keep their slots by their weight.
     Empty when no destination has a weight.
 
     Raises:
@@ -86,8 +86,8 @@ def table(destinations: Sequence[Destination], port: int, size: int = DEFAULT_TA
     index = TABLE_SIZES.index(size) + 8
     shift = max(0, (max(weights) // divisor).bit_length() - index // 2)
     turns = [(w // divisor) >> shift or int(w != 0) for w in weights]
-    place = [_hash_key(d.address, port, _KEY_OFFSET) % size for d in destinations]
-    skip = [_hash_key(d.address, port, _KEY_SKIP) % (size - 1) + 1 for d in destinations]
+    place = [_hash_key(d.address, d.nat_port or port, _KEY_OFFSET) % size for d in destinations]
+    skip = [_hash_key(d.address, d.nat_port or port, _KEY_SKIP) % (size - 1) + 1 for d in destinations]
 
     slots = [-1] * size
     filled = 0

@@ -17,7 +17,8 @@ IPNetwork = IPv4Network | IPv6Network
 
 #: Devices of ours; names are at most 15 bytes (IFNAMSIZ of linux/if.h less the final zero).
 TUNNEL_DEVICE_PREFIX = "sgt-"
-PROBE_DEVICE = "sgprobe"
+#: By IP version: a kernel has one device of each kind that takes its ends from routes.
+PROBE_DEVICES = {4: "sgprobe", 6: "sgprobe6"}
 #: The one nftables table of ours.
 FILTER_TABLE = "samegate"
 #: Bytes that an outer IPv4 header adds (RFC 2003) and that an outer IPv6 header adds (RFC 2473).
@@ -29,11 +30,16 @@ class Protocol(StrEnum):
 
     TCP = "TCP"
     UDP = "UDP"
+    SCTP = "SCTP"
 
     @property
     def number(self) -> int:
         """The protocol's number in the IP header (IANA protocol numbers)."""
-        return {"TCP": 6, "UDP": 17}[self.value]
+        return {"TCP": 6, "UDP": 17, "SCTP": 132}[self.value]
+
+
+#: Address of a destination, and the port that packets are translated to; ``None`` for a tunnel.
+Place = tuple[IPAddress, int | None]
 
 
 def address_order(address: IPAddress) -> tuple[int, int]:
@@ -71,7 +77,7 @@ class VirtualKey:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A worker node as IPVS sees it.
+    """Where IPVS sends a flow: a worker node, by tunnel, or with ``nat_port`` a pod, by translation to this port of its address.
 
     ``weight`` is the share of the hash table and stays when the destination drains, because the kernel keeps the slots of
     a weight-0 destination by its last weight (``ip_vs_mh.c``); ``drained`` says that the kernel's weight is 0 now.
@@ -80,14 +86,25 @@ class Destination:
     address: IPAddress
     weight: int = 1
     drained: bool = False
+    nat_port: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """What tells it from the others of its service."""
+        return (self.address, self.nat_port)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its place in the list, whatever the history."""
+        return (*address_order(self.address), self.nat_port or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
-    """One IPVS service: always scheduler ``mh`` with ``mh-fallback``; forwarding is IPIP to the destination nodes.
+    """One IPVS service: always scheduler ``mh`` with ``mh-fallback``; all destinations by tunnel, or all by translation.
 
     ``hash_source_port`` sets ``mh-port``; it is off for ``sessionAffinity: ClientIP``. ``one_packet`` is UDP only.
-    ``destinations`` are sorted by :func:`address_order`, and the kernel's list must have that same order from its head,
+    ``destinations`` are sorted by ``Destination.order``, and the kernel's list must have that same order from its head,
     because ``ip_vs_mh`` fills its table in list order and so the table would otherwise depend on history. ``intact`` is false only for
     an observed service with another scheduler, forwarding or port behind it: it has to be taken away and made anew.
     """
@@ -101,14 +118,40 @@ class VirtualService:
 
 @dataclass(frozen=True, slots=True)
 class EdgeFilter:
-    """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop."""
+    """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop.
+
+    ``translated`` are the VIPs that are tracked because they are served by translation. ``limited`` says for some of the served keys which
+    clients alone may come in; where kube-proxy sees the packets it limits them itself.
+    """
 
     pools: tuple[IPNetwork, ...]
     served: frozenset[VirtualKey]
+    translated: frozenset[IPAddress] = frozenset()
+    limited: frozenset[tuple[VirtualKey, IPNetwork]] = frozenset()
 
     @property
     def digest(self) -> str:
-        return _digest("edge", [str(p) for p in self.pools], sorted(map(str, self.served)))
+        return _digest(
+            "edge",
+            [str(p) for p in self.pools],
+            sorted(map(str, self.served)),
+            sorted(map(str, self.translated)),
+            sorted(f"{key} {network}" for key, network in self.limited),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationTable:
+    """Of the VIPs that an edge node serves by translation: kube-proxy leaves them alone, and pods see the node's address, so that replies
+    come back to it. ``pools`` say for which IP versions there is a table at all.
+    """
+
+    pools: tuple[IPNetwork, ...]
+    vips: frozenset[IPAddress]
+
+    @property
+    def digest(self) -> str:
+        return _digest("translation", [str(p) for p in self.pools], sorted(map(str, self.vips)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +198,7 @@ class DeliveryTable:
 
 
 FilterTable = EdgeFilter | WorkerFilter
-PacketTable = FilterTable | DeliveryTable
+PacketTable = FilterTable | DeliveryTable | TranslationTable
 
 
 def _digest(*parts: object) -> str:
@@ -173,10 +216,11 @@ class IpvsTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRoute:
-    """Packets to ``probe_address`` leave in a tunnel to ``worker_address``."""
+    """Packets to ``probe_address`` leave in a tunnel from ``edge_address`` to ``worker_address``; all three are of one family."""
 
     probe_address: IPAddress
     worker_address: IPAddress
+    edge_address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +253,9 @@ class EdgeState:
     """The edge data plane, desired or observed; equal values mean that nothing is left to do.
 
     ``sysctls`` maps names below ``net.`` in dotted form (``net.ipv4.vs.sloppy_tcp``) to their text; an observed state holds just the
-    names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back.
+    names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back, and so is
+    ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
+    ``probe_devices`` are the IP versions that have their probe device.
     ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order.
     """
 
@@ -218,13 +264,16 @@ class EdgeState:
     filter_digest: str | None = None
     vips: frozenset[IPAddress] = frozenset()
     services: tuple[VirtualService, ...] = ()
-    probe_device: bool = False
+    probe_devices: frozenset[int] = frozenset()
     probe_routes: frozenset[ProbeRoute] = frozenset()
+    translation_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """A worker's tunnel device for one edge node: carries the node's address, loose reverse path filter (``rp_filter=2``), up."""
+    """A worker's tunnel device for one address of an edge node, up. Over IPv4 it carries the node's address, with a loose reverse path filter
+    (``rp_filter=2``); IPv6 has no such filter, and nothing but the edge node's packets is to come by it (``addr_gen_mode=1``).
+    """
 
     edge_address: IPAddress
     node_address: IPAddress
@@ -272,6 +321,18 @@ class ReplaceFilter:
 
 @dataclass(frozen=True, slots=True)
 class RemoveFilter:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceTranslation:
+    """Put this table in place of ours, in one transaction."""
+
+    table: TranslationTable
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTranslation:
     pass
 
 
@@ -325,6 +386,7 @@ class AddDestination:
     key: VirtualKey
     address: IPAddress
     weight: int
+    nat_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,22 +394,26 @@ class SetWeight:
     key: VirtualKey
     address: IPAddress
     weight: int
+    nat_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveDestination:
     key: VirtualKey
     address: IPAddress
+    nat_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AddProbeDevice:
-    pass
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveProbeDevice:
-    pass
+    """Remove the device with its routes."""
+
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +443,8 @@ Operation = (
     | SetTimeouts
     | ReplaceFilter
     | RemoveFilter
+    | ReplaceTranslation
+    | RemoveTranslation
     | ReplaceDelivery
     | RemoveDelivery
     | AddAddress
@@ -472,7 +540,8 @@ class VipFacts:
     ``terminating_only`` says that no endpoint is ready and serving terminating ones stand in (kube-proxy reports none then, yet delivers);
     ``endpoints`` counts the endpoints that kube-proxy delivers to, wherever they are. ``attributes`` go with its route; ``elsewhere`` is a
     reason and its explanation when it is for other edge nodes to announce. ``sharing`` are the facts of younger Services that share the
-    address, each by itself.
+    address, each by itself. With ``probed`` false the VIP is served by translation: then ``workers`` are the pods themselves, which no tunnel
+    leads to and nobody probes. ``refused`` is set when no port of the Service is served: the first refusal's reason and message.
     """
 
     address: IPAddress
@@ -485,6 +554,8 @@ class VipFacts:
     attributes: RouteAttributes = RouteAttributes()
     elsewhere: tuple[str, str] | None = None
     sharing: tuple[VipFacts, ...] = ()
+    probed: bool = True
+    refused: tuple[str, str] | None = None
 
     @property
     def all_services(self) -> tuple[VipFacts, ...]:

@@ -21,6 +21,7 @@ COMMUNITIES_ANNOTATION = "samegate.dev/bgp-communities"
 LOCAL_PREFERENCE_ANNOTATION = "samegate.dev/bgp-local-preference"
 MED_ANNOTATION = "samegate.dev/bgp-med"
 PREPEND_ANNOTATION = "samegate.dev/bgp-prepend"
+FORWARDING_ANNOTATION = "samegate.dev/forwarding"
 DRAIN_ANNOTATION = "samegate.dev/drain"
 ONE_PACKET_ANNOTATION = "samegate.dev/udp-one-packet"
 #: Kubernetes: well-known labels, annotations and taints.
@@ -36,7 +37,7 @@ _FAMILY = {"IPv4": 4, "IPv6": 6}
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One port of a Service. ``protocol`` is the API's word and may be one that is not served (SCTP); ``target`` may be a name."""
+    """One port of a Service. ``protocol`` is the API's word and may be one that is not served; ``target`` may be a name."""
 
     name: str
     protocol: str
@@ -88,13 +89,14 @@ class ServiceObject:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One pod behind a Service."""
+    """One pod behind a Service. ``weight`` is what it counts for with ``weights: endpoints``; Kubernetes has no such thing."""
 
     addresses: tuple[IPAddress, ...]
     node_name: str | None
     ready: bool
     serving: bool
     terminating: bool
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,11 @@ def is_of_our_class(service: ServiceObject, settings: AgentSettings) -> bool:
     if service.load_balancer_class is None:
         return settings.serve_without_class
     return service.load_balancer_class == settings.service_class
+
+
+def forwarding_of(service: ServiceObject, settings: AgentSettings) -> str:
+    """How a Service is forwarded: by its annotation, else by the settings. Anything but ``tunnel`` and ``nat`` is the annotation's mistake."""
+    return service.annotations.get(FORWARDING_ANNOTATION, settings.forwarding).strip().lower()
 
 
 class _Unreadable(Exception):

@@ -10,14 +10,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from lbnode.active_probe import read_active_probe
 from lbnode.allocate import allocate
 from lbnode.announce import EdgeFacts, announce
 from lbnode.communities import in_order
+from lbnode.documents import read_documents
 from lbnode.errors import ConfigError
 from lbnode.model import (
     IPAddress,
@@ -32,6 +30,8 @@ from lbnode.objects import EXCLUDE_SERVICE_LABEL, NodeObject, ServiceObject, Sna
 from lbnode.plan_report import Report, ServiceReport, VipReport, as_json_text, findings, service_lines
 from lbnode.pools import pool_of
 from lbnode.settings import AgentSettings, parse, parse_json
+from lbnode.standalone import Standalone, is_standalone
+from lbnode.standalone import parse as parse_standalone
 from lbnode.translate import EdgePlan, translate_edge
 
 #: Stand-in when no settings are given: documentation networks only (RFC 5737, RFC 2544, RFC 5398).
@@ -57,7 +57,21 @@ def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = 
         )
     if allocated:
         notes.append("addresses marked 'allocated' are in no status yet; the controller would choose them")
+    return replace(_report(snapshot, settings, node, allocated, refused), notes=tuple(notes))
 
+
+def plan_standalone(file: Standalone, node: str | None = None) -> Report:
+    """The report for a standalone file, on one of its edge nodes or on all. It says everything itself, so nothing is assumed."""
+    return _report(file.snapshot(), file.agent_settings(), node)
+
+
+def _report(
+    snapshot: Snapshot,
+    settings: AgentSettings,
+    node: str | None,
+    allocated: frozenset[ServiceName] = frozenset(),
+    refused: tuple[Rejection, ...] = (),
+) -> Report:
     edges = [n for n, o in sorted(snapshot.nodes.items()) if o.matches(settings.edge_node_selector)]
     if node is not None:
         if node not in snapshot.nodes:
@@ -96,7 +110,6 @@ def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = 
         services=tuple(services),
         rejections=tuple(dict.fromkeys(rejections)),
         warnings=tuple(dict.fromkeys(w for p in plans.values() for w in p.warnings)),
-        notes=tuple(notes),
         node_names={a: n.name for n in snapshot.nodes.values() for a in n.addresses},
     )
 
@@ -112,13 +125,11 @@ def check_file(path: Path, settings_path: Path | None = None, as_json: bool = Fa
     Raises:
         ConfigError: the file or the settings cannot be read.
     """
-    objects, settings, notes = _load(path, settings_path)
-    report = check(objects, settings)
-    report = replace(report, notes=(*notes, *report.notes))
+    report, counts = _report_of_file(path, settings_path)
+    report = replace(report, services=())
     code = 1 if report.rejections else 0
     if as_json:
         return as_json_text(report), code
-    counts = ", ".join(f"{sum(_kind(o) == kind for o in objects)} {kind}s" for kind in _KINDS)
     verdict = f"{len(report.rejections)} refused" if code else "nothing refused"
     return "\n".join([*findings(report), f"{path}: {counts}: {verdict}"]), code
 
@@ -131,14 +142,31 @@ def plan_file(
     Raises:
         ConfigError: the file or the settings cannot be read, or the file has no such node.
     """
-    objects, settings, notes = _load(path, settings_path)
-    report = plan(objects, settings, node)
-    report = replace(report, notes=(*notes, *report.notes))
+    report, _ = _report_of_file(path, settings_path, node)
     code = 1 if report.rejections else 0
     if as_json:
         return as_json_text(report), code
     lines = [line for service in report.services for line in service_lines(service, report)]
     return "\n".join([*lines, *findings(report)]) or "no Services", code
+
+
+def _report_of_file(path: Path, settings_path: Path | None, node: str | None = None) -> tuple[Report, str]:
+    """The report, and how much of what the file has."""
+    text = _text(path)
+    documents = read_documents(text, str(path))
+    if is_standalone(documents):
+        if settings_path is not None:
+            raise ConfigError(
+                f"--settings {settings_path}", f"{path} is a standalone file and has its own settings", "Leave it out"
+            )
+        file = parse_standalone(text, str(path))
+        counts = f"{len(file.services)} services, {len(file.workers)} workers, {len(file.edge_nodes)} edge nodes"
+        return plan_standalone(file, node), counts
+    objects = _flat(documents)
+    settings, notes = _settings_for(objects, path, settings_path)
+    report = plan(objects, settings, node)
+    counts = ", ".join(f"{sum(_kind(o) == kind for o in objects)} {kind}s" for kind in _KINDS)
+    return replace(report, notes=(*notes, *report.notes)), counts
 
 
 # What the file does not say
@@ -147,19 +175,22 @@ def plan_file(
 def _with_nodes(snapshot: Snapshot, settings: AgentSettings, notes: list[str]) -> Snapshot:
     """The snapshot with stand-in Nodes where the file has none of a role: workers by the endpoints' node names, one edge node."""
     nodes = dict(snapshot.nodes)
-    hosts = (h for h in settings.network.node_cidrs[0] if int(h) & 0xFF not in (0, 255))
     taken = {a for n in nodes.values() for a in n.addresses}
-    free = (h for h in hosts if h not in taken)
+    networks = {n.version: n for n in reversed(settings.network.node_cidrs)}
+    free = [
+        (h for h in networks[version] if int(h) & 0xFF not in (0, 255) and h not in taken)
+        for version in sorted(networks)
+    ]
     if not any(n.matches(settings.worker_node_selector) for n in nodes.values()):
         names = sorted(
             {e.node_name for s in snapshot.slices for e in s.endpoints if e.node_name and e.node_name not in nodes}
         )
         for name in names:
-            nodes[name] = NodeObject(name, labels=settings.worker_node_selector, addresses=(next(free),))
+            nodes[name] = NodeObject(name, labels=settings.worker_node_selector, addresses=tuple(map(next, free)))
         if names:
             notes.append(f"no worker Nodes in the file: assumed {', '.join(names)}, with made-up addresses")
     if not any(n.matches(settings.edge_node_selector) for n in nodes.values()):
-        nodes["edge"] = NodeObject("edge", labels=settings.edge_node_selector, addresses=(next(free),))
+        nodes["edge"] = NodeObject("edge", labels=settings.edge_node_selector, addresses=tuple(map(next, free)))
         notes.append("no edge Nodes in the file: assumed one called edge")
     return replace(snapshot, nodes=nodes)
 
@@ -208,6 +239,7 @@ def _verdicts(edge: EdgePlan, settings: AgentSettings) -> dict[IPAddress, Verdic
         health=health,
         draining=edge.draining,
         blocked=edge.blocked,
+        unserved=edge.unserved,
     )
     return announce(facts, settings.health)
 
@@ -225,23 +257,24 @@ def _why_ignored(service: ServiceObject, settings: AgentSettings) -> str:
 # Files
 
 
-def _load(path: Path, settings_path: Path | None) -> tuple[list[object], AgentSettings, tuple[str, ...]]:
-    objects = _documents(path)
+def _settings_for(
+    objects: Iterable[object], path: Path, settings_path: Path | None
+) -> tuple[AgentSettings, tuple[str, ...]]:
     if settings_path is not None:
-        [raw] = _yaml(settings_path) or [None]
-        return objects, parse(raw, str(settings_path)), ()
+        [raw] = read_documents(_text(settings_path), str(settings_path)) or [None]
+        return parse(raw, str(settings_path)), ()
     for item in objects:
         data = item.get("data") if isinstance(item, Mapping) and item.get("kind") == "ConfigMap" else None
         if isinstance(data, Mapping) and isinstance(data.get(SETTINGS_KEY), str):
-            return objects, parse_json(data[SETTINGS_KEY], f"{path}: {SETTINGS_KEY}"), ()
+            return parse_json(data[SETTINGS_KEY], f"{path}: {SETTINGS_KEY}"), ()
     note = "no --settings and no ConfigMap with settings.json in the file: planned with the example pool 203.0.113.0/24"
-    return objects, parse(EXAMPLE_SETTINGS), (note,)
+    return parse(EXAMPLE_SETTINGS), (note,)
 
 
-def _documents(path: Path) -> list[object]:
-    """All objects of a file: YAML documents, a JSON object or list, or Kubernetes Lists of them."""
+def _flat(documents: Iterable[object]) -> list[object]:
+    """All objects: of YAML documents, a JSON object or list, or Kubernetes Lists of them."""
     flat: list[object] = []
-    waiting = list(reversed(_yaml(path)))
+    waiting = list(documents)[::-1]
     while waiting:
         item = waiting.pop()
         if isinstance(item, list):
@@ -257,35 +290,13 @@ def _documents(path: Path) -> list[object]:
     return flat
 
 
-def _yaml(path: Path) -> list[Any]:
+def _text(path: Path) -> str:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        return list(yaml.load_all(text, Loader=_Loader))
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             str(path), f"cannot be read: {error}", "Name a readable file, or - for standard input"
         ) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        shown = " ".join(str(error).split())
-        raise ConfigError(str(path), f"neither YAML nor JSON: {shown}", "Mend the file") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: a time stays the text that it is, and aliases, which could nest without end, are refused."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, f"alias *{event.anchor} is not allowed here", event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def _kind(item: object) -> str:

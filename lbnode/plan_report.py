@@ -59,7 +59,8 @@ def service_lines(service: ServiceReport, report: Report) -> list[str]:
     for virtual in service.programmed:
         flags = [] if virtual.hash_source_port else ["by client address"]
         flags += ["one packet"] if virtual.one_packet else []
-        lines.append(f"  {virtual.key}{f' ({chr(44).join(flags)})' if flags else ''}")
+        shown = f" ({', '.join(flags)})" if flags else ""
+        lines.append(f"  {virtual.key}{shown}")
         lines += [f"    -> {line}" for line in _destination_lines(virtual, report)] or ["    -> nobody"]
     for edge, address, verdict in service.verdicts:
         does = "announces" if verdict.announce else "does not announce"
@@ -81,7 +82,9 @@ def _destination_lines(virtual: VirtualService, report: Report) -> list[str]:
     lines = []
     for destination, share in zip(virtual.destinations, _shares(virtual), strict=True):
         what = "drained" if destination.drained else f"weight {destination.weight}"
-        lines.append(f"{names.get(destination.address, '?')} {destination.address}, {what}, {share:.1%} of the table")
+        pod = "" if destination.nat_port is None else f":{destination.nat_port} by nat"
+        who = "pod" if pod and destination.address not in names else names.get(destination.address, "?")
+        lines.append(f"{who} {destination.address}{pod}, {what}, {share:.1%} of the table")
     return lines
 
 
@@ -138,6 +141,7 @@ def as_json_text(report: Report) -> str:
                         {
                             "node": names.get(d.address),
                             "address": str(d.address),
+                            "natPort": d.nat_port,
                             "weight": d.weight,
                             "drained": d.drained,
                             "share": round(share, 4),

@@ -21,6 +21,8 @@ from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
 
 #: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
+#: RFC 8200 section 5: no link may be smaller, and a tunnel is one.
+SMALLEST_IPV6_MTU_BYTES = 1280
 
 
 def _asn(value: int) -> int:
@@ -56,7 +58,8 @@ class GracefulRestart(Strict):
 class Peer(Strict):
     """A router that edge nodes announce to.
 
-    ``nodes`` limits the peer to the named edge nodes; empty means all. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
+    ``nodes`` limits the peer to the named edge nodes; empty means all. ``address_families`` are what goes over the session, whatever family
+    its own addresses have (RFC 4760): both over one, or one each over two sessions with the same router. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
     the key itself never stands in settings. ``ttl_security`` is RFC 5082 and needs a peer that is one hop away.
     """
 
@@ -65,6 +68,7 @@ class Peer(Strict):
     asn: Asn
     port: Port = 179
     nodes: tuple[str, ...] = ()
+    address_families: tuple[Literal["IPv4", "IPv6"], ...] = Field(default=("IPv4", "IPv6"), min_length=1)
     password_key: str | None = Field(default=None, pattern=r"^[-._a-zA-Z0-9]+$")
     multihop: Whole | None = Field(default=None, ge=2, le=255)
     ttl_security: bool = False
@@ -259,6 +263,9 @@ class AgentSettings(Strict):
 
     ``share_across_namespaces`` lets Services of different namespaces share an address by an equal sharing key; off, a key counts within its
     namespace. ``packet_filter`` is ``nftables`` unless a kernel has no nftables tables for IP; ``iptables-legacy`` costs the pods ``NET_RAW``.
+    ``forwarding`` is ``tunnel``: to the worker role, with the client's address and through the loss of any edge node. ``nat`` is for pods on nodes
+    that cannot run the worker role: edge nodes send to the pods themselves and translate both addresses, so the app sees an edge node's address
+    instead of the client's, and connections end when their edge node leaves. A Service may choose by ``samegate.dev/forwarding``.
     """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
@@ -269,7 +276,7 @@ class AgentSettings(Strict):
     edge_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "edge"}, min_length=1)
     worker_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "worker"}, min_length=1)
     share_across_namespaces: bool = False
-    forwarding: Literal["tunnel"] = "tunnel"
+    forwarding: Literal["tunnel", "nat"] = "tunnel"
     return_path: Literal["direct"] = Field(default="direct", alias="return")
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
@@ -287,6 +294,23 @@ class AgentSettings(Strict):
             raise ValueError(
                 f"edgeNodeSelector {dict(edge)} and workerNodeSelector {dict(worker)} select the same nodes: no node can be both. Give the roles different labels"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _families_fit(self) -> AgentSettings:
+        families = sorted({n.version for n in self.pool_networks})
+        smallest = SMALLEST_IPV6_MTU_BYTES + TUNNEL_OVERHEAD_BYTES[6]
+        if 6 in families and self.network.fabric_mtu_bytes < smallest:
+            raise ValueError(
+                f"fabricMtuBytes {self.network.fabric_mtu_bytes} is too small for IPv6 pools: their tunnel takes {TUNNEL_OVERHEAD_BYTES[6]} bytes, "
+                f"and IPv6 needs {SMALLEST_IPV6_MTU_BYTES} in it (RFC 8200 section 5). Raise the fabric's MTU to {smallest}, or drop the IPv6 pools"
+            )
+        for family in families:
+            if not any(f"IPv{family}" in peer.address_families for peer in self.bgp.peers):
+                raise ValueError(
+                    f"no peer has IPv{family} in its addressFamilies, but pools have IPv{family} networks: they would be announced to nobody. "
+                    "Add the family to a peer, or drop those networks"
+                )
         return self
 
     @model_validator(mode="after")

@@ -21,12 +21,14 @@ from lbnode.model import (
     EdgeFilter,
     EdgeState,
     IPAddress,
+    IPNetwork,
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
     Rejection,
     RouteAttributes,
     ServiceName,
+    TranslationTable,
     Tunnel,
     VipFacts,
     VirtualKey,
@@ -38,6 +40,7 @@ from lbnode.model import (
     address_order,
 )
 from lbnode.objects import (
+    FORWARDING_ANNOTATION,
     ONE_PACKET_ANNOTATION,
     SERVICE_PROXY_LABEL,
     SHARING_ANNOTATION,
@@ -46,6 +49,7 @@ from lbnode.objects import (
     ServiceObject,
     ServicePort,
     Snapshot,
+    forwarding_of,
     is_on,
     is_ours,
 )
@@ -63,6 +67,20 @@ EDGE_SYSCTLS = {
     "net.ipv4.vs.schedule_icmp": "1",
     "net.ipv4.vs.sloppy_tcp": "1",
 }
+#: With translation, in addition: IPVS shows connection tracking what it does, so that the source can be translated too; and replies are
+#: forwarded, for which the kernel has a switch of its own in each family.
+NAT_SYSCTLS = {"net.ipv4.vs.conntrack": "1"}
+FORWARDING_SYSCTLS = {4: {"net.ipv4.ip_forward": "1"}, 6: {"net.ipv6.conf.all.forwarding": "1"}}
+#: With SCTP, in addition: as ``sloppy_tcp``.
+SCTP_SYSCTLS = {"net.ipv4.vs.sloppy_sctp": "1"}
+#: Every sysctl that a plan may ask for.
+ALL_EDGE_SYSCTLS = (
+    *EDGE_SYSCTLS,
+    *NAT_SYSCTLS,
+    *SCTP_SYSCTLS,
+    *(name for names in FORWARDING_SYSCTLS.values() for name in names),
+)
+NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
 #: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
 WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
@@ -70,14 +88,18 @@ WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
 
 @dataclass(frozen=True, slots=True)
 class EdgePlan:
-    """What an edge node should be. ``blocked`` is a reason and its explanation when this node must not announce at all."""
+    """What an edge node should be. ``blocked`` is a reason and its explanation when this node must not announce at all; ``unserved`` has
+    them by IP version when it cannot serve that family. VIPs of such a family are in ``vips`` and not in ``state``.
+    """
 
     state: EdgeState
     filter: EdgeFilter
+    translation: TranslationTable | None = None
     vips: Mapping[IPAddress, VipFacts] = field(default_factory=dict)
     workers: tuple[Worker, ...] = ()
     draining: bool = False
     blocked: tuple[str, str] | None = None
+    unserved: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -113,14 +135,19 @@ def translate_edge(
     node_name: str,
     health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+    missing: frozenset[Protocol] = frozenset(),
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
 
-    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready.
+    ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready. ``missing`` are protocols
+    that this node's kernel does not have.
     """
     pools = settings.pool_networks
     workers, warnings = _workers(snapshot, settings)
+    node = snapshot.nodes.get(node_name)
+    unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
+    warnings += [w for edge in edges for w in _unspoken(edge, settings)]
     kernels = {n.kernel_version for n in edges if n.kernel_version}
     if len(kernels) > 1:
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
@@ -133,14 +160,22 @@ def translate_edge(
     vips: dict[IPAddress, VipFacts] = {}
     holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
     services: list[VirtualService] = []
-    node = snapshot.nodes.get(node_name)
+    limited: set[tuple[VirtualKey, IPNetwork]] = set()
     for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
         if not is_ours(service, settings):
             continue
-        ports, refused = _ports(service)
+        forwarding = forwarding_of(service, settings)
+        if (problem := _forwarding_problem(service, forwarding)) is not None:
+            rejections.append(problem)
+            continue
+        nat = forwarding == "nat"
+        if nat:
+            warnings.append(f"{service.name}: {NAT_NOTE}")
+        ports, refused = _ports(service, nat, missing)
         rejections += refused
         if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
             rejections.append(mistake)
+        refusal = (refused[0].reason, refused[0].message) if refused and not ports else None
         for address in service.addresses:
             if any(holder.name == service.name for holder in holders[address]):
                 continue
@@ -153,14 +188,33 @@ def translate_edge(
             targets: list[Target] = []
             for port, protocol in ports:
                 target, refused = destinations_of(
-                    snapshot.nodes, slices[service.name], settings, service, port, protocol, address.version, graced
+                    snapshot.nodes,
+                    slices[service.name],
+                    settings,
+                    service,
+                    port,
+                    protocol,
+                    address.version,
+                    graced,
+                    nat,
                 )
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
+                if address.version in unserved:
+                    continue
+                key = VirtualKey(address, protocol, port.port)
+                # A probe speaks of workers and their tunnels, not of pods.
+                destinations = (
+                    target.destinations if nat else drain_unfit(target.destinations, service.name, protocol, health)
+                )
+                if nat:
+                    limited |= {
+                        (key, network) for network in service.source_ranges if network.version == address.version
+                    }
                 services.append(
                     VirtualService(
-                        key=VirtualKey(address, protocol, port.port),
-                        destinations=drain_unfit(target.destinations, service.name, protocol, health),
+                        key=key,
+                        destinations=destinations,
                         hash_source_port=not service.client_ip_affinity,
                         one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
                     )
@@ -168,6 +222,7 @@ def translate_edge(
             attributes, refused = attributes_of(service, address, pool, settings.bgp)
             rejections += [r for r in refused if r not in rejections]
             facts = _facts(service, address, targets, attributes, _elsewhere(node, pool))
+            facts = replace(facts, probed=not nat, refused=refusal)
             if address in vips:
                 vips[address] = replace(vips[address], sharing=(*vips[address].sharing, facts))
                 rejections += _attributes_that_differ(service, facts, vips[address])
@@ -175,23 +230,36 @@ def translate_edge(
                 vips[address] = facts
 
     services.sort(key=lambda s: s.key.order)
-    table = EdgeFilter(pools, frozenset(s.key for s in services))
+    here = frozenset(a for a in vips if a.version not in unserved)
+    translated = frozenset(a for a in here if not vips[a].probed)
+    closed = _closed_families(snapshot, settings, translated, vips)
+    table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=EDGE_SYSCTLS,
+        sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=table.digest,
-        vips=frozenset(vips),
+        vips=here,
         services=tuple(services),
-        probe_device=True,
-        probe_routes=frozenset(ProbeRoute(w.probe_address, w.address) for w in workers if w.probe_address is not None),
+        probe_devices=frozenset(n.version for n in pools) - unserved.keys(),
+        probe_routes=frozenset(
+            ProbeRoute(w.probe_address, w.address, edge_address)
+            for w in workers
+            if w.probe_address is not None
+            and node is not None
+            and (edge_address := node.address(w.address.version)) is not None
+        ),
+        translation_digest=translation.digest if translation is not None else None,
     )
     return EdgePlan(
         state=state,
         filter=table,
+        translation=translation,
         vips=vips,
         workers=tuple(workers),
         draining=node is not None and node.draining,
         blocked=_edge_blocked(node, node_name, settings),
+        unserved=unserved,
         rejections=tuple(rejections),
         warnings=tuple(warnings + _silent_pools(edges, settings) + _stray_endpoints(snapshot, slices, settings)),
     )
@@ -224,7 +292,10 @@ def translate_worker(
     checks = tuple(
         HealthCheck(service.name, service.health_check_node_port)
         for _, service in sorted(snapshot.services.items())
-        if is_ours(service, settings) and service.local and service.health_check_node_port
+        if is_ours(service, settings)
+        and service.local
+        and service.health_check_node_port
+        and forwarding_of(service, settings) == "tunnel"
     )
     blocked = None
     if node is None:
@@ -258,9 +329,11 @@ def _backends(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> di
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
     """The plan with what the kernel holds for VIPs that routers still send us, though the cluster no longer wants them.
 
-    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on.
+    A Service that went away is withdrawn first and leaves the kernel when the routers have moved on. One that was forwarded by ``nat`` is not
+    kept: which clients it was open to can no longer be told.
     """
-    leaving = (announced & observed.vips) - plan.state.vips
+    natted = {s.key.address for s in observed.services if any(d.nat_port is not None for d in s.destinations)}
+    leaving = (announced & observed.vips) - plan.state.vips - natted
     if not leaving:
         return plan
     kept = [s for s in observed.services if s.key.address in leaving]
@@ -300,14 +373,45 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
     return sorted(found, key=lambda w: address_order(w.address)), warnings
 
 
-def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
+def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
+    wanted = EDGE_SYSCTLS | (SCTP_SYSCTLS if sctp else {})
+    families = {a.version for a in translated}
+    if not families:
+        return wanted
+    return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
+
+
+def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
+    if forwarding in ("tunnel", "nat"):
+        return None
+    message = f"annotation {FORWARDING_ANNOTATION} = {forwarding!r} is neither tunnel nor nat. Write one of them, or remove it"
+    return Rejection(service.name, "InvalidForwarding", message)
+
+
+def _closed_families(
+    snapshot: Snapshot, settings: AgentSettings, translated: frozenset[IPAddress], vips: Mapping[IPAddress, VipFacts]
+) -> frozenset[VirtualKey]:
+    """Keys of translated VIPs whose Service has source ranges, but none of the VIP's family: nobody may come in."""
+    found: set[VirtualKey] = set()
+    for address in translated:
+        for service in (snapshot.services[v.service] for v in vips[address].all_services):
+            if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
+                found |= {
+                    VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True, frozenset())[0]
+                }
+    return frozenset(found)
+
+
+def _ports(
+    service: ServiceObject, nat: bool, missing: frozenset[Protocol]
+) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
     served: list[tuple[ServicePort, Protocol]] = []
     refused: list[Rejection] = []
     seen: set[tuple[Protocol, int]] = set()
     for port in service.ports:
         label = f"port {port.name or port.port}"
         if port.protocol not in Protocol.__members__:
-            message = f"{label}: protocol {port.protocol} is not served, only TCP and UDP are. Use another load balancer class for it"
+            message = f"{label}: protocol {port.protocol} is not served, only TCP, UDP and SCTP are. Use another load balancer class for it"
             refused.append(Rejection(service.name, "UnsupportedProtocol", message))
             continue
         key = (Protocol(port.protocol), port.port)
@@ -316,6 +420,27 @@ def _ports(service: ServiceObject) -> tuple[list[tuple[ServicePort, Protocol]], 
             refused.append(Rejection(service.name, "DuplicatePort", message))
             continue
         seen.add(key)
+        if key[0] in missing:
+            message = (
+                f"{label}: {port.protocol} is not in this edge node's kernel (IPVS with CONFIG_IP_VS_PROTO_{port.protocol}, module xt_{port.protocol.lower()}). "
+                f"Run `modprobe xt_{port.protocol.lower()}` on the node or use a kernel that has both, and start the agent anew"
+            )
+            refused.append(Rejection(service.name, "ProtocolNotInKernel", message))
+            continue
+        if nat and key[0] is Protocol.SCTP:
+            message = (
+                f"{label}: SCTP together with forwarding nat: an association names its addresses inside, where nobody translates them. "
+                f"Use forwarding tunnel ({FORWARDING_ANNOTATION})"
+            )
+            refused.append(Rejection(service.name, "SctpWithNat", message))
+            continue
+        if nat and key[0] is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)):
+            message = (
+                f"{label}: one packet at a time ({ONE_PACKET_ANNOTATION}) together with forwarding nat: the answers would come back untranslated. "
+                "Remove one of the two annotations"
+            )
+            refused.append(Rejection(service.name, "OnePacketWithNat", message))
+            continue
         served.append((port, key[0]))
     return served, refused
 
@@ -332,6 +457,14 @@ def _address_problem(
         problem = sharing.obstacle(service, holder, address, settings.share_across_namespaces)
         if problem is not None:
             return Rejection(service.name, *problem)
+        mine, theirs = (forwarding_of(s, settings) for s in (service, holder))
+        if mine != theirs:
+            # Translation is by address: what one port's packets need would break the other's.
+            message = (
+                f"address {address} is shared with {holder.name}, which is forwarded by {theirs}, and this Service by {mine}: an address has one way "
+                f"of forwarding. Give both the same {FORWARDING_ANNOTATION}, or use another {SHARING_ANNOTATION}"
+            )
+            return Rejection(service.name, "SharingForwardingDiffers", message)
     if (proxy := service.labels.get(SERVICE_PROXY_LABEL)) is not None:
         message = f"label {SERVICE_PROXY_LABEL}={proxy}: kube-proxy leaves this Service to another proxy and would not deliver. Remove the label"
         return Rejection(service.name, "ForeignServiceProxy", message)
@@ -400,6 +533,31 @@ def _facts(
     )
 
 
+def _unserved(node: NodeObject | None, settings: AgentSettings) -> dict[int, tuple[str, str]]:
+    """Why an edge node cannot serve a family of the pools, by IP version."""
+    if node is None:
+        return {}
+    return {
+        family: (
+            "NoNodeAddress",
+            f"edge node {node.name} has no internal IPv{family} address to be the next hop. Give it one (kubelet --node-ip), or drop the IPv{family} pools",
+        )
+        for family in sorted({n.version for n in settings.pool_networks})
+        if node.address(family) is None
+    }
+
+
+def _unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
+    """What an edge node does not announce, or not to every router, for want of an address."""
+    silent = [
+        f"edge node {edge.name} has no internal IPv{peer.address.version} address to speak from to peer {peer.name} = {peer.address}: "
+        "it announces nothing to it. Give the node one, or name the router's address of the other family"
+        for peer in settings.bgp.peers
+        if (not peer.nodes or edge.name in peer.nodes) and edge.address(peer.address.version) is None
+    ]
+    return [*(message for _, message in _unserved(edge, settings).values()), *silent]
+
+
 def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettings) -> tuple[str, str] | None:
     if node is None:
         return ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
@@ -423,7 +581,7 @@ def _stray_endpoints(
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
     warnings = []
     for _, service in sorted(snapshot.services.items()):
-        if not (is_ours(service, settings) and service.local):
+        if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
             continue
         nodes = {e.node_name for s in slices[service.name] for e in s.endpoints if e.node_name}
         for name in sorted(n for n in nodes if n is not None):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,21 @@ class Target:
     def address(self) -> tuple[str, int]:
         return (self.vip, self.port)
 
+    @property
+    def version(self) -> int:
+        """The IP version."""
+        return topology.version_of(self.vip)
+
+    @property
+    def in_ipvs(self) -> str:
+        """As ipvsadm(8) takes it and prints it: transport option and ADDRESS:PORT."""
+        return f"-{self.transport[0]} {self.listed}"
+
+    @property
+    def listed(self) -> str:
+        """ADDRESS:PORT, an IPv6 address in brackets."""
+        return f"{self.vip}:{self.port}" if self.version == 4 else f"[{self.vip}]:{self.port}"
+
 
 def wait_until(what: str, condition: Callable[[], object], timeout_seconds: float, every_seconds: float = 0.2) -> float:
     """Seconds until `condition` held, asked each `every_seconds`; whatever it returns falsy is shown if it never does.
@@ -78,28 +93,28 @@ class Bench:
 
     # -- clients ---------------------------------------------------------------------------------------------------------------
 
-    def sources(self, count: int = 1) -> tuple[str, ...]:
+    def sources(self, count: int = 1, version: int = 4) -> tuple[str, ...]:
         """Client addresses that no measurement used lately: stale kernel state of reused ports would spoil the result."""
         used = int(_SOURCES_FILE.read_text()) if _SOURCES_FILE.is_file() else _FIRST_SOURCE - 1
         span = _LAST_SOURCE - _FIRST_SOURCE + 1
         hosts = [_FIRST_SOURCE + (used - _FIRST_SOURCE + 1 + n) % span for n in range(count)]
         _SOURCES_FILE.write_text(str(hosts[-1]))
-        addresses = tuple(str(topology.CLIENT_NETWORK[host]) for host in hosts)
+        addresses = tuple(str(topology.CLIENT_NETWORKS[version][host]) for host in hosts)
         for address in addresses:
             self.hold(address)
         return addresses
 
     def hold(self, address: str) -> str:
         """Give the client this address of its network."""
-        netns.run(
-            topology.CLIENT,
-            ["ip", "address", "replace", f"{address}/{topology.CLIENT_NETWORK.prefixlen}", "dev", "eth0"],
-        )
+        version = topology.version_of(address)
+        held = f"{address}/{topology.CLIENT_NETWORKS[version].prefixlen}"
+        nodad = ["nodad"] if version == 6 else []
+        netns.run(topology.CLIENT, ["ip", "address", "replace", held, "dev", "eth0", *nodad])
         return address
 
     def open_flows(self, target: Target, count: int, **settings: Any) -> RunningFlows:
         """Flows from fresh addresses; raises NotReached unless all of them open."""
-        sources = settings.pop("sources", None) or self.sources(4)
+        sources = settings.pop("sources", None) or self.sources(4, target.version)
         flows = self.client.flows(FlowsPlan(target.transport, target.address, count, sources, **settings))
         if flows.opened.opened != count:
             flows.stop()
@@ -112,7 +127,8 @@ class Bench:
         self, target: Target, per_second: float, count: int | None = None, timeout_seconds: float = 3.0
     ) -> ConnectionsPlan:
         """New connections from fresh addresses."""
-        return ConnectionsPlan(target.transport, target.address, per_second, count, self.sources(4), timeout_seconds)
+        sources = self.sources(4, target.version)
+        return ConnectionsPlan(target.transport, target.address, per_second, count, sources, timeout_seconds)
 
     def connect(
         self, target: Target, count: int, per_second: float = 200, sources: tuple[str, ...] = ()
@@ -135,17 +151,20 @@ class Bench:
         items = self.objects("services", "-A")["items"]
         return [s for s in items if s["spec"].get("loadBalancerClass") == CLASS and addresses_of(s)]
 
-    def target(self, service: str, transport: Transport = "tcp", port_name: str | None = None) -> Target:
-        """A port of a Service beside the echo app at its VIP.
+    def target(
+        self, service: str, transport: Transport = "tcp", port_name: str | None = None, version: int = 4
+    ) -> Target:
+        """A port of a Service beside the echo app at its VIP of this IP version.
 
-        Raises NotReached when it has no address or no such port.
+        Raises NotReached when it has no such address or no such port.
         """
         found = self.objects("service", "-n", APPS, service)
         for port in found["spec"]["ports"]:
             if port.get("protocol", "TCP").lower() == transport and port_name in (None, port.get("name")):
-                if not addresses_of(found):
-                    raise NotReached(f"Service {service} has no address: {conditions_of(found)}")
-                return Target(service, addresses_of(found)[0], port["port"], transport)
+                vips = [vip for vip in addresses_of(found) if topology.version_of(vip) == version]
+                if not vips:
+                    raise NotReached(f"Service {service} has no IPv{version} address: {conditions_of(found)}")
+                return Target(service, vips[0], port["port"], transport)
         raise NotReached(f"Service {service} has no {transport} port")
 
     @staticmethod
@@ -181,13 +200,14 @@ class Bench:
     @staticmethod
     def next_hops(vip: str) -> dict[str, tuple[str, ...]]:
         """The next hops of a VIP on each router's kernel, by router."""
-        return {router.name: routers.routes(router.name, f"{vip}/32") for router in topology.ROUTERS}
+        return {router.name: routers.routes(router.name, topology.host_route(vip)) for router in topology.ROUTERS}
 
     def announced_by(self, vip: str) -> dict[str, set[str]]:
         """The edge nodes that each ToR sends a VIP's packets to, by ToR."""
-        names = {str(node.address): node.name for node in topology.EDGES}
+        names = {str(node.address_of(topology.version_of(vip))): node.name for node in topology.EDGES}
         return {
-            tor.name: {names.get(hop, hop) for hop in routers.routes(tor.name, f"{vip}/32")} for tor in topology.TORS
+            tor.name: {names.get(hop, hop) for hop in routers.routes(tor.name, topology.host_route(vip))}
+            for tor in topology.TORS
         }
 
     def wait_announced(self, vip: str, edges: set[str], timeout_seconds: float = 30) -> float:
@@ -237,10 +257,10 @@ class Bench:
         return None
 
     def held_vips(self, edge: str) -> set[str]:
-        """Addresses of the pool that an edge node's kernel holds as its own."""
-        shown = self.machine(edge).run("ip -o -4 address show dev lo").stdout
+        """Addresses of the pools that an edge node's kernel holds as its own."""
+        shown = self.machine(edge).run("ip -o address show dev lo").stdout
         found = (word.split("/")[0] for line in shown.splitlines() for word in line.split()[3:4])
-        return {address for address in found if IPv4Address(address) in topology.VIP_POOL}
+        return {a for a in found if ip_address(a) in topology.VIP_POOLS[topology.version_of(a)]}
 
     def settle(self, timeout_seconds: float = 120) -> float:
         """Seconds until nodes, pods and routes are as a settled rack has them.

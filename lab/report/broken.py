@@ -158,9 +158,9 @@ def kernel_events(node: Node) -> Iterator[list[str]]:
 
 def ours(event: str) -> bool:
     """Whether a kernel event is about something that samegate owns."""
-    pool = str(topology.VIP_POOL.network_address).removesuffix("0")
-    probes = str(topology.PROBE_NETWORK.network_address).removesuffix("0")
-    return any(mark in event for mark in ("sgt-", "sgprobe", pool, probes))
+    networks = (topology.VIP_POOL, topology.PROBE_NETWORK, topology.VIP_POOL6, topology.PROBE_NETWORK6)
+    marks = (str(network.network_address).removesuffix("0") for network in networks)
+    return any(mark in event for mark in ("sgt-", "sgprobe", *marks))
 
 
 def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:

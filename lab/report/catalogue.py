@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lab import topology
@@ -29,11 +29,16 @@ class Entry:
 
 def both_edges_on_both_tors(value: Mapping[str, Mapping[str, list[str]]]) -> bool:
     """Every VIP has both edge nodes as next hops on both ToRs, and both ToRs on the core router."""
-    edges = sorted(str(edge.address) for edge in topology.EDGES)
-    tors = sorted(str(link.right.address.ip) for link in topology.LINKS[:2] if link.right.address)
-    wanted = {"core": tors, "tor1": edges, "tor2": edges}
+
+    def wanted(version: int) -> dict[str, list[str]]:
+        edges = sorted(str(edge.address_of(version)) for edge in topology.EDGES)
+        ends = [address.ip for link in topology.LINKS[:2] for address in link.right.addresses]
+        tors = sorted(str(end) for end in ends if end.version == version)
+        return {"core": tors, "tor1": edges, "tor2": edges}
+
     return bool(value) and all(
-        {router: sorted(hops) for router, hops in routers.items()} == wanted for routers in value.values()
+        {router: sorted(hops) for router, hops in routers.items()} == wanted(topology.version_of(vip))
+        for vip, routers in value.items()
     )
 
 
@@ -59,7 +64,10 @@ def _under(limit: float) -> Callable[[Value], bool]:
     return lambda value: value is not None and value < limit
 
 
-CATALOGUE: tuple[Entry, ...] = (
+IPV6 = "ipv6."
+"""What the keys of the same promises over IPv6 begin with."""
+
+_OVER_IPV4: tuple[Entry, ...] = (
     Entry("routes", "next hops per VIP on each router", "both edge nodes, on both", both_edges_on_both_tors),
     Entry("client_ip_preserved", "the app saw the client's address", "true", lambda value: value is True),
     Entry(
@@ -154,7 +162,28 @@ CATALOGUE: tuple[Entry, ...] = (
     ),
 )
 
+ALIKE = (
+    "routes", "client_ip_preserved", "spread", "flows.leave", "flows.join", "edge_killed.route_gone_s", "edge_killed.new_failed_after_s",
+    "edge_killed.flows_broken", "upload_no_icmp", "download_no_icmp", "icmp_errors", "exposed_ports", "loops", "udp",
+)  # fmt: skip
+"""Measured over both families, in the same faults, with the same limits."""
+
+CATALOGUE: tuple[Entry, ...] = (
+    *_OVER_IPV4,
+    *(replace(e, key=f"{IPV6}{e.key}", what=f"IPv6: {e.what}") for e in _OVER_IPV4 if e.key in ALIKE),
+)
+
 BY_KEY: Mapping[str, Entry] = {entry.key: entry for entry in CATALOGUE}
+
+
+def over(version: int, key: str) -> str:
+    """The key of a promise that is measured over both families."""
+    return key if version == 4 else f"{IPV6}{key}"
+
+
+def both(*keys: str) -> tuple[str, ...]:
+    """The keys over IPv4 and those over IPv6."""
+    return (*keys, *(over(6, key) for key in keys))
 
 
 def nested(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -7,13 +7,15 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from lab import cluster, netns, topology
 from lab.report.bench import APPS, Bench, NotReached, Target, wait_until
-from lab.report.catalogue import FLOWS, UDP_FLOWS
+from lab.report.catalogue import FLOWS, UDP_FLOWS, over
 from lab.report.measurement import Control, Measured
-from lab.report.steady import ECHO, ready_target
+from lab.report.steady import ECHO, FAMILIES, ready_target
+from lab.traffic.client import FlowsState, RunningFlows
 
 LEAVER, STAYER = topology.EDGES[1], topology.EDGES[0]
 BY_HAND = "echo-by-hand"
@@ -23,23 +25,49 @@ CONTROL_BREAKS = 100
 """The control has to break more flows than this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Flows when they were open, when an edge node had left, when it had joined again, and at the end."""
+
+    opened: FlowsState
+    leave: FlowsState
+    join: FlowsState
+    ended: FlowsState
+
+
+def over_leave_and_join(
+    bench: Bench, targets: Mapping[int, Target], count: int, interval_seconds: float
+) -> dict[int, Moved]:
+    """`count` flows to each target (by IP version), all open while one edge node drains, is gone, and returns."""
+    with ExitStack() as stack:
+        flows = {
+            version: stack.enter_context(bench.open_flows(target, count, interval_seconds=interval_seconds))
+            for version, target in targets.items()
+        }
+        with left(bench, *targets.values()):
+            leave = {version: each.check() for version, each in flows.items()}
+        join = {version: each.check() for version, each in flows.items()}
+        return {
+            version: Moved(each.opened, leave[version], join[version], each.stop()) for version, each in flows.items()
+        }
+
+
 def measure_udp(bench: Bench) -> Mapping[str, Measured]:
-    """300 UDP flows over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
-    target = bench.target(ECHO, "udp")
-    with bench.open_flows(target, UDP_FLOWS, interval_seconds=2.0) as flows:
-        with left(bench, target):
-            leave = flows.check()
-        join = flows.check()
-        ended = flows.stop()
-    value = {
-        "flows": flows.opened.opened,
-        "same_pod_on_leave": leave.opened - leave.broken,
-        "same_pod_on_join": join.opened - join.broken,
-    }
-    samples = {"opened": flows.opened.summary, "ended": ended.summary, "flows": ended.samples}
-    broken = with_other_tables(bench, target, f"-E -u {target.vip}:{target.port} -s rr", UDP_FLOWS)
-    control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
-    return {"udp": Measured(value, samples, control)}
+    """300 UDP flows of each family over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
+    targets = {version: bench.target(ECHO, "udp", version=version) for version in FAMILIES}
+    measured = {}
+    for version, seen in over_leave_and_join(bench, targets, UDP_FLOWS, interval_seconds=2.0).items():
+        target = targets[version]
+        value = {
+            "flows": seen.opened.opened,
+            "same_pod_on_leave": seen.leave.opened - seen.leave.broken,
+            "same_pod_on_join": seen.join.opened - seen.join.broken,
+        }
+        samples = {"opened": seen.opened.summary, "ended": seen.ended.summary, "flows": seen.ended.samples}
+        broken = with_other_tables(bench, target, f"-E {target.in_ipvs} -s rr", UDP_FLOWS)
+        control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
+        measured[over(version, "udp")] = Measured(value, samples, control)
+    return measured
 
 
 def with_other_tables(bench: Bench, target: Target, change: str, count: int) -> int:
@@ -57,28 +85,32 @@ def with_other_tables(bench: Bench, target: Target, change: str, count: int) -> 
 
 
 @contextmanager
-def left(bench: Bench, target: Target) -> Iterator[None]:
+def left(bench: Bench, *targets: Target) -> Iterator[None]:
     """One edge node has left by drain while the block runs, and has joined again after it."""
     bench.drain(LEAVER.name)
     try:
-        bench.wait_announced(target.vip, {STAYER.name})
+        for target in targets:
+            bench.wait_announced(target.vip, {STAYER.name})
         yield
     finally:
         bench.undrain(LEAVER.name)
-    bench.wait_announced(target.vip, bench.edges)
+    for target in targets:
+        bench.wait_announced(target.vip, bench.edges)
 
 
 @contextmanager
 def routed_to(target: Target, edge: topology.Node) -> Iterator[None]:
-    """Both ToRs send the VIP to one edge node while the block runs, whatever is announced: a route of metric 0 beats BGP's."""
-    route = [f"{target.vip}/32", "via", str(edge.address), "metric", "0"]
+    """Both ToRs send the VIP to one edge node while the block runs, whatever is announced: a lower metric beats BGP's 20."""
+    # In IPv6 metric 0 means the default, 1024.
+    metric = "0" if target.version == 4 else "1"
+    route = [topology.host_route(target.vip), "via", str(edge.address_of(target.version)), "metric", metric]
     try:
         for tor in topology.TORS:
-            netns.run(tor.namespace, ["ip", "route", "add", *route])
+            netns.run(tor.namespace, ["ip", f"-{target.version}", "route", "add", *route])
         yield
     finally:
         for tor in topology.TORS:
-            netns.run(tor.namespace, ["ip", "route", "del", *route], check=False)
+            netns.run(tor.namespace, ["ip", f"-{target.version}", "route", "del", *route], check=False)
 
 
 @contextmanager
@@ -95,37 +127,51 @@ def sysctl_held(bench: Bench, name: str, value: str, *nodes: str) -> Iterator[No
                 bench.machine(node).run(f"sysctl -qw {name}={before[node]}")
 
 
-def without_sloppy_tcp(bench: Bench, target: Target) -> dict[str, int]:
-    """Broken flows on the same leave and join when edge nodes do not pick up flows that they never saw open."""
-    with ExitStack() as stack:
-        stack.enter_context(sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)))
-        flows = stack.enter_context(bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0))
-        with routed_to(target, STAYER):
-            leave = flows.check().broken
-            flows.stop()
-            late = stack.enter_context(
+def without_sloppy_tcp(bench: Bench, targets: Mapping[int, Target]) -> dict[int, dict[str, int]]:
+    """Broken flows by IP version on the same leave and join when edge nodes do not pick up flows that they never saw open."""
+
+    def open_all(stack: ExitStack) -> dict[int, RunningFlows]:
+        return {
+            version: stack.enter_context(
                 bench.open_flows(target, FLOWS, interval_seconds=0, exchange_timeout_seconds=3.0)
             )
-        join = late.check().broken
-    return {"leave": leave, "join": join}
+            for version, target in targets.items()
+        }
+
+    with ExitStack() as stack:
+        stack.enter_context(sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)))
+        flows = open_all(stack)
+        with ExitStack() as routes:
+            for target in targets.values():
+                routes.enter_context(routed_to(target, STAYER))
+            leave = {version: each.check().broken for version, each in flows.items()}
+            for each in flows.values():
+                each.stop()
+            late = open_all(stack)
+        join = {version: each.check().broken for version, each in late.items()}
+    return {version: {"leave": leave[version], "join": join[version]} for version in targets}
 
 
 def measure_flows(bench: Bench) -> Mapping[str, Measured]:
-    """400 flows that exchange a line each second while an edge node drains, is gone, and returns."""
-    target = bench.target(ECHO)
-    with bench.open_flows(target, FLOWS) as flows:
-        with left(bench, target):
-            leave = flows.check()
-        join = flows.check()
-        ended = flows.stop()
-    broken = without_sloppy_tcp(bench, target)
-    samples = {"opened": flows.opened.summary, "leave": leave.summary, "join": join.summary, "flows": ended.samples}
-    return {
-        f"flows.{event}": Measured(
-            value, samples, Control("with sloppy_tcp=0", broken[event], broken[event] > CONTROL_BREAKS)
-        )
-        for event, value in (("leave", leave.broken), ("join", ended.broken - leave.broken))
-    }
+    """400 flows of each family that exchange lines while an edge node drains, is gone, and returns."""
+    targets = {version: bench.target(ECHO, version=version) for version in FAMILIES}
+    # Two families at 1.5 s make little more work than one at 1 s.
+    moved = over_leave_and_join(bench, targets, FLOWS, interval_seconds=1.5)
+    controls = without_sloppy_tcp(bench, targets)
+    measured = {}
+    for version, seen in moved.items():
+        samples = {
+            "opened": seen.opened.summary,
+            "leave": seen.leave.summary,
+            "join": seen.join.summary,
+            "flows": seen.ended.samples,
+        }
+        broken = {"leave": seen.leave.broken, "join": seen.ended.broken - seen.leave.broken}
+        for event, value in broken.items():
+            without = controls[version][event]
+            control = Control("with sloppy_tcp=0", without, without > CONTROL_BREAKS)
+            measured[over(version, f"flows.{event}")] = Measured(value, samples, control)
+    return measured
 
 
 def destinations(table: str) -> dict[str, list[tuple[str, int]]]:
@@ -212,8 +258,9 @@ def by_hand(endpoints: list[dict[str, Any]], port: int) -> str:
 
 
 def echo_pods(bench: Bench, protocol: str = "TCP") -> tuple[dict[str, list[str]], int]:
-    """The addresses of the echo app's pods by node, and the port they listen on with this protocol."""
-    (piece, *_) = bench.objects("endpointslices", "-n", APPS, "-l", f"kubernetes.io/service-name={ECHO}")["items"]
+    """The IPv4 addresses of the echo app's pods by node, and the port they listen on with this protocol."""
+    pieces = bench.objects("endpointslices", "-n", APPS, "-l", f"kubernetes.io/service-name={ECHO}")["items"]
+    piece = next(piece for piece in pieces if piece["addressType"] == "IPv4")
     pods: dict[str, list[str]] = {}
     for endpoint in piece["endpoints"]:
         pods.setdefault(endpoint["nodeName"], []).extend(endpoint["addresses"])

@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from types import TracebackType
 
 from lab import netns, topology
 
+_ADDRESS = r"(?:\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:.]*)"
 _LINE = re.compile(
-    r"^(?P<deleted>Deleted )?(?:(?:unicast|blackhole|unreachable) )?(?P<prefix>\d+\.\d+\.\d+\.\d+)(?:/32)? "
+    rf"^(?P<deleted>Deleted )?(?:(?:unicast|blackhole|unreachable) )?(?P<prefix>{_ADDRESS})(?:/32|/128)? "
 )
+_HOP = re.compile(rf"\bvia (?:inet6? )?({_ADDRESS})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def parse(at: float, line: str) -> RouteEvent | None:
     found = _LINE.match(line)
     if not found:
         return None
-    hops = frozenset() if found["deleted"] else frozenset(re.findall(r"\bvia (?:inet )?(\d+\.\d+\.\d+\.\d+)", line))
+    hops = frozenset() if found["deleted"] else frozenset(_HOP.findall(line))
     return RouteEvent(at, found["prefix"], hops)
 
 
@@ -60,7 +62,7 @@ def gained_at(events: Iterable[RouteEvent], prefix: str, next_hop: str, since: f
 
 
 class RouteWatch:
-    """Follows the host routes of the VIP pool on one router while the `with` block runs."""
+    """Follows the host routes of the VIP pools on one router while the `with` block runs."""
 
     def __init__(self, router: str) -> None:
         self.router = router
@@ -78,7 +80,7 @@ class RouteWatch:
             raise RuntimeError("`ip monitor` was started without its output")
         for line in self._process.stdout:
             event = parse(time.monotonic(), line)
-            if event is not None and IPv4Address(event.prefix) in topology.VIP_POOL:
+            if event is not None and any(ip_address(event.prefix) in pool for pool in topology.VIP_POOLS.values()):
                 self.events.append(event)
 
     def __exit__(

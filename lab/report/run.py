@@ -16,7 +16,7 @@ from lab.machines import MachineError
 from lab.processes import write_text
 from lab.report import broken, killed, lifecycle, live_flows, path, steady
 from lab.report.bench import Bench, NotReached
-from lab.report.catalogue import BY_KEY, nested
+from lab.report.catalogue import BY_KEY, both, nested
 from lab.report.measurement import Finding, Measured, Measurement, failed, judge
 from lab.routers import BfdDown
 from lab.traffic.client import TrafficFailed
@@ -29,19 +29,19 @@ _EDGES = tuple(edge.name for edge in topology.EDGES)
 _LEAVER = (live_flows.LEAVER.name,)
 MEASUREMENTS: tuple[Measurement, ...] = (
     # First what changes nothing.
-    Measurement(("routes",), steady.measure_routes),
-    Measurement(("spread",), steady.measure_spread),
-    Measurement(("client_ip_preserved",), steady.measure_client_ip_preserved),
+    Measurement(both("routes"), steady.measure_routes),
+    Measurement(both("spread"), steady.measure_spread),
+    Measurement(both("client_ip_preserved"), steady.measure_client_ip_preserved),
     Measurement(("affinity",), steady.measure_affinity),
     Measurement(("source_ranges",), steady.measure_source_ranges),
-    Measurement(("exposed_ports",), steady.measure_exposed_ports),
+    Measurement(both("exposed_ports"), steady.measure_exposed_ports),
     Measurement(("spoofed",), path.measure_spoofed),
-    Measurement(("loops",), path.measure_loops),
-    Measurement(("upload_no_icmp", "download_no_icmp"), path.measure_no_icmp),
-    Measurement(("icmp_errors",), path.measure_icmp_errors),
+    Measurement(both("loops"), path.measure_loops),
+    Measurement(both("upload_no_icmp", "download_no_icmp"), path.measure_no_icmp),
+    Measurement(both("icmp_errors"), path.measure_icmp_errors),
     # Then what moves flows, then what breaks things, the gentlest first.
-    Measurement(("udp",), live_flows.measure_udp),
-    Measurement(("flows.leave", "flows.join"), live_flows.measure_flows),
+    Measurement(both("udp"), live_flows.measure_udp),
+    Measurement(both("flows.leave", "flows.join"), live_flows.measure_flows),
     Measurement(("flows.join_after_change",), live_flows.measure_join_after_change),
     Measurement(("dataplane_broken.withdrawn_s",), broken.measure_dataplane_broken),
     Measurement(("agent_killed",), broken.measure_agent_killed, loses=_LEAVER),
@@ -49,7 +49,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement(("backend_drained",), broken.measure_backend_drained),
     Measurement(("worker_killed",), killed.measure_worker_killed),
     Measurement(
-        ("edge_killed.route_gone_s", "edge_killed.new_failed_after_s", "edge_killed.flows_broken"),
+        both("edge_killed.route_gone_s", "edge_killed.new_failed_after_s", "edge_killed.flows_broken"),
         killed.measure_edge_killed,
         loses=_LEAVER,
     ),

@@ -9,11 +9,14 @@ from typing import Any
 
 from lab import topology
 from lab.report.bench import APPS, Bench, NotReached, Target, addresses_of, is_test_only, wait_until
-from lab.report.catalogue import CONNECTIONS
+from lab.report.catalogue import CONNECTIONS, over
 from lab.report.measurement import Control, Measured
 from lab.traffic.connections import Sample
+from lab.traffic.flows import Transport
 
 ECHO = "echo"
+FAMILIES = (4, 6)
+TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp")
 AFFINITY, CLUSTER, RANGES = "echo-affinity", "echo-cluster", "echo-ranges"
 AFFINITY_CLIENTS = 8
 INSIDE, OUTSIDE = topology.CLIENT_NETWORK[253], topology.CLIENT_NETWORK[5]
@@ -27,13 +30,12 @@ KNOWN_PORTS = (
 
 def measure_routes(bench: Bench) -> Mapping[str, Measured]:
     """The kernel's next hops on each router for each VIP of an app."""
-    seen = {
-        vip: {router: list(hops) for router, hops in bench.next_hops(vip).items()}
-        for service in bench.services()
-        if not is_test_only(service)
-        for vip in addresses_of(service)
-    }
-    return {"routes": Measured(seen)}
+    seen: dict[int, dict[str, dict[str, list[str]]]] = {4: {}, 6: {}}
+    for service in bench.services():
+        for vip in addresses_of(service) if not is_test_only(service) else ():
+            hops = {router: list(found) for router, found in bench.next_hops(vip).items()}
+            seen[topology.version_of(vip)][vip] = hops
+    return {over(version, "routes"): Measured(found) for version, found in seen.items()}
 
 
 def clients_seen(samples: Iterable[Sample]) -> dict[str, list[str]]:
@@ -46,30 +48,40 @@ def clients_seen(samples: Iterable[Sample]) -> dict[str, list[str]]:
 
 def measure_client_ip_preserved(bench: Bench) -> Mapping[str, Measured]:
     """Three clients, TCP and UDP. Control: externalTrafficPolicy Cluster, where kube-proxy rewrites the source."""
-    samples: dict[str, Any] = {}
-    preserved = True
-    for transport in ("tcp", "udp"):
-        sources = bench.sources(3)
-        seen = clients_seen(bench.connect(bench.target(ECHO, transport), 60, sources=sources))
-        preserved &= seen == {source: [source] for source in sources}
-        samples[transport] = seen
+    seen: dict[int, dict[str, dict[str, list[str]]]] = {4: {}, 6: {}}
+    preserved = {4: True, 6: True}
+    for version in FAMILIES:
+        for transport in TRANSPORTS:
+            sources = bench.sources(3, version)
+            target = bench.target(ECHO, transport, version=version)
+            seen[version][transport] = clients_seen(bench.connect(target, 60, sources=sources))
+            preserved[version] &= seen[version][transport] == {source: [source] for source in sources}
     with bench.applied("echo-cluster.yaml"):
-        target = ready_target(bench, CLUSTER)
-        shows = False
-        # Until kube-proxy has the Service, up to a second after it is announced, the workers deliver by themselves and rewrite nothing.
-        for _ in range(10):
-            rewritten = clients_seen(bench.connect(target, 30, sources=bench.sources(1)))
-            if shows := all(source not in seen for source, seen in rewritten.items()):
-                break
-    samples["control"] = rewritten
-    control = Control("the same with externalTrafficPolicy: Cluster", not shows, shows)
-    return {"client_ip_preserved": Measured(preserved, samples, control)}
+        for version in FAMILIES:
+            target = ready_target(bench, CLUSTER, version)
+            # Until kube-proxy has the Service, up to a second after it is announced, the workers deliver by themselves and rewrite nothing.
+            for _ in range(10):
+                rewritten = clients_seen(bench.connect(target, 30, sources=bench.sources(1, version)))
+                seen[version]["control"] = rewritten
+                if _none_kept(rewritten):
+                    break
+    measured = {}
+    for version, samples in seen.items():
+        shows = _none_kept(samples["control"])
+        control = Control("the same with externalTrafficPolicy: Cluster", not shows, shows)
+        measured[over(version, "client_ip_preserved")] = Measured(preserved[version], samples, control)
+    return measured
 
 
-def ready_target(bench: Bench, service: str) -> Target:
+def _none_kept(seen: Mapping[str, list[str]]) -> bool:
+    """Whether no app saw the address of its client."""
+    return all(source not in addresses for source, addresses in seen.items())
+
+
+def ready_target(bench: Bench, service: str, version: int = 4) -> Target:
     """A test-only Service over the echo pods, once both edge nodes announce it and send to every worker that has one."""
-    wait_until(f"{service} has an address", lambda: has_address(bench, service), 20)
-    target = bench.target(service)
+    wait_until(f"{service} has an address", lambda: has_address(bench, service, version), 20)
+    target = bench.target(service, version=version)
     bench.wait_announced(target.vip, bench.edges, 20)
     workers = len(
         {
@@ -83,25 +95,22 @@ def ready_target(bench: Bench, service: str) -> Target:
 
 def _workers_served(bench: Bench, target: Target) -> set[int]:
     """How many workers get new connections of the target, by the IPVS tables of the edge nodes."""
-    flag = "-t" if target.transport == "tcp" else "-u"
-    tables = (
-        bench.machine(edge.name).run(f"ipvsadm -Ln {flag} {target.vip}:{target.port}").stdout for edge in topology.EDGES
-    )
+    tables = (bench.machine(edge.name).run(f"ipvsadm -Ln {target.in_ipvs}").stdout for edge in topology.EDGES)
     return {sum(line.split()[3] != "0" for line in table.splitlines() if "Tunnel" in line) for table in tables}
 
 
-def has_address(bench: Bench, service: str) -> bool:
-    """Whether the Service's status holds an address."""
-    return bool(addresses_of(bench.objects("service", "-n", APPS, service)))
+def has_address(bench: Bench, service: str, version: int = 4) -> bool:
+    """Whether the Service's status holds an address of this IP version."""
+    held = addresses_of(bench.objects("service", "-n", APPS, service))
+    return any(topology.version_of(address) == version for address in held)
 
 
 def ipvs_connections(bench: Bench, target: Target) -> dict[str, int]:
     """Connections that IPVS counted for the target since its service exists, by edge node."""
-    flag = "-t" if target.transport == "tcp" else "-u"
     counts = {}
     for edge in topology.EDGES:
-        table = bench.machine(edge.name).run(f"ipvsadm -Ln --stats --exact {flag} {target.vip}:{target.port}").stdout
-        counts[edge.name] = parse_connections(table, f"{target.vip}:{target.port}")
+        table = bench.machine(edge.name).run(f"ipvsadm -Ln --stats --exact {target.in_ipvs}").stdout
+        counts[edge.name] = parse_connections(table, target.listed)
     return counts
 
 
@@ -129,7 +138,11 @@ def parse_connections(table: str, service: str) -> int:
 
 def measure_spread(bench: Bench) -> Mapping[str, Measured]:
     """1,000 new connections: the pods say which worker served, the kernels of the edge nodes which of them forwarded."""
-    target = bench.target(ECHO)
+    return {over(version, "spread"): _spread(bench, version) for version in FAMILIES}
+
+
+def _spread(bench: Bench, version: int) -> Measured:
+    target = bench.target(ECHO, version=version)
     before = ipvs_connections(bench, target)
     samples = bench.connect(target, CONNECTIONS)
     value = {
@@ -137,12 +150,8 @@ def measure_spread(bench: Bench) -> Mapping[str, Measured]:
         "workers": dict(Counter(str(sample.node or "failed") for sample in samples)),
     }
     pods = dict(Counter(str(sample.pod or "failed") for sample in samples))
-    return {
-        "spread": Measured(
-            value,
-            {"pods": pods, "ipvs_before": before, "errors": dict(Counter(str(sample.error) for sample in samples))},
-        )
-    }
+    errors = dict(Counter(str(sample.error) for sample in samples))
+    return Measured(value, {"pods": pods, "ipvs_before": before, "errors": errors})
 
 
 def most_pods(samples: Iterable[Sample]) -> int:
@@ -213,20 +222,27 @@ def listening(bench: Bench, transport: str) -> set[int]:
 
 def measure_exposed_ports(bench: Bench) -> Mapping[str, Measured]:
     """TCP handshakes and datagrams to every VIP, at every port that any machine listens on and those that are known to be dangerous."""
-    ports = {transport: sorted(set(KNOWN_PORTS) | listening(bench, transport)) for transport in ("tcp", "udp")}
-    (source,) = bench.sources(1)
-    exposed: list[str] = []
-    samples: dict[str, Any] = {"ports_tried": ports}
-    answered = 0
+    ports = {transport: sorted(set(KNOWN_PORTS) | listening(bench, transport)) for transport in TRANSPORTS}
+    sources = {version: bench.sources(1, version)[0] for version in FAMILIES}
+    exposed: dict[int, list[str]] = {4: [], 6: []}
+    samples: dict[int, dict[str, Any]] = {version: {"ports_tried": ports} for version in FAMILIES}
+    answered = {4: 0, 6: 0}
     for service in bench.services():
         announced = {(p.get("protocol", "TCP").lower(), p["port"]) for p in service["spec"]["ports"]}
         for vip in addresses_of(service):
-            for transport in ("tcp", "udp"):
+            version = topology.version_of(vip)
+            for transport in TRANSPORTS:
                 wanted = sorted(set(ports[transport]) | {port for kind, port in announced if kind == transport})
-                verdicts = bench.client.ports("tcp" if transport == "tcp" else "udp", vip, wanted, source)
-                samples[f"{vip}/{transport}"] = dict(Counter(verdicts.values()))
-                opened = {(transport, port) for port, verdict in verdicts.items() if verdict == "open"}
-                answered += len(opened & announced)
-                exposed += [f"{vip}:{port}/{transport}" for _, port in sorted(opened - announced)]
-    control = Control("announced ports found open by the same scan", answered, answered > 0)
-    return {"exposed_ports": Measured(exposed, samples, control)}
+                verdicts = bench.client.ports(transport, vip, wanted, sources[version])
+                samples[version][f"{vip}/{transport}"] = dict(Counter(verdicts.values()))
+                opened: set[tuple[str, int]] = {(transport, p) for p, verdict in verdicts.items() if verdict == "open"}
+                answered[version] += len(opened & announced)
+                exposed[version] += [f"{vip}:{port}/{transport}" for _, port in sorted(opened - announced)]
+    return {
+        over(version, "exposed_ports"): Measured(
+            exposed[version],
+            samples[version],
+            Control("announced ports found open by the same scan", answered[version], answered[version] > 0),
+        )
+        for version in FAMILIES
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 QUESTION = b"x\n"
 """What a client sends to be answered; the app answers any line it does not know as a command."""
@@ -15,6 +17,11 @@ class Answer:
     pod: str
     client: str
     node: str
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """The socket family that reaches an address."""
+    return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
 
 
 def parse(line: bytes) -> Answer:

@@ -70,7 +70,7 @@ class UdpChannel:
     """One connected UDP socket; answers are matched to questions by arrival, late ones of earlier tries are dropped."""
 
     def __init__(self, target: tuple[str, int], source: str | None) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket = socket.socket(answer.family_of(target[0]), socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._target, self._source = target, source
 

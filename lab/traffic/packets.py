@@ -1,6 +1,6 @@
 """Single packets made by hand: what no honest client sends, or sends exactly once.
 
-Formats: IPv4 RFC 791, TCP RFC 9293, UDP RFC 768, IP in IP RFC 2003, checksum RFC 1071.
+Formats: IPv4 RFC 791, IPv6 RFC 8200, TCP RFC 9293, UDP RFC 768, IP in IP RFC 2003, checksum RFC 1071.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from ipaddress import ip_address
+
+from lab.traffic.answer import family_of
 
 IPPROTO_IPIP = 4
 TCP_SYN = 0x02
@@ -43,23 +46,37 @@ def ipv4(
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
 
 
+def ipv6(source: str, destination: str, next_header: int, payload: bytes, hop_limit: int = _TTL) -> bytes:
+    """An IPv6 packet without extension headers."""
+    header = struct.pack("!IHBB", 6 << 28, len(payload), next_header, hop_limit)
+    return header + ip_address(source).packed + ip_address(destination).packed + payload
+
+
+def _ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+    return (ipv4 if ip_address(source).version == 4 else ipv6)(source, destination, protocol, payload)
+
+
 def _pseudo(source: str, destination: str, protocol: int, length: int) -> bytes:
-    return socket.inet_aton(source) + socket.inet_aton(destination) + struct.pack("!BBH", 0, protocol, length)
+    """RFC 9293 section 3.1 for IPv4, RFC 8200 section 8.1 for IPv6."""
+    ends = ip_address(source).packed + ip_address(destination).packed
+    if ip_address(source).version == 4:
+        return ends + struct.pack("!BBH", 0, protocol, length)
+    return ends + struct.pack("!II", length, protocol)
 
 
 def tcp_syn(source: tuple[str, int], destination: tuple[str, int], sequence: int = 1) -> bytes:
-    """A SYN in its IPv4 packet."""
+    """A SYN in its IP packet, of the family of the addresses."""
     segment = struct.pack("!HHIIBBHHH", source[1], destination[1], sequence, 0, 5 << 4, TCP_SYN, 65535, 0, 0)
     total = checksum(_pseudo(source[0], destination[0], socket.IPPROTO_TCP, len(segment)) + segment)
-    return ipv4(source[0], destination[0], socket.IPPROTO_TCP, segment[:16] + struct.pack("!H", total) + segment[18:])
+    return _ip(source[0], destination[0], socket.IPPROTO_TCP, segment[:16] + struct.pack("!H", total) + segment[18:])
 
 
 def udp(source: tuple[str, int], destination: tuple[str, int], payload: bytes) -> bytes:
-    """A datagram in its IPv4 packet."""
+    """A datagram in its IP packet, of the family of the addresses."""
     length = 8 + len(payload)
     header = struct.pack("!HHHH", source[1], destination[1], length, 0)
     total = checksum(_pseudo(source[0], destination[0], socket.IPPROTO_UDP, length) + header + payload) or 0xFFFF
-    return ipv4(source[0], destination[0], socket.IPPROTO_UDP, header[:6] + struct.pack("!H", total) + payload)
+    return _ip(source[0], destination[0], socket.IPPROTO_UDP, header[:6] + struct.pack("!H", total) + payload)
 
 
 def ipip(source: str, destination: str, inner: bytes) -> bytes:
@@ -68,23 +85,23 @@ def ipip(source: str, destination: str, inner: bytes) -> bytes:
 
 
 def send(packet: bytes) -> None:
-    """Put one whole IPv4 packet on the wire, towards the destination in its header (needs CAP_NET_RAW)."""
-    destination = socket.inet_ntoa(packet[16:20])
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+    """Put one whole IP packet on the wire, towards the destination in its header (needs CAP_NET_RAW)."""
+    destination = str(ip_address(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]))
+    with socket.socket(family_of(destination), socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         sock.sendto(packet, (destination, 0))
 
 
 def send_and_listen(packet: bytes, listen: tuple[str, int], wait_seconds: float) -> list[tuple[str, bytes]]:
     """Send `packet`, then all datagrams (sender's address, payload) that reach `listen` within `wait_seconds`."""
     heard: list[tuple[str, bytes]] = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(family_of(listen[0]), socket.SOCK_DGRAM) as sock:
         sock.bind(listen)
         send(packet)
         deadline = time.monotonic() + wait_seconds
         while (left := deadline - time.monotonic()) > 0:
             sock.settimeout(left)
             try:
-                payload, (sender, _) = sock.recvfrom(2048)
+                payload, (sender, *_) = sock.recvfrom(2048)
             except TimeoutError:
                 break
             heard.append((sender, payload))

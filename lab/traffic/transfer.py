@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from lab.traffic.answer import family_of
+
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
@@ -49,7 +51,7 @@ def transfer(
     """
     done, error, answered, mss_bytes = 0, None, "", 0
     began = time.monotonic()
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+    with socket.socket(family_of(target[0]), socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_seconds)
         try:
             if source:

@@ -89,13 +89,16 @@ MUST_TELL: Mapping[Role, frozenset[str]] = {
 
 
 class DestinationLine(_Page):
+    """A worker, or with ``nat_port`` a pod that is reached by translation."""
+
     address: Address
     weight: int = Field(ge=0)
     drained: bool = False
+    nat_port: int | None = None
 
     @property
     def value(self) -> Destination:
-        return Destination(self.address, self.weight, self.drained)
+        return Destination(self.address, self.weight, self.drained, self.nat_port)
 
 
 class ServiceLine(_Page):

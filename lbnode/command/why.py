@@ -61,14 +61,20 @@ GUARDS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("packet filter in place", frozenset({"FilterMissing"})),
     ("sysctls as wanted", frozenset({"SysctlDiffers"})),
+    ("the node has an address of its family", frozenset({"NoNodeAddress"})),
+    (
+        "a port of it can be served",
+        frozenset({"UnsupportedProtocol", "ProtocolNotInKernel", "SctpWithNat", "OnePacketWithNat"}),
+    ),
     ("ready endpoints on a worker", frozenset({"NoWorker", "NoReadyEndpoints"})),
-    ("the kernel reads back as planned", frozenset({"DataPlaneDiffers"})),
+    ("the kernel reads back as planned", frozenset({"DataPlaneDiffers", "TranslationMissing"})),
     (
         "enough workers healthy: tunnel, MTU, kube-proxy, active probes",
         frozenset(
             {
                 "Starting",
                 "AllProbesFail",
+                "NotProbed",
                 "NoHealthyWorker",
                 "NoEndpointsOnWorkers",
                 "BelowWatermark",

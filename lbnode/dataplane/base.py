@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from lbnode.model import DestinationTraffic, EdgeState, Operation, VirtualKey, WorkerState
+from lbnode.model import Protocol as TransportProtocol
 
 
 class EdgeDataPlane(Protocol):
@@ -28,6 +29,9 @@ class EdgeDataPlane(Protocol):
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
+
+    def missing_protocols(self) -> frozenset[TransportProtocol]:
+        """Protocols that cannot be served here, by trying them: SCTP at most. The same answer until closed. Raises as :meth:`read`."""
 
     def clean(self) -> None:
         """Take away exactly our own state and put former sysctl values back. Raises as :meth:`apply`."""

@@ -7,14 +7,13 @@ from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 
-from lbnode.dataplane.filter import PacketFilter
-from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
+from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
+from lbnode.dataplane.ipvs import Ipvs, IpvsOperation, ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsTraffic
 from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
-    PROBE_DEVICE,
     TUNNEL_OVERHEAD_BYTES,
     AddAddress,
     AddProbeDevice,
@@ -25,12 +24,15 @@ from lbnode.model import (
     IPNetwork,
     IpvsTimeouts,
     Operation,
+    Protocol,
     RemoveAddress,
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     VirtualKey,
@@ -39,6 +41,7 @@ from lbnode.model import (
 # Names in the record beside those of sysctls.
 _TIMEOUTS = "ipvs-timeouts"
 _POOLS = "pools"
+_ANY_PORT = 9
 
 
 class KernelEdge:
@@ -52,7 +55,6 @@ class KernelEdge:
     def __init__(
         self,
         pools: Iterable[IPNetwork],
-        node_address: IPAddress,
         *,
         sysctls: Iterable[str] = (),
         fabric_mtu_bytes: int = 1500,
@@ -65,14 +67,15 @@ class KernelEdge:
         former = tuple(ip_network(text) for text in self._record.values.get(_POOLS, "").split())
         self._pools = tuple(dict.fromkeys((*self._given, *former)))
         self._record.note(_POOLS, " ".join(map(str, self._pools)))
-        self._node_address = node_address
         self._names = tuple(sysctls)
-        self._mtu_bytes = fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[4]
+        self._mtu_bytes = {version: fabric_mtu_bytes - taken for version, taken in TUNNEL_OVERHEAD_BYTES.items()}
         self._sysctls = Sysctls(sysctl_base)
         self._ipvs = Ipvs(self._pools)
         self._traffic = IpvsTraffic()
         self._links = Links()
-        self._filter = PacketFilter(self._given)
+        self._missing: frozenset[Protocol] | None = None
+        self._filter = PacketFilter(self._given, former=former)
+        self._translation = PacketFilter(self._given, tables=TRANSLATION_TABLES, former=former)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -88,15 +91,16 @@ class KernelEdge:
             vips = self._links.addresses(self._pools)
             if self._pools != self._given:
                 self._forget_former_pools({*vips, *(s.key.address for s in services)})
-            probe_device, probe_routes = self._links.probe_paths(self._mtu_bytes)
+            probing = {version: self._links.probe_paths(version, mtu) for version, mtu in self._mtu_bytes.items()}
             return EdgeState(
                 sysctls=self._sysctls.read(self._names),
                 timeouts=self._ipvs.timeouts(),
                 filter_digest=self._filter.digest(),
                 vips=vips,
                 services=services,
-                probe_device=probe_device,
-                probe_routes=probe_routes,
+                probe_devices=frozenset(version for version, (ready, _) in probing.items() if ready),
+                probe_routes=frozenset(route for _, routes in probing.values() for route in routes),
+                translation_digest=self._translation.digest(),
             )
         except OSError as error:
             raise failure("to be read", error) from None
@@ -108,12 +112,22 @@ class KernelEdge:
     def _forget_former_pools(self, seen: set[IPAddress]) -> None:
         # Once nothing of ours is left in them they are other people's.
         if all(any(address in pool for pool in self._given) for address in seen):
+            self._filter.remove_stale()
+            self._translation.remove_stale()
             self._pools = self._ipvs.pools = self._given
             self._record.note(_POOLS, " ".join(map(str, self._given)))
 
     def remember_sysctl(self, name: str, former: str) -> None:
         """Have :meth:`clean` put ``former`` back: for a sysctl that somebody else in the agent changed."""
         self._record.keep(name, former)
+
+    def missing_protocols(self) -> frozenset[Protocol]:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.missing_protocols`."""
+        if self._missing is None:
+            self._ipvs.services()  # loads the module, whose parts are then to be seen
+            able = ipvs_knows_sctp() and self._filter.accepts(f"-p sctp -m sctp --dport {_ANY_PORT} -j RETURN")
+            self._missing = frozenset() if able else frozenset({Protocol.SCTP})
+        return self._missing
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
@@ -155,17 +169,20 @@ class KernelEdge:
                 self._filter.replace(table)
             case RemoveFilter():
                 self._filter.remove()
+            case ReplaceTranslation(table):
+                self._translation.replace(table)
+            case RemoveTranslation():
+                self._translation.remove()
             case AddAddress(address):
                 self._links.add_address(address)
             case RemoveAddress(address):
                 self._links.remove_address(address)
-            case AddProbeDevice():
-                self._links.ensure_probe_device(self._mtu_bytes)
-            case RemoveProbeDevice():
-                if (device := self._links.device(PROBE_DEVICE)) is not None:
-                    self._links.remove_device(device)
+            case AddProbeDevice(version):
+                self._links.ensure_probe_device(version, self._mtu_bytes[version])
+            case RemoveProbeDevice(version):
+                self._links.remove_probe_device(version)
             case AddProbeRoute(route):
-                self._links.add_probe_route(route, self._node_address)
+                self._links.add_probe_route(route)
             case RemoveProbeRoute(route):
                 self._links.remove_probe_route(route)
             case _:
@@ -181,9 +198,10 @@ class KernelEdge:
                 self._links.remove_address(address)
             with suppress(ConfigError):  # a kernel without IPVS has no services of ours
                 self._ipvs.apply([RemoveService(s.key) for s in self._ipvs.services()])
-            if (device := self._links.device(PROBE_DEVICE)) is not None:
-                self._links.remove_device(device)
+            for version in self._mtu_bytes:
+                self._links.remove_probe_device(version)
             self._filter.remove()
+            self._translation.remove()
             for name, value in self._record.values.items():
                 if name == _TIMEOUTS:
                     tcp, fin, udp = map(int, value.split())

@@ -1,8 +1,9 @@
-"""The packet filter and the worker's own delivery as text, and what carries them out.
+"""The packet filter, the worker's own delivery and the edge node's translation as text, and what carries them out.
 
 The filter lives in the ``raw`` and ``mangle`` tables, which kube-proxy does not use: nothing of it comes after a rule that kube-proxy may
 accept with, and the two never rewrite the same table. The delivery lives in ``nat``, at the end of PREROUTING, where only what
-kube-proxy's rules left alone arrives; the two take turns by the lock of the tools (legacy) or by the kernel's transactions (nf_tables). Our chains are replaced in one transaction per table; each jump to them carries
+kube-proxy's rules left alone arrives; the two take turns by the lock of the tools (legacy) or by the kernel's transactions (nf_tables). The translation lives in ``nat`` and ``filter`` of an edge node, before kube-proxy's rules, and only while some
+VIP is served by it. Our chains are replaced in one transaction per table; each jump to them carries
 a comment with the digest of the table asked for and a hash of the rules as the kernel prints them, so that a rule that somebody
 deletes or adds is noticed on the next read.
 
@@ -24,21 +25,24 @@ from pathlib import Path
 from lbnode.dataplane.xtables import fingerprint
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
-    PROBE_DEVICE,
+    PROBE_DEVICES,
     TUNNEL_DEVICE_PREFIX,
     DeliveryTable,
     EdgeFilter,
     IPAddress,
     IPNetwork,
     PacketTable,
+    TranslationTable,
     VirtualKey,
     WorkerFilter,
+    address_order,
 )
 
 TABLES = ("raw", "mangle")
 DELIVERY_TABLES = ("nat",)
-#: Where the jump to our chain goes: before everybody else's, but a delivery after kube-proxy's.
-_BEHIND_OTHERS = frozenset(DELIVERY_TABLES)
+TRANSLATION_TABLES = ("nat", "filter")
+#: kube-proxy's own way in; it puts itself at the head when it first starts.
+_KUBE_PROXY_JUMP = re.compile(r"-j KUBE-\S+$")
 _CHAIN_PREFIX = "SAMEGATE-"
 _COMMENT = re.compile(r'--comment "?samegate ([0-9a-f]+):([0-9a-f]+)"?')
 _PROBE_CHAIN = "SAMEGATE-TRIAL"
@@ -56,10 +60,14 @@ Runner = Callable[[Sequence[str], str], "subprocess.CompletedProcess[str]"]
 
 @dataclass(frozen=True, slots=True)
 class TableText:
-    """Our share of one table of one family: chains with rules, and the built-in chains that jump to ``SAMEGATE-`` plus their name."""
+    """Our share of one table of one family: chains with rules, and the built-in chains that jump to ``SAMEGATE-`` plus their name.
+
+    The jumps stand before everybody else's, or ``behind`` them.
+    """
 
     chains: Mapping[str, tuple[str, ...]]
     hooks: tuple[str, ...]
+    behind: bool = False
 
     @property
     def hash(self) -> str:
@@ -81,21 +89,29 @@ def render(table: PacketTable) -> dict[tuple[int, str], TableText]:
         match table:
             case DeliveryTable():
                 by_table = dict(zip(DELIVERY_TABLES, (_delivery(table, version),), strict=True))
+            case TranslationTable():
+                by_table = dict(zip(TRANSLATION_TABLES, _translation(table, version), strict=True))
             case EdgeFilter():
                 by_table = dict(zip(TABLES, _edge(table, version, pools), strict=True))
             case WorkerFilter():
                 by_table = dict(zip(TABLES, _worker(table, version, pools), strict=True))
         for name, chains in by_table.items():
             hooks = tuple(c.removeprefix(_CHAIN_PREFIX) for c in chains if c.removeprefix(_CHAIN_PREFIX).isupper())
-            rendered[version, name] = TableText({c: tuple(r) for c, r in chains.items()}, hooks)
+            # A delivery is for what kube-proxy leaves alone.
+            behind = isinstance(table, DeliveryTable)
+            rendered[version, name] = TableText({c: tuple(r) for c, r in chains.items()}, hooks, behind)
     return rendered
 
 
 def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[Rules, Rules]:
-    untracked = [f"{way} {pool} -j CT --notrack" for pool in pools for way in ("-d", "-s")]
+    vips = _hosts(table.translated, version)
+    untracked = [
+        *(f"{way} {vip} -j RETURN" for vip in vips for way in ("-d", "-s")),
+        *(f"{way} {pool} -j CT --notrack" for pool in pools for way in ("-d", "-s")),
+    ]
     raw = {
-        # The probe device takes IPIP from anybody; it is there for sending only.
-        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICE} -j DROP", *untracked],
+        # The probe device takes packets out of tunnels from anybody; it is there for sending only.
+        f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICES[version]} -j DROP", *untracked],
         f"{_CHAIN_PREFIX}OUTPUT": untracked,
     }
     # Dropped, not rejected: a reset for a port that this node does not serve yet would end a flow that it is about to inherit.
@@ -105,12 +121,37 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         # A VIP that is not here would go back to the router that sent it here.
         f"{_CHAIN_PREFIX}FORWARD": [f"-d {pool} -j DROP" for pool in pools],
     }
+    sources: dict[VirtualKey, list[str]] = {}
+    for key, network in sorted(table.limited, key=lambda limit: (limit[0].order, str(limit[1]))):
+        sources.setdefault(key, []).append(f"-s {network} ")
     for key in sorted(table.served, key=lambda k: k.order):
         if key.address.version != version:
             continue
-        _group(mangle, let_in, key.address).append(f"{_to(key)} -j ACCEPT")
+        rules = _group(mangle, let_in, key.address)
+        rules += [f"{source}{_to(key)} -j ACCEPT" for source in sources.get(key, [""])]
     let_in += [f"-d {pool} -j DROP" for pool in pools]
     return raw, mangle
+
+
+def _hosts(addresses: Iterable[IPAddress], version: int) -> list[str]:
+    return [f"{a}/{a.max_prefixlen}" for a in sorted((a for a in addresses if a.version == version), key=int)]
+
+
+def _translation(table: TranslationTable, version: int) -> tuple[Rules, Rules]:
+    vips = [a for a in sorted(table.vips, key=address_order) if a.version == version]
+    own = [f"-m conntrack --ctorigdst {a}" for a in vips]
+    nat = {
+        # Taken before kube-proxy can send it elsewhere: what is accepted here goes on to IPVS unchanged.
+        f"{_CHAIN_PREFIX}PREROUTING": [f"-d {a}/{a.max_prefixlen} -j ACCEPT" for a in vips],
+        # Replies have to come back here, since only this node can undo what IPVS did.
+        f"{_CHAIN_PREFIX}POSTROUTING": [f"{match} --ctdir ORIGINAL -j MASQUERADE" for match in own],
+    }
+    packet_filter = {
+        # kube-proxy drops what has no endpoint on this node, or comes from outside the ranges; ranges are in our own filter here.
+        f"{_CHAIN_PREFIX}INPUT": [f"-d {a}/{a.max_prefixlen} -j ACCEPT" for a in vips],
+        f"{_CHAIN_PREFIX}FORWARD": [f"{match} --ctdir REPLY -j ACCEPT" for match in own],
+    }
+    return nat, packet_filter
 
 
 def _group(chains: Rules, dispatch: list[str], address: IPAddress) -> list[str]:
@@ -195,6 +236,8 @@ class SavedTable:
     jumps: tuple[str, ...]
     #: Digest and hash that the jumps carry; ``None`` if they carry none or different ones.
     marks: tuple[str, str] | None
+    #: Whether kube-proxy's rules stand before a jump of ours.
+    overtaken: bool = False
 
 
 def parse(saved: str) -> SavedTable:
@@ -203,6 +246,8 @@ def parse(saved: str) -> SavedTable:
     jumps: list[str] = []
     hooks: list[str] = []
     marks: set[tuple[str, str]] = set()
+    kube_proxy: set[str] = set()
+    overtaken = False
     for line in saved.splitlines():
         if line.startswith(f":{_CHAIN_PREFIX}"):
             chains.setdefault(line[1:].split()[0], [])
@@ -211,8 +256,11 @@ def parse(saved: str) -> SavedTable:
         _, chain, rule = line.split(" ", 2)
         if chain.startswith(_CHAIN_PREFIX):
             chains.setdefault(chain, []).append(rule)
+        elif _KUBE_PROXY_JUMP.search(rule):
+            kube_proxy.add(chain)
         elif f"-j {_CHAIN_PREFIX}" in rule:
             jumps.append(line)
+            overtaken = overtaken or chain in kube_proxy
             target = rule.rsplit(" ", 1)[1].removeprefix(_CHAIN_PREFIX)
             # A jump with conditions, or from elsewhere, is not the one that was put there.
             found = _COMMENT.search(rule)
@@ -225,7 +273,7 @@ def parse(saved: str) -> SavedTable:
             hooks.append(chain if plain and target == chain else line)
             marks.add((found[1], found[2]) if found else ("", ""))
     (only,) = marks if len(marks) == 1 else (None,)
-    return SavedTable(TableText({c: tuple(r) for c, r in chains.items()}, tuple(hooks)), tuple(jumps), only)
+    return SavedTable(TableText({c: tuple(r) for c, r in chains.items()}, tuple(hooks)), tuple(jumps), only, overtaken)
 
 
 def transaction(table: str, wanted: TableText | None, there: SavedTable, digest: str) -> str:
@@ -239,7 +287,7 @@ def transaction(table: str, wanted: TableText | None, there: SavedTable, digest:
         lines += [f"-A {chain} {rule}" for rule in rules]
     if wanted is not None:
         comment = f"samegate {digest}:{wanted.hash}"
-        put = "-A {}" if table in _BEHIND_OTHERS else "-I {} 1"
+        put = "-A {}" if wanted.behind else "-I {} 1"
         lines += [
             f'{put.format(hook)} -m comment --comment "{comment}" -j {_CHAIN_PREFIX}{hook}' for hook in wanted.hooks
         ]
@@ -252,10 +300,19 @@ def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
 
 
 class PacketFilter:
-    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``."""
+    """Our packet filter in the kernel, or our share of other ``tables``, for the families of ``pools``. ``former`` are pools of agents before
+    this one.
+    """
 
-    def __init__(self, pools: Iterable[IPNetwork], run: Runner = _run, tables: tuple[str, ...] = TABLES) -> None:
+    def __init__(
+        self,
+        pools: Iterable[IPNetwork],
+        run: Runner = _run,
+        tables: tuple[str, ...] = TABLES,
+        former: Iterable[IPNetwork] = (),
+    ) -> None:
         self._families = families(pools)
+        self._stale_families = tuple(v for v in families(former) if v not in self._families)
         self._tables = tables
         self._run = run
         self._backend: str | None = None
@@ -278,7 +335,7 @@ class PacketFilter:
         return digest
 
     def _fingerprints(self) -> tuple[str | None, ...]:
-        if self._backend != "legacy":
+        if self._backend != "legacy" or not all(self._is_there(v, t) for v in self._families for t in self._tables):
             return (None,)
         return tuple(fingerprint(version, table) for version in self._families for table in self._tables)
 
@@ -287,13 +344,30 @@ class PacketFilter:
         for version in self._families:
             for table in self._tables:
                 saved = self._saved(version, table)
-                digests.add(saved.marks[0] if saved.marks is not None and saved.marks[1] == saved.text.hash else None)
+                good = saved.marks is not None and saved.marks[1] == saved.text.hash
+                good = good and not (saved.overtaken and self._tables == TRANSLATION_TABLES)
+                digests.add(saved.marks[0] if good and saved.marks is not None else None)
         return digests.pop() if len(digests) == 1 else None
 
+    def accepts(self, rule: str) -> bool:
+        """Whether the kernel takes a rule of this form, tried in a chain of our own that nothing jumps to. Raises as :meth:`digest`."""
+        command = [
+            self._command(self._families[0] if self._families else 4, "restore"),
+            "--noflush",
+            "--wait",
+            str(_LOCK_WAIT_SECONDS),
+        ]
+        chain = f"*{TABLES[0]}\n:{_PROBE_CHAIN} - [0:0]\n"
+        # Two transactions, because the legacy kernel sees only what is left at the end of one. A chain that stays behind is stale by its name.
+        taken = self._call(command, f"{chain}-A {_PROBE_CHAIN} {rule}\nCOMMIT\n").returncode == 0
+        self._call(command, f"{chain}-X {_PROBE_CHAIN}\nCOMMIT\n")
+        return taken
+
     def replace(self, table: PacketTable) -> None:
-        """Put ``table`` in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
+        """Put what ``table`` says of our families in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
         for (version, name), wanted in render(table).items():
-            self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
+            if version in self._families:
+                self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
         if self.digest() != table.digest:
             raise Bug(
                 "the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render"
@@ -301,7 +375,16 @@ class PacketFilter:
 
     def remove(self) -> None:
         """Take away our chains and the jumps to them. Raises as :meth:`digest`."""
-        for version in self._families:
+        self._take_away(self._families)
+        self.remove_stale()
+
+    def remove_stale(self) -> None:
+        """Take away what is there of families that only former pools had. Raises as :meth:`digest`."""
+        self._take_away(self._stale_families)
+        self._stale_families = ()
+
+    def _take_away(self, versions: Iterable[int]) -> None:
+        for version in versions:
             for name in self._tables:
                 saved = self._saved(version, name)
                 if saved.text.chains or saved.jumps:
@@ -309,10 +392,17 @@ class PacketFilter:
 
     def _saved(self, version: int, table: str) -> SavedTable:
         command = self._command(version, "save")
+        if self._backend == "legacy" and not self._is_there(version, table):
+            return parse("")
         done = self._call([command, "-t", table])
         if done.returncode != 0:
             raise Retry(f"{command} -t {table}: {_last_line(done)}")
         return parse(done.stdout)
+
+    @staticmethod
+    def _is_there(version: int, table: str) -> bool:
+        """Looking at a legacy table makes it, and connection tracking with ``nat``."""
+        return table in _legacy_tables(_tool(version))
 
     def _restore(self, version: int, text: str) -> None:
         command = self._command(version, "restore")
@@ -323,7 +413,7 @@ class PacketFilter:
             raise ConfigError(
                 command,
                 f"the kernel refuses the packet filter: {_last_line(done)}",
-                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp xt_nat xt_statistic` on the node, and name them in /etc/modules-load.d/samegate.conf",
+                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp xt_nat xt_statistic xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
             )
 
     def _command(self, version: int, verb: str) -> str:

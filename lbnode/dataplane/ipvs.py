@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg, nla
@@ -44,6 +45,7 @@ from lbnode.model import (
     IPAddress,
     IPNetwork,
     IpvsTimeouts,
+    Place,
     Protocol,
     RemoveDestination,
     RemoveService,
@@ -60,7 +62,7 @@ IpvsOperation = (
 
 _FLAG_PERSISTENT, _FLAG_ONE_PACKET, _FLAG_MH_FALLBACK, _FLAG_MH_PORT = 0x1, 0x4, 0x8, 0x10
 _FLAGS_OF_OURS = _FLAG_PERSISTENT | _FLAG_ONE_PACKET | _FLAG_MH_FALLBACK | _FLAG_MH_PORT
-_FORWARD_MASK, _FORWARD_TUNNEL = 0x7, 2
+_FORWARD_MASK, _FORWARD_NAT, _FORWARD_TUNNEL = 0x7, 0, 2
 _TUNNEL_TYPE_IPIP = 0
 _SCHEDULER = b"mh\0"
 _ALL_ONES = {4: 0xFFFFFFFF, 6: 128}
@@ -166,7 +168,7 @@ class Ipvs:
     def __init__(self, pools: Sequence[IPNetwork]) -> None:
         self.pools = tuple(pools)
         self._channel = Channel(IpvsSocket)
-        self._last_weight: dict[tuple[VirtualKey, IPAddress], int] = {}
+        self._last_weight: dict[tuple[VirtualKey, Place], int] = {}
 
     def close(self) -> None:
         self._channel.close()
@@ -220,9 +222,9 @@ class Ipvs:
 
     def _remember(self, operation: IpvsOperation) -> None:
         if isinstance(operation, AddDestination | SetWeight) and operation.weight:
-            self._last_weight[operation.key, operation.address] = operation.weight
+            self._last_weight[operation.key, (operation.address, operation.nat_port)] = operation.weight
         elif isinstance(operation, RemoveDestination):
-            self._last_weight.pop((operation.key, operation.address), None)
+            self._last_weight.pop((operation.key, (operation.address, operation.nat_port)), None)
         elif isinstance(operation, RemoveService):
             self._last_weight = {k: w for k, w in self._last_weight.items() if k[0] != operation.key}
 
@@ -266,7 +268,7 @@ def service_of(answer: IpvsMessage, pools: Sequence[IPNetwork]) -> VirtualServic
 
 
 def destination_of(
-    answer: IpvsMessage, key: VirtualKey, last_weights: Mapping[tuple[VirtualKey, IPAddress], int]
+    answer: IpvsMessage, key: VirtualKey, last_weights: Mapping[tuple[VirtualKey, Place], int]
 ) -> tuple[Destination, bool]:
     """The destination in an answer, and whether forwarding and port are ours. The kernel keeps the last weight of a drained one to itself.
 
@@ -276,13 +278,15 @@ def destination_of(
     with reading(answer, "destination") as fields:
         address = _address(fields.get("family", _family_of(key.address)), fields["address"])
         weight = fields["weight"]
-        intact = (
-            fields["forward"] & _FORWARD_MASK == _FORWARD_TUNNEL
+        method = fields["forward"] & _FORWARD_MASK
+        nat_port = fields["port"] if method == _FORWARD_NAT else None
+        intact = method == _FORWARD_NAT or (
+            method == _FORWARD_TUNNEL
             and fields["port"] == key.port
             and fields.get("tunnel", _TUNNEL_TYPE_IPIP) == _TUNNEL_TYPE_IPIP
         )
-        last = weight or last_weights.get((key, address), 1)
-        return Destination(address, last, drained=weight == 0), intact
+        last = weight or last_weights.get((key, (address, nat_port)), 1)
+        return Destination(address, last, drained=weight == 0, nat_port=nat_port), intact
 
 
 @contextmanager
@@ -323,14 +327,15 @@ def message_of(operation: IpvsOperation) -> IpvsMessage:
             return _message(IPVS_CMD_SET_SERVICE, service=_whole_service(service))
         case RemoveService(key):
             return _message(IPVS_CMD_DEL_SERVICE, service=_service_key(key))
-        case AddDestination(key, address, weight):
-            whole = _whole_destination(key, address, weight)
+        case AddDestination(key, address, weight, nat_port):
+            whole = _whole_destination(key, address, weight, nat_port)
             return _message(IPVS_CMD_NEW_DEST, service=_service_key(key), destination=whole)
-        case SetWeight(key, address, weight):
-            whole = _whole_destination(key, address, weight)
+        case SetWeight(key, address, weight, nat_port):
+            whole = _whole_destination(key, address, weight, nat_port)
             return _message(IPVS_CMD_SET_DEST, service=_service_key(key), destination=whole)
-        case RemoveDestination(key, address):
-            return _message(IPVS_CMD_DEL_DEST, service=_service_key(key), destination=_destination_key(key, address))
+        case RemoveDestination(key, address, nat_port):
+            gone = _destination_key(key, address, nat_port)
+            return _message(IPVS_CMD_DEL_DEST, service=_service_key(key), destination=gone)
         case SetTimeouts(timeouts):
             return _message(
                 IPVS_CMD_SET_CONFIG,
@@ -338,6 +343,17 @@ def message_of(operation: IpvsOperation) -> IpvsMessage:
                 tcp_fin=timeouts.tcp_fin_seconds,
                 udp=timeouts.udp_seconds,
             )
+
+
+def ipvs_knows_sctp(symbols: Path = Path("/proc/kallsyms")) -> bool:
+    """Whether the loaded IPVS has SCTP (``ip_vs_proto_sctp.c``). It takes a service of any protocol and then lets its packets pass, so there is
+    nothing to try; its function stands among the kernel's symbols. Where those are hidden the answer is yes, as distributions build it.
+    """
+    try:
+        text = symbols.read_text()
+    except OSError:
+        return True
+    return not text or " sctp_conn_schedule" in text
 
 
 def missing_module(module: str, what: str) -> ConfigError:
@@ -398,13 +414,13 @@ def _whole_service(service: VirtualService) -> dict[str, object]:
     }
 
 
-def _destination_key(key: VirtualKey, address: IPAddress) -> dict[str, object]:
-    return {"address": _packed(address), "port": key.port, "family": _family_of(address)}
+def _destination_key(key: VirtualKey, address: IPAddress, nat_port: int | None) -> dict[str, object]:
+    return {"address": _packed(address), "port": nat_port or key.port, "family": _family_of(address)}
 
 
-def _whole_destination(key: VirtualKey, address: IPAddress, weight: int) -> dict[str, object]:
-    return _destination_key(key, address) | {
-        "forward": _FORWARD_TUNNEL,
+def _whole_destination(key: VirtualKey, address: IPAddress, weight: int, nat_port: int | None) -> dict[str, object]:
+    return _destination_key(key, address, nat_port) | {
+        "forward": _FORWARD_TUNNEL if nat_port is None else _FORWARD_NAT,
         "weight": weight,
         "upper": 0,
         "lower": 0,

@@ -1,12 +1,13 @@
 """Addresses, tunnel devices and routes over rtnetlink.
 
-Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h`` and ``net/ip_tunnels.h``.
+Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h``, ``linux/ip6_tunnel.h``
+and ``net/ip_tunnels.h``. A tunnel over IPv4 is the kernel's kind ``ipip``, one over IPv6 is ``ip6tnl`` that takes nothing but IPv6.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
@@ -19,12 +20,19 @@ from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, RT_SCOPE_HOST, RT_SCOPE_LINK, rtmsg
+from pyroute2.netlink.rtnl.rtmsg import (
+    LWTUNNEL_ENCAP_IP,
+    LWTUNNEL_ENCAP_IP6,
+    RT_SCOPE_HOST,
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    rtmsg,
+)
 
 from lbnode.dataplane.ipvs import missing_module, missing_privilege
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump, get
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import PROBE_DEVICE, TUNNEL_DEVICE_PREFIX, IPAddress, IPNetwork, ProbeRoute, Tunnel
+from lbnode.model import PROBE_DEVICES, TUNNEL_DEVICE_PREFIX, IPAddress, IPNetwork, ProbeRoute, Tunnel
 
 _EXT_MASK_SKIP_STATS = 8
 _IFA_F_NODAD = 2
@@ -33,7 +41,11 @@ _TABLE_MAIN = 254
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _LOOPBACK_INDEX = 1  # in every network namespace
-_IPIP = "ipip"
+_KINDS = {4: "ipip", 6: "ip6tnl"}
+_VERSIONS = {kind: version for version, kind in _KINDS.items()}
+_MODULES = {4: ("ipip", "IPIP tunnel device"), 6: ("ip6_tunnel", "IPv6 tunnel device")}
+_IP6_TNL_F_IGN_ENCAP_LIMIT = 0x1
+_IPPROTO_IPV6 = 41
 
 
 class _EncapIp(nla):
@@ -42,7 +54,14 @@ class _EncapIp(nla):
     nla_map = ((2, "destination", "ip4addr"), (3, "source", "ip4addr"), (6, "flags", "be16"))
 
 
-rtmsg.encaps[LWTUNNEL_ENCAP_IP] = _EncapIp
+class _EncapIp6(nla):
+    """``LWTUNNEL_IP6_*``: the same for ``encap ip6``."""
+
+    nla_map = ((2, "destination", "ip6addr"), (3, "source", "ip6addr"))
+
+
+_ENCAPSULATIONS = {4: LWTUNNEL_ENCAP_IP, 6: LWTUNNEL_ENCAP_IP6}
+rtmsg.encaps |= {LWTUNNEL_ENCAP_IP: _EncapIp, LWTUNNEL_ENCAP_IP6: _EncapIp6}
 
 
 class _Marshal(WholeDumps, MarshalRtnl):
@@ -59,15 +78,18 @@ class _RouteSocket(BlockingSocket, AsyncIPRoute):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An IPIP device as the kernel has it."""
+    """A device as the kernel has it. ``version`` is that of the outer header, ``None`` for a device that is no tunnel of ours; ``plain`` says
+    that an IPv6 tunnel adds no option header to the packet and takes nothing but IPv6.
+    """
 
     name: str
     index: int
     up: bool
-    kind: str
+    version: int | None
     local: IPAddress | None
     remote: IPAddress | None
     external: bool
+    plain: bool
     mtu_bytes: int
 
 
@@ -115,9 +137,9 @@ class Links:
     def device(self, name: str) -> Device | None:
         return self._channel.ask(lambda link: _device_named(link, name))
 
-    def ipip_devices(self) -> list[Device]:
-        """All IPIP devices."""
-        kind = {"attrs": [("IFLA_INFO_KIND", _IPIP)]}
+    def _devices(self, version: int) -> list[Device]:
+        """All tunnel devices over this IP version."""
+        kind = {"attrs": [("IFLA_INFO_KIND", _KINDS[version])]}
         request = _with(ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", kind)])
         try:
             found = self._channel.ask(lambda link: dump(link, RTM_GETLINK, request, _device))
@@ -126,7 +148,7 @@ class Links:
             if error.errno == errno.EOPNOTSUPP:
                 return []
             raise
-        return [d for d in found if d.kind == _IPIP]
+        return [d for d in found if d.version == version]
 
     def set_up(self, device: Device) -> None:
         self._channel.ask(lambda link: link.link("set", index=device.index, state="up"))
@@ -134,109 +156,119 @@ class Links:
     def remove_device(self, device: Device) -> None:
         self._forgiving(lambda link: link.link("del", index=device.index), errno.ENODEV)
 
-    def _add_device(self, name: str, **attributes: object) -> Device:
+    def _add_device(
+        self, version: int, name: str, attributes: Mapping[str, object], mtu_bytes: int | None = None
+    ) -> Device:
+        """A device that is down, so that it can be set up before the first packet."""
+        prefix = _KINDS[version]
+        given: dict[str, object] = {f"{prefix}_{key}": value for key, value in attributes.items()}
+        if version == 6:
+            # The option header of RFC 2473 would take eight bytes more, and IPv4 in IPv6 is not ours.
+            given |= {"ip6tnl_flags": _IP6_TNL_F_IGN_ENCAP_LIMIT, "ip6tnl_proto": _IPPROTO_IPV6}
+        if mtu_bytes is not None:
+            given["mtu"] = mtu_bytes
         try:
-            self._channel.ask(lambda link: link.link("add", ifname=name, kind=_IPIP, state="up", **attributes))
+            self._channel.ask(lambda link: link.link("add", ifname=name, kind=prefix, **given))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                raise missing_module("ipip", "IPIP tunnel device") from None
+                raise missing_module(*_MODULES[version]) from None
             raise
         made = self.device(name)
         if made is None:
             raise Retry(f"device {name} vanished as soon as it was made")
         return made
 
-    # The edge's one probe device: it sends where the route says, and the packet filter drops whatever it receives.
+    # The edge's one probe device a family: it sends where the route says, and the packet filter drops whatever it receives.
 
-    def probe_paths(self, mtu_bytes: int) -> tuple[bool, frozenset[ProbeRoute]]:
-        """Whether the probe device is ready, and the routes by it with their encapsulation."""
+    def probe_paths(self, version: int, mtu_bytes: int) -> tuple[bool, frozenset[ProbeRoute]]:
+        """Whether the probe device is ready, and the host routes by it with their encapsulation."""
 
         async def read(link: _RouteSocket) -> tuple[bool, frozenset[ProbeRoute]]:
-            device = await _device_named(link, PROBE_DEVICE)
+            device = await _device_named(link, PROBE_DEVICES[version])
             if device is None:
                 return False, frozenset()
-            request = _with(rtmsg, family=AF_INET, attrs=[("RTA_TABLE", _TABLE_MAIN), ("RTA_OIF", device.index)])
+            attributes = [("RTA_TABLE", _TABLE_MAIN), ("RTA_OIF", device.index)]
+            request = _with(rtmsg, family=_FAMILIES[version], attrs=attributes)
             routes = await dump(link, RTM_GETROUTE, request, lambda answer: _probe_route(answer, device.index))
-            return _is_probe_device(device, mtu_bytes) and device.up, frozenset(r for r in routes if r is not None)
+            ready = _is_probe_device(device, version, mtu_bytes) and device.up
+            return ready, frozenset(r for r in routes if r is not None)
 
         return self._channel.ask(read)
 
-    def ensure_probe_device(self, mtu_bytes: int) -> None:
-        device = self.device(PROBE_DEVICE)
-        if device is not None and not _is_probe_device(device, mtu_bytes):
+    def ensure_probe_device(self, version: int, mtu_bytes: int) -> None:
+        device = self.device(PROBE_DEVICES[version])
+        if device is not None and not _is_probe_device(device, version, mtu_bytes):
             self.remove_device(device)
             device = None
         if device is None:
-            device = self._add_device(PROBE_DEVICE, mtu=mtu_bytes, ipip_collect_metadata=True)
+            device = self._add_device(version, PROBE_DEVICES[version], {"collect_metadata": True}, mtu_bytes)
         if not device.up:
             self.set_up(device)
 
-    def add_probe_route(self, route: ProbeRoute, source: IPAddress) -> None:
-        """Route to the probe address in a tunnel from ``source`` to the worker, unfragmented; replaces one to the same address."""
+    def remove_probe_device(self, version: int) -> None:
+        """Remove the device with its routes; not having it is fine."""
+        if (device := self.device(PROBE_DEVICES[version])) is not None:
+            self.remove_device(device)
+
+    def add_probe_route(self, route: ProbeRoute) -> None:
+        """Route to the probe address in a tunnel from the edge node to the worker, unfragmented; replaces one to the same address."""
+        version = route.probe_address.version
         # The inner source must be the node's: the loopback device holds VIPs, which the kernel could choose as well.
-        encapsulation = {
-            "attrs": [
-                ("destination", str(route.worker_address)),
-                ("source", str(source)),
-                ("flags", _TUNNEL_DONT_FRAGMENT),
-            ]
-        }
+        source = str(route.edge_address)
+        encapsulation: list[tuple[str, object]] = [("destination", str(route.worker_address)), ("source", source)]
+        if version == 4:
+            # IPv6 has no such bit: nothing but the sender fragments (RFC 8200 section 4.5), and the device's MTU keeps the sender from it.
+            encapsulation.append(("flags", _TUNNEL_DONT_FRAGMENT))
         arguments = self._route_arguments(route) | {
-            "prefsrc": str(source),
-            "attrs": [("RTA_ENCAP_TYPE", LWTUNNEL_ENCAP_IP), ("RTA_ENCAP", encapsulation)],
+            "prefsrc": source,
+            "attrs": [("RTA_ENCAP_TYPE", _ENCAPSULATIONS[version]), ("RTA_ENCAP", {"attrs": encapsulation})],
         }
         self._channel.ask(lambda link: link.route("replace", **arguments))
 
     def remove_probe_route(self, route: ProbeRoute) -> None:
-        if self.device(PROBE_DEVICE) is not None:
+        if self.device(PROBE_DEVICES[route.probe_address.version]) is not None:
             arguments = self._route_arguments(route)
             self._forgiving(lambda link: link.route("del", **arguments), errno.ESRCH)
 
     def _route_arguments(self, route: ProbeRoute) -> dict[str, object]:
-        _only_ipv4(route.worker_address)
-        _only_ipv4(route.probe_address)
-        device = self.device(PROBE_DEVICE)
+        version = route.probe_address.version
+        device = self.device(PROBE_DEVICES[version])
         if device is None:
-            raise Retry(f"device {PROBE_DEVICE} is missing")
+            raise Retry(f"device {PROBE_DEVICES[version]} is missing")
         return {
-            "dst": f"{route.probe_address}/32",
+            "family": _FAMILIES[version],
+            "dst": f"{route.probe_address}/{route.probe_address.max_prefixlen}",
             "oif": device.index,
             "table": _TABLE_MAIN,
             "proto": "static",
-            "scope": RT_SCOPE_LINK,
+            # IPv6 routes have no scope.
+            "scope": RT_SCOPE_LINK if version == 4 else RT_SCOPE_UNIVERSE,
             "type": "unicast",
         }
 
     # The worker's tunnels: one device for each edge node, so that nobody else's packets are taken out of their wrapping.
 
     def tunnel_devices(self) -> list[Device]:
-        return [d for d in self.ipip_devices() if d.name.startswith(TUNNEL_DEVICE_PREFIX)]
+        """Those of both families."""
+        return [d for version in _KINDS for d in self._devices(version) if d.name.startswith(TUNNEL_DEVICE_PREFIX)]
 
     def holds(self, device: Device, address: IPAddress) -> bool:
         return (address, address.max_prefixlen) in self._addresses_of(device.index, [address.version])
 
-    def ensure_tunnel(self, tunnel: Tunnel) -> None:
-        """Create the device or mend it; a device of this name with other ends is replaced. Address and state included."""
-        _only_ipv4(tunnel.edge_address)
+    def ensure_tunnel(self, tunnel: Tunnel) -> Device:
+        """Create the device, down, or mend it; a device of this name with other ends is replaced. Address included."""
+        version = tunnel.edge_address.version
         device = self.device(tunnel.device)
-        if device is not None and (device.kind, device.local, device.remote) != (
-            _IPIP,
-            tunnel.node_address,
-            tunnel.edge_address,
-        ):
+        if device is not None and not is_tunnel(device, tunnel):
             self.remove_device(device)
             device = None
         if device is None:
-            device = self._add_device(
-                tunnel.device,
-                ipip_local=str(tunnel.node_address),
-                ipip_remote=str(tunnel.edge_address),
-                ipip_pmtudisc=1,
-            )
-        # An interface without address drops packets in spite of a loose reverse path filter.
-        self.add_address(tunnel.node_address, device.index)
-        if not device.up:
-            self.set_up(device)
+            attributes = {"local": str(tunnel.node_address), "remote": str(tunnel.edge_address)}
+            device = self._add_device(version, tunnel.device, attributes | ({"pmtudisc": 1} if version == 4 else {}))
+        if version == 4:
+            # An interface without address drops packets in spite of a loose reverse path filter.
+            self.add_address(tunnel.node_address, device.index)
+        return device
 
     def remove_tunnel(self, name: str) -> None:
         """Remove the tunnel ``name``, or one of ours under another name that leads to the same edge node."""
@@ -261,11 +293,23 @@ def failure(what: object, error: OSError) -> ConfigError | Retry:
     """What an ``OSError`` of this module means for the caller."""
     if error.errno == errno.EPERM:
         return missing_privilege()
+    if error.errno == errno.EACCES:
+        return ConfigError(
+            f"{what}",
+            "IPv6 is switched off on the loopback device (sysctl net.ipv6.conf.lo.disable_ipv6)",
+            "Run `sysctl -w net.ipv6.conf.lo.disable_ipv6=0` on the node, or take the IPv6 address off its Node",
+        )
     return Retry(f"the kernel refused {what}: {error.strerror}")
 
 
-def _is_probe_device(device: Device, mtu_bytes: int) -> bool:
-    return device.kind == _IPIP and device.external and device.mtu_bytes == mtu_bytes
+def is_tunnel(device: Device, tunnel: Tunnel) -> bool:
+    """Whether the device is this tunnel, whatever its state."""
+    ends = (tunnel.edge_address.version, tunnel.node_address, tunnel.edge_address)
+    return device.plain and (device.version, device.local, device.remote) == ends
+
+
+def _is_probe_device(device: Device, version: int, mtu_bytes: int) -> bool:
+    return device.version == version and device.external and device.plain and device.mtu_bytes == mtu_bytes
 
 
 def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
@@ -299,27 +343,41 @@ async def _device_named(link: _RouteSocket, name: str) -> Device | None:
 
 
 def _probe_route(answer: Any, index: int) -> ProbeRoute | None:
-    # Without a destination it is a default route, which is none of ours.
-    if (probe_address := answer.get_attr("RTA_DST")) is None or answer.get_attr("RTA_OIF") != index:
+    # What is no host route is none of ours: a default route, or the link-local network of an IPv6 device.
+    if (text := answer.get_attr("RTA_DST")) is None or answer.get_attr("RTA_OIF") != index:
         return None
+    probe_address = ip_address(text)
+    if answer["dst_len"] != probe_address.max_prefixlen:
+        return None
+    nowhere = type(probe_address)(0)
     encapsulation = answer.get_attr("RTA_ENCAP")
-    worker = encapsulation.get_attr("destination") if isinstance(encapsulation, _EncapIp) else None
-    return ProbeRoute(ip_address(probe_address), ip_address(worker or 0))
+    ours = isinstance(encapsulation, _EncapIp | _EncapIp6)
+    worker, outer = (
+        ip_address(encapsulation.get_attr(end) or nowhere) if ours else nowhere for end in ("destination", "source")
+    )
+    inner = ip_address(answer.get_attr("RTA_PREFSRC") or nowhere)
+    return ProbeRoute(probe_address, worker, inner if inner == outer else nowhere)
 
 
 def _device(answer: Any) -> Device:
     fields = _by_name(answer)
     information = _by_name(fields.get("IFLA_LINKINFO"))
-    kind = information.get("IFLA_INFO_KIND")
-    data = _by_name(information.get("IFLA_INFO_DATA") if kind == _IPIP else None)
+    kind = str(information.get("IFLA_INFO_KIND"))
+    version, prefix = _VERSIONS.get(kind), f"IFLA_{kind.upper()}"
+    data = _by_name(information.get("IFLA_INFO_DATA") if version is not None else None)
     return Device(
         name=fields["IFLA_IFNAME"],
         index=answer["index"],
         up=bool(answer["flags"] & IFF_UP),
-        kind=kind or "",
-        local=_end(data.get("IFLA_IPIP_LOCAL")),
-        remote=_end(data.get("IFLA_IPIP_REMOTE")),
-        external="IFLA_IPIP_COLLECT_METADATA" in data,
+        version=version,
+        local=_end(data.get(f"{prefix}_LOCAL")),
+        remote=_end(data.get(f"{prefix}_REMOTE")),
+        external=f"{prefix}_COLLECT_METADATA" in data,
+        plain=version != 6
+        or (
+            bool(data.get("IFLA_IP6TNL_FLAGS", 0) & _IP6_TNL_F_IGN_ENCAP_LIMIT)
+            and data.get("IFLA_IP6TNL_PROTO") == _IPPROTO_IPV6
+        ),
         mtu_bytes=fields.get("IFLA_MTU", 0),
     )
 
@@ -331,9 +389,9 @@ _WANTED_OF_DEVICES = frozenset(
         "IFLA_LINKINFO",
         "IFLA_INFO_KIND",
         "IFLA_INFO_DATA",
-        "IFLA_IPIP_LOCAL",
-        "IFLA_IPIP_REMOTE",
-        "IFLA_IPIP_COLLECT_METADATA",
+        "IFLA_IP6TNL_FLAGS",
+        "IFLA_IP6TNL_PROTO",
+        *(f"IFLA_{k.upper()}_{field}" for k in _VERSIONS for field in ("LOCAL", "REMOTE", "COLLECT_METADATA")),
     }
 )
 
@@ -346,12 +404,3 @@ def _by_name(answer: Any) -> dict[str, Any]:
 def _end(text: str | None) -> IPAddress | None:
     address = ip_address(text or 0)
     return None if address.is_unspecified else address
-
-
-def _only_ipv4(address: IPAddress) -> None:
-    if address.version != 4:
-        raise ConfigError(
-            str(address),
-            "tunnels between nodes run over IPv4 only",
-            "Give the nodes IPv4 addresses in network.nodeCidrs",
-        )

@@ -28,6 +28,7 @@ from lbnode.model import (
     IpvsTimeouts,
     Operation,
     ProbeRoute,
+    Protocol,
     RemoveAddress,
     RemoveDelivery,
     RemoveDestination,
@@ -35,9 +36,11 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
@@ -102,10 +105,15 @@ class MemoryEdge(_Node):
         #: As after loading ``ip_vs``: its own default for UDP is 300 s.
         self.timeouts = IpvsTimeouts(900, 120, 300)
         self.services: dict[VirtualKey, VirtualService] = {}
-        self.probe_device = False
+        self.probe_devices: set[int] = set()
         self.probe_routes: set[ProbeRoute] = set()
+        self.translation_digest: str | None = None
+        self.missing: frozenset[Protocol] = frozenset()
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
+
+    def missing_protocols(self) -> frozenset[Protocol]:
+        return self.missing
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         return tuple(
@@ -123,16 +131,18 @@ class MemoryEdge(_Node):
             filter_digest=self.filter_digest,
             vips=self._ours(),
             services=tuple(sorted(ours, key=lambda s: s.key.order)),
-            probe_device=self.probe_device,
+            probe_devices=frozenset(self.probe_devices),
             probe_routes=frozenset(self.probe_routes),
+            translation_digest=self.translation_digest,
         )
 
     def clean(self) -> None:
         self.addresses -= self._ours()
         self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
-        self.probe_device = False
+        self.probe_devices.clear()
         self.probe_routes.clear()
         self.filter_digest = None
+        self.translation_digest = None
 
     def _own(self, operation: Operation) -> bool:
         match operation:
@@ -152,13 +162,17 @@ class MemoryEdge(_Node):
                 self.counted = {at: c for at, c in self.counted.items() if at[0] != key}
             case AddDestination() | SetWeight() | RemoveDestination():
                 self._destination(operation)
-            case AddProbeDevice():
-                self.probe_device = True
-            case RemoveProbeDevice():
-                self.probe_device = False
-                self.probe_routes.clear()
+            case AddProbeDevice(version):
+                self.probe_devices.add(version)
+            case RemoveProbeDevice(version):
+                self.probe_devices.discard(version)
+                self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
+            case ReplaceTranslation(table):
+                self.translation_digest = table.digest
+            case RemoveTranslation():
+                self.translation_digest = None
             case AddProbeRoute(route):
-                if not self.probe_device:
+                if route.probe_address.version not in self.probe_devices:
                     raise Retry("the probe device is missing")
                 self.probe_routes = {r for r in self.probe_routes if r.probe_address != route.probe_address} | {route}
             case RemoveProbeRoute(route):
@@ -174,12 +188,14 @@ class MemoryEdge(_Node):
 
     def _destination(self, operation: AddDestination | SetWeight | RemoveDestination) -> None:
         service = self._service(operation, operation.key)
-        there = {d.address: d for d in service.destinations}
-        old = there.get(operation.address)
+        # The kernel tells destinations apart by address and port, whatever the way of forwarding.
+        wanted_port = operation.nat_port or operation.key.port
+        there = {(d.address, d.nat_port or operation.key.port): d for d in service.destinations}
+        old = there.get((operation.address, wanted_port))
         if isinstance(operation, AddDestination):
             if old is not None:
                 raise Retry(f"IPVS refused {operation}: File exists")
-            new = Destination(operation.address, operation.weight or 1, drained=operation.weight == 0)
+            new = Destination(operation.address, operation.weight or 1, operation.weight == 0, operation.nat_port)
             destinations = (new, *service.destinations)
         elif old is None:
             raise Retry(f"IPVS refused {operation}: No such file or directory")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
-from lbnode.dataplane.links import Device, Links, failure
+from lbnode.dataplane.links import Device, Links, failure, is_tunnel
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug
 from lbnode.model import (
@@ -26,9 +27,10 @@ from lbnode.model import (
     WorkerState,
 )
 
-#: ``ip-sysctl``: 2 is loose. 0 would lose to ``all``, of which the kernel takes the larger.
-_LOOSE = "2"
-_ANY_IPIP_DEVICE = "tunl0"
+# A name in the record beside those of sysctls.
+_POOLS = "pools"
+#: The devices that come with the modules and, when up, take packets out of tunnels from anybody.
+_CATCH_ALL_DEVICES = {"tunl0": "IPIP", "ip6tnl0": "IPv6 tunnels"}
 
 
 class KernelWorker:
@@ -47,14 +49,16 @@ class KernelWorker:
         sysctl_base: Path = Path("/proc/sys/net"),
         record_directory: Path | None = None,
     ) -> None:
+        self._given = tuple(pools)
         self._probe_networks = tuple(probe_networks)
         self._names = tuple(sysctls)
         self._sysctls = Sysctls(sysctl_base)
         self._record = Record(record_directory, "worker")
+        former = tuple(ip_network(text) for text in self._record.values.get(_POOLS, "").split())
+        self._record.note(_POOLS, " ".join(map(str, dict.fromkeys((*self._given, *former)))))
         self._links = Links()
-        networks = tuple(pools)
-        self._filter = PacketFilter(networks)
-        self._delivery = PacketFilter(networks, tables=DELIVERY_TABLES)
+        self._filter = PacketFilter(self._given, former=former)
+        self._delivery = PacketFilter(self._given, tables=DELIVERY_TABLES, former=former)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
@@ -63,6 +67,10 @@ class KernelWorker:
     def read(self) -> WorkerState:
         """As :meth:`lbnode.dataplane.base.WorkerDataPlane.read`. A tunnel that lacks anything is there with ``ready=False``."""
         try:
+            # Nothing is left of a family without pools but its rules; the tunnels that they are about go by the diff.
+            self._filter.remove_stale()
+            self._delivery.remove_stale()
+            self._record.note(_POOLS, " ".join(map(str, self._given)))
             tunnels = [t for d in self._links.tunnel_devices() if (t := self._tunnel(d)) is not None]
             return WorkerState(
                 sysctls=self._sysctls.read(self._names),
@@ -78,26 +86,27 @@ class KernelWorker:
         if device.local is None or device.remote is None:
             return None
         tunnel = Tunnel(device.remote, device.local)
-        loose = _rp_filter(device.name)
+        wanted = _device_sysctls(tunnel)
         ready = (
             device.up
             and device.name == tunnel.device
-            and self._links.holds(device, device.local)
-            and self._sysctls.read([loose]).get(loose) == _LOOSE
+            and is_tunnel(device, tunnel)
+            and (device.version == 6 or self._links.holds(device, device.local))
+            and self._sysctls.read(wanted) == wanted
         )
         return replace(tunnel, ready=ready)
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
         try:
-            device = self._links.device(_ANY_IPIP_DEVICE)
+            found = {name: self._links.device(name) for name in _CATCH_ALL_DEVICES}
         except OSError as error:
-            raise failure(f"to tell of {_ANY_IPIP_DEVICE}", error) from None
-        if device is not None and device.up:
-            return (
-                f"device {_ANY_IPIP_DEVICE} is up: it unwraps IPIP from anybody, past the packet filter. Run `ip link set {_ANY_IPIP_DEVICE} down`",
-            )
-        return ()
+            raise failure(f"to tell of {', '.join(_CATCH_ALL_DEVICES)}", error) from None
+        return tuple(
+            f"device {name} is up: it unwraps {_CATCH_ALL_DEVICES[name]} from anybody, past the packet filter. Run `ip link set {name} down`"
+            for name, device in found.items()
+            if device is not None and device.up
+        )
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """As :meth:`lbnode.dataplane.base.WorkerDataPlane.apply`."""
@@ -126,8 +135,11 @@ class KernelWorker:
             case RemoveAddress(address):
                 self._links.remove_address(address)
             case EnsureTunnel(tunnel):
-                self._links.ensure_tunnel(tunnel)
-                self._sysctls.write(_rp_filter(tunnel.device), _LOOSE)
+                device = self._links.ensure_tunnel(tunnel)
+                for name, value in _device_sysctls(tunnel).items():
+                    self._sysctls.write(name, value)
+                if not device.up:
+                    self._links.set_up(device)
             case RemoveTunnel(device):
                 self._links.remove_tunnel(device)
             case _:
@@ -146,10 +158,18 @@ class KernelWorker:
         except OSError as error:
             raise failure("to be cleaned", error) from None
         for name, value in self._record.values.items():
-            if self._sysctls.read([name]):
+            if name != _POOLS and self._sysctls.read([name]):
                 self._sysctls.write(name, value)
         self._record.forget()
 
 
-def _rp_filter(device: str) -> str:
-    return f"net.ipv4.conf.{device}.rp_filter"
+def _device_sysctls(tunnel: Tunnel) -> dict[str, str]:
+    """``ip-sysctl``. IPv4: 2 is loose; 0 would lose to ``all``, of which the kernel takes the larger. IPv6: no link-local address, with which
+    the device would send multicast reports into the tunnel; and on, whatever the default for new devices is.
+    """
+    if tunnel.edge_address.version == 4:
+        return {f"net.ipv4.conf.{tunnel.device}.rp_filter": "2"}
+    return {
+        f"net.ipv6.conf.{tunnel.device}.addr_gen_mode": "1",
+        f"net.ipv6.conf.{tunnel.device}.disable_ipv6": "0",
+    }

@@ -1,41 +1,62 @@
-"""The cluster as a role sees it: the API server's objects, parsed once per change, and where the other agents' pages are."""
+"""The cluster as a role sees it: the objects, parsed once per change, and where the other agents' pages are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
 
-from lbnode.kube import Copy
-from lbnode.objects import Snapshot, read_snapshot
+from lbnode.model import IPAddress
+from lbnode.objects import Snapshot
 
 
-class ClusterView:
-    """Over a copy that a :class:`lbnode.kube.Watcher` keeps current."""
+class Source(Protocol):
+    """Where objects come from: the API server (:class:`lbnode.kube.Copy`) or a file (:class:`lbnode.roles.outside.FileObjects`)."""
 
-    def __init__(self, copy: Callable[[], Copy]) -> None:
-        self._copy = copy
+    @property
+    def returned_seconds(self) -> float | None:
+        """The event loop's time at which an API server last answered after it had not."""
+
+    @property
+    def answered(self) -> Mapping[str, float]:
+        """Unix time in seconds at which something was last heard of each kind; of a file, nothing."""
+
+    @property
+    def version(self) -> int:
+        """Changes with every change of the objects."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether every kind was there at least once."""
+
+    def snapshot(self) -> Snapshot:
+        """The objects as values."""
+
+
+From = TypeVar("From", bound=Source)
+
+
+class ClusterView(Generic[From]):
+    """Over a source that somebody else keeps current."""
+
+    def __init__(self, source: Callable[[], From]) -> None:
+        self._source = source
         self._parsed: tuple[int, Snapshot] | None = None
 
     @property
     def synced(self) -> bool:
-        """Whether every kind was listed at least once."""
-        return self._copy().synced
+        """Whether every kind was there at least once."""
+        return self._source().synced
 
     @property
-    def raw(self) -> Copy:
-        """The objects as the API server sent them."""
-        return self._copy()
+    def raw(self) -> From:
+        """The source itself."""
+        return self._source()
 
     def snapshot(self) -> Snapshot:
         """The objects as values."""
-        copy = self._copy()
-        if self._parsed is None or self._parsed[0] != copy.version:
-            raws = (
-                *copy.services.values(),
-                *copy.slices.values(),
-                *copy.nodes.values(),
-                *copy.namespaces.values(),
-            )
-            self._parsed = (copy.version, read_snapshot(raws))
+        source = self._source()
+        if self._parsed is None or self._parsed[0] != source.version:
+            self._parsed = (source.version, source.snapshot())
         return self._parsed[1]
 
     def status_pages(self, selector: Mapping[str, str], port: int, but: str = "") -> dict[str, str]:
@@ -43,4 +64,9 @@ class ClusterView:
         if not self.synced:
             return {}
         nodes = (n for n in self.snapshot().nodes.values() if n.name != but and n.matches(selector) and n.addresses)
-        return {n.name: f"http://{n.addresses[0]}:{port}/v1/status" for n in nodes}
+        return {n.name: f"http://{_host(n.addresses[0])}:{port}/v1/status" for n in nodes}
+
+
+def _host(address: IPAddress) -> str:
+    """As in a URL (RFC 3986 section 3.2.2)."""
+    return f"[{address}]" if address.version == 6 else str(address)

@@ -22,14 +22,14 @@ from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
 from lbnode.kube import Copy
 from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
-from lbnode.objects import ServiceObject, Snapshot, is_of_our_class, is_ours
+from lbnode.objects import ServiceObject, Snapshot, forwarding_of, is_of_our_class, is_ours
 from lbnode.observe import ControllerMetrics
 from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows
 from lbnode.roles.cluster_view import ClusterView
 from lbnode.roles.edge import announced_by
 from lbnode.roles.neighbours import Neighbours, Status
 from lbnode.settings import AgentSettings
-from lbnode.translate import translate_edge
+from lbnode.translate import NAT_NOTE, translate_edge
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 #: A Service that is deleted waits for edge nodes that do not answer at most so long.
@@ -147,6 +147,9 @@ class Controller:
             self._metrics.wrote("finalizer")
             return
         notes = [] if service.local else [CLUSTER_POLICY_NOTE]
+        if forwarding_of(service, self._settings()) == "nat":
+            # kube-proxy has no part in it, so its note would be wrong.
+            notes = [f"{NAT_NOTE[:1].upper()}{NAT_NOTE[1:]}."]
         if sharers := sorted({n for a in addresses for n in self._by_address.get(a, ()) if n != service.name}):
             notes.append(f"Shared with {', '.join(map(str, sharers))}.")
         wanted = [accepted(addresses, rejections.get(service.name, ()), notes), announced(addresses, reports)]

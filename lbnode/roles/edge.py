@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
@@ -21,13 +22,12 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.kube import Copy
-from lbnode.model import EdgeState, IPAddress, ServiceName, Verdict, WorkerHealth, address_order
+from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, WorkerHealth, address_order
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
 from lbnode.roles import worker_page
-from lbnode.roles.cluster_view import ClusterView
+from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.edge_page import modules_at_work, node_page
 from lbnode.roles.neighbours import Neighbours
 from lbnode.routes import routes_of
@@ -64,7 +64,7 @@ class Edge:
 
     Args:
         settings: the settings in force now.
-        copy: the API server's objects as last seen.
+        copy: the objects as last seen.
         make_speaker: a speaker for these settings and this node; called again when the BGP settings change.
         refusal: a reason and its explanation when this node cannot serve at all (the wrong kube-proxy mode), else ``None``.
     """
@@ -73,7 +73,7 @@ class Edge:
         self,
         node_name: str,
         settings: Callable[[], AgentSettings],
-        copy: Callable[[], Copy],
+        copy: Callable[[], Source],
         kernel: EdgeDataPlane,
         make_speaker: Callable[[AgentSettings, tuple[IPAddress, ...]], Speaker],
         metrics: EdgeMetrics,
@@ -159,11 +159,12 @@ class Edge:
             failing |= {(s, a) for s, family in self._unfit[node.name] for a in node.addresses if a.version == family}
         return rise_and_fall.summary(states, without, failing)
 
-    def _peers_reach_a_worker(self) -> bool | None:
+    def _peers_reach_a_worker(self) -> dict[int, bool]:
         if self.peers is None:
-            return None
+            return {}
         answers = [s for node in self.peer_pages() if (s := self.peers.said(node, FRESH_SECONDS)) is not None]
-        return any(map(reaches_a_worker, answers)) if answers else None
+        reached = {version for answer in answers for version in _families_reached(answer)}
+        return {version: version in reached for version in (4, 6)} if answers else {}
 
     # The pass.
 
@@ -184,7 +185,9 @@ class Edge:
 
         health = self.health(snapshot.nodes)
         self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
-        plan = translate_edge(snapshot, settings, self._node_name, health, graced)
+        plan = translate_edge(
+            snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot)
+        )
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
         # Routers need a moment after a withdrawal: until then what they still send is served.
@@ -201,6 +204,7 @@ class Edge:
             announced=speaks.announced,
             draining=plan.draining or self.terminating,
             blocked=plan.blocked,
+            unserved=plan.unserved,
             peers_reach_a_worker=self._peers_reach_a_worker(),
         )
         verdicts = announce(facts, settings.health)
@@ -215,6 +219,17 @@ class Edge:
         await self._measure_traffic(now)
         if trouble is not None:
             raise trouble
+
+    async def _missing_protocols(self, snapshot: Snapshot) -> frozenset[Protocol]:
+        """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
+        if not any(p.protocol == Protocol.SCTP for s in snapshot.services.values() for p in s.ports):
+            return frozenset()
+        try:
+            found: frozenset[Protocol] = await self._in_thread(self._kernel.missing_protocols)
+        except (ConfigError, Retry):
+            # A kernel that cannot be asked now is told of by the pass, which has to go on for the sake of the announcements.
+            return frozenset()
+        return found
 
     async def _read_speaker(self, speaker: Speaker) -> SpeakerState:
         try:
@@ -249,7 +264,7 @@ class Edge:
                 # One lost netlink message is no reason to withdraw; two in a row are.
                 observed = await self._in_thread(self._kernel.read)
             plan = retain_announced(plan, observed, leaving)
-            operations = diff_edge(plan.state, plan.filter, observed)
+            operations = diff_edge(plan.state, plan.filter, observed, plan.translation)
             if operations:
                 log.info(
                     "kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations})
@@ -333,11 +348,12 @@ class Edge:
             return ["Starting: no pass is complete yet"]
         if self.view.plan.blocked is not None:
             return [": ".join(self.view.plan.blocked)]
-        own = set(NODE_REASONS)
-        if not rise_and_fall.summary(self._workers).healthy:
-            own.add("NoHealthyWorker")
+        reached = {w.version for w in rise_and_fall.summary(self._workers).healthy}
         reasons = [
-            f"{a}: {v.reason} {v.detail}" for a, v in self.view.verdicts.items() if not v.announce and v.reason in own
+            f"{a}: {v.reason} {v.detail}"
+            for a, v in self.view.verdicts.items()
+            if not v.announce
+            and (v.reason in NODE_REASONS or (v.reason == "NoHealthyWorker" and a.version not in reached))
         ]
         wanted = {a for a, v in self.view.verdicts.items() if v.announce}
         reasons += [
@@ -402,6 +418,16 @@ def reaches_a_worker(status: Mapping[str, Any]) -> bool:
     """Whether an edge node's status page names a healthy worker."""
     listed = status.get("healthy_workers")
     return isinstance(listed, list) and any(isinstance(address, str) for address in listed)
+
+
+def _families_reached(status: Mapping[str, Any]) -> set[int]:
+    """The IP versions of the healthy workers in an edge node's status page; what cannot be read is left out."""
+    found: set[int] = set()
+    listed = status.get("healthy_workers")
+    for text in listed if isinstance(listed, list) else ():
+        with suppress(ValueError):
+            found.add(ip_address(text).version)
+    return found
 
 
 def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:

@@ -61,7 +61,8 @@ def _service(service: VirtualService) -> dict[str, Any]:
         "hash_source_port": service.hash_source_port,
         "one_packet": service.one_packet,
         "destinations": [
-            {"address": str(d.address), "weight": d.weight, "drained": d.drained} for d in service.destinations
+            {"address": str(d.address), "nat_port": d.nat_port, "weight": d.weight, "drained": d.drained}
+            for d in service.destinations
         ],
     }
 
@@ -71,7 +72,7 @@ def modules_at_work(plan: EdgePlan | None, observed: EdgeState | None) -> dict[s
     seen = observed or EdgeState()
     needed = {
         "ip_vs": bool(seen.services) or any(name.startswith("net.ipv4.vs.") for name in seen.sysctls),
-        "ipip": seen.probe_device,
+        "ipip": bool(seen.probe_devices),
     }
     if plan is not None and plan.state.services:
         # The first service loads it.

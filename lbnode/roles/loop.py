@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -27,6 +28,7 @@ BUSY_SHARE = 0.5
 SETTINGS_POLL_SECONDS = 1.0
 
 log = structlog.get_logger()
+Value = TypeVar("Value")
 
 
 class Loop:
@@ -113,31 +115,46 @@ class Loop:
         self.last_error = text
 
 
-class SettingsFile:
-    """The mounted ConfigMap: read when its text changes; a bad text after a good one leaves the good one in force."""
+class WatchedFile(Generic[Value]):
+    """A file that is read when its text changes; a bad or unreadable one after a good one leaves the good one in force.
 
-    def __init__(self, path: Path) -> None:
+    ``error`` says why the file is refused now, and is empty while it is not.
+
+    Raises:
+        ConfigError: the file is missing or wrong at the start, when there is no good one yet.
+    """
+
+    decoding_errors = "strict"
+
+    def __init__(self, path: Path, read: Callable[[str, str], Value]) -> None:
         self._path = path
-        self._text: str | None = _read(path)
-        self.current: AgentSettings = parse_json(self._text, str(path))
+        self._read = read
+        self._text = self._text_now()
+        self.current: Value = read(self._text, str(path))
         self.error = ""
+        #: Changes with ``current``.
+        self.version = 0
+
+    def _text_now(self) -> str:
+        try:
+            return self._path.read_text("utf-8", errors=self.decoding_errors)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(str(self._path), f"cannot be read: {error}", "Put a readable file there") from None
 
     def poll(self) -> bool:
         """Look once; ``True`` when ``current`` or ``error`` changed."""
         before = (self.current, self.error)
         try:
-            text = _read(self._path)
-            if text == self._text:
+            text = self._text_now()
+            if text == self._text and not self.error:
                 return False
+            self.current, self.error = self._read(text, str(self._path)), ""
             self._text = text
-            self.current, self.error = parse_json(text, str(self._path)), ""
-        except OSError as error:
-            # What comes back may be what was there before.
-            self._text, self.error = None, str(error)
         except ConfigError as error:
             self.error = str(error)
         if (self.current, self.error) == before:
             return False
+        self.version += self.current != before[0]
         if self.error:
             log.error("settings.refused", error=self.error)
         else:
@@ -152,9 +169,14 @@ class SettingsFile:
                 changed()
 
 
-def _read(path: Path) -> str:
-    # Bytes that are no UTF-8 become characters that no JSON outside its strings has, and are told by their place in the text.
-    return path.read_text("utf-8", errors="surrogateescape")
+class SettingsFile(WatchedFile[AgentSettings]):
+    """The mounted ConfigMap."""
+
+    #: Bytes that are no UTF-8 become characters that no JSON outside its strings has, and are told by their place in the text.
+    decoding_errors = "surrogateescape"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, parse_json)
 
 
 def on_termination(act: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,8 +18,8 @@ from lbnode import __version__, kube
 from lbnode.backend_probe import BackendProber
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
-from lbnode.errors import ConfigError, Retry
-from lbnode.model import IPAddress
+from lbnode.errors import Retry
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import (
     ControllerMetrics,
     EdgeMetrics,
@@ -37,19 +37,19 @@ from lbnode.roles.edge import Edge
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
+from lbnode.roles.outside import NAMESPACE, Cluster, NodeRole, Outside, StandaloneNode, Task, required, standalone_name
 from lbnode.roles.removal import release_services
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import EDGE_SYSCTLS, WORKER_NEEDS
+from lbnode.translate import ALL_EDGE_SYSCTLS, WORKER_NEEDS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
 OWN_SYSCTLS = Path("/proc/sys/net")
 #: Survives pods: what the sysctls were before us.
 RECORD_DIRECTORY = Path("/var/lib/samegate")
-NAMESPACE = "samegate-system"
 LOOPBACK = ip_address("127.0.0.1")
 LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
@@ -61,44 +61,65 @@ WORKER_POLL_SECONDS = 0.5
 STUCK_SECONDS = 60.0
 
 log = structlog.get_logger()
-Task = Coroutine[Any, Any, None]
 
 
 def run(role: Literal["edge", "worker", "controller"], settings_path: Path) -> int:
-    """Run a role until SIGTERM; returns the exit code.
+    """Run a role in Kubernetes until SIGTERM; returns the exit code.
 
     Raises:
         ConfigError: the settings file is missing or wrong at start. Later a wrong one leaves the last good one in force.
     """
-    try:
-        settings = SettingsFile(settings_path)
-    except OSError as error:
-        raise ConfigError(
-            str(settings_path), f"cannot be read: {error.strerror}", "Mount the ConfigMap, or name a file by --settings"
-        ) from None
+    settings = SettingsFile(settings_path)
     configure_logging(settings.current.log_level, role=role, node=os.environ.get("NODE_NAME", os.uname().nodename))
-    main = {"edge": _edge, "worker": _worker, "controller": _controller}[role]
-    asyncio.run(main(settings))
+
+    async def main() -> None:
+        match role:
+            case "edge":
+                await _edge(Cluster(settings))
+            case "worker":
+                await _worker(Cluster(settings))
+            case "controller":
+                await _controller(settings)
+
+    asyncio.run(main())
     return 0
 
 
-def clean(role: Literal["edge", "worker"], settings_path: Path) -> int:
+def run_standalone(role: NodeRole, path: Path, node_name: str | None = None) -> int:
+    """Run a node's role by a standalone file until SIGTERM; returns the exit code.
+
+    Raises:
+        ConfigError: the file is missing or wrong at start, or does not have this node. Later a wrong one leaves the last good one in force.
+    """
+    outside = StandaloneNode(path, role, standalone_name(node_name))
+    configure_logging(outside.settings.log_level, role=role, node=outside.node_name)
+    asyncio.run({"edge": _edge, "worker": _worker}[role](outside))
+    return 0
+
+
+def clean(role: NodeRole, settings_path: Path) -> int:
     """Remove samegate's own kernel state from this node."""
-    settings = SettingsFile(settings_path).current
-    (_edge_kernel if role == "edge" else _worker_kernel)(settings).clean()
+    return _clean(role, SettingsFile(settings_path).current)
+
+
+def clean_standalone(role: NodeRole, path: Path, node_name: str | None = None) -> int:
+    """The same on a node of a standalone file."""
+    return _clean(role, StandaloneNode(path, role, standalone_name(node_name)).settings)
+
+
+def _clean(role: NodeRole, settings: AgentSettings) -> int:
+    (_edge_kernel(settings) if role == "edge" else _worker_kernel(settings)).clean()
     print(f"samegate's {role} state is gone from this node")
     return 0
 
 
-async def _edge(settings: SettingsFile) -> None:
-    node_name = _required("NODE_NAME")
+async def _edge(outside: Outside) -> None:
+    node_name = outside.node_name
     former_range = ensure_ping_allowed(_sysctl_base())
-    api = kube.client()
     metrics = EdgeMetrics()
     loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
-    watcher = kube.Watcher(api, loop.wake)
     surroundings = Surroundings(edge_refusal, loop.wake)
-    kernel = _edge_kernel(settings.current)
+    kernel = _edge_kernel(outside.settings)
     if former_range is not None:
         kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
 
@@ -107,8 +128,8 @@ async def _edge(settings: SettingsFile) -> None:
 
     edge = Edge(
         node_name,
-        lambda: settings.current,
-        lambda: watcher.copy,
+        lambda: outside.settings,
+        outside.copy,
         kernel,
         make_speaker,
         metrics,
@@ -119,45 +140,39 @@ async def _edge(settings: SettingsFile) -> None:
     edge.peers = Neighbours(edge.peer_pages, fetch_status, loop.wake)
 
     async def probe() -> None:
-        now = settings.current
+        now = outside.settings
         prober = Prober(now.network.fabric_mtu_bytes, now.health.timeout_ms)
         async for results in prober.rounds(edge.probe_targets, now.health.interval_ms):
             if edge.probed(results):
                 loop.wake()
 
-    machine = Machine(edge.modules_at_work, tuple(EDGE_SYSCTLS), edge.probe_targets, _sysctl_base())
+    machine = Machine(edge.modules_at_work, tuple(ALL_EDGE_SYSCTLS), edge.probe_targets, _sysctl_base())
 
     def node_page() -> dict[str, Any]:
         return {**edge.node_page(), "machine": {**machine.facts(), **surroundings.facts()}}
 
-    pages = _pages(metrics, edge.not_ready, loop, settings, edge.status, node_page)
-    # Pools and MTU shape the sockets and the filter from the start: a change of them is a new agent, which the kubelet makes.
-    shaping = _shape(settings.current)
+    pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, edge.status, node_page)
     tasks = [
-        watcher.run(),
+        *outside.tasks(loop.wake, _shape_watch(outside, metrics, loop)),
         surroundings.run(),
         edge.workers.run(),
         edge.peers.run(),
         probe(),
-        settings.follow(lambda: _changed(settings, _shape, shaping, metrics, loop)),
     ]
-    await _until_terminated(loop, edge.pass_once, tasks, pages, settings.current.ports.edge)
+    await _until_terminated(loop, edge.pass_once, tasks, pages, outside.settings.ports.edge, [outside.node_address])
     await edge.withdraw_and_wait()
-    await _clean_if_removed(api, kernel.clean)
+    await _clean_if_removed(outside, kernel.clean)
 
 
-async def _worker(settings: SettingsFile) -> None:
-    node_name = _required("NODE_NAME")
-    api = kube.client()
+async def _worker(outside: Outside) -> None:
     metrics = WorkerMetrics()
     loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
-    watcher = kube.Watcher(api, loop.wake)
     surroundings = Surroundings(worker_refusal, loop.wake)
-    kernel = _worker_kernel(settings.current)
+    kernel = _worker_kernel(outside.settings)
     worker = Worker(
-        node_name,
-        lambda: settings.current,
-        lambda: watcher.copy,
+        outside.node_name,
+        lambda: outside.settings,
+        outside.copy,
         kernel,
         metrics,
         kube_proxy_has_endpoints,
@@ -165,29 +180,27 @@ async def _worker(settings: SettingsFile) -> None:
         lambda: surroundings.refusal,
     )
     active = BackendProber(
-        worker.wanted_backends, worker.backend_probed, lambda: settings.current.active_probes.at_once
+        worker.wanted_backends, worker.backend_probed, lambda: outside.settings.active_probes.at_once
     )
     machine = Machine(worker.modules_at_work, tuple(WORKER_NEEDS), worker.edge_addresses, _sysctl_base())
 
     def node_page() -> dict[str, Any]:
         return {"machine": {**machine.facts(), **surroundings.facts()}}
 
-    pages = _pages(metrics, worker.not_ready, loop, settings, worker.status, node_page)
-    shaping = _shape(settings.current)
+    pages = _pages(metrics, worker.not_ready, loop, lambda: outside.settings_error, worker.status, node_page)
     tasks = [
-        watcher.run(),
+        *outside.tasks(loop.wake, _shape_watch(outside, metrics, loop)),
         surroundings.run(),
         worker.ask_kube_proxy(),
         active.run(),
-        settings.follow(lambda: _changed(settings, _shape, shaping, metrics, loop)),
     ]
-    await _until_terminated(loop, worker.pass_once, tasks, pages, settings.current.ports.worker)
+    await _until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
 
     async def clean_after_the_edges() -> None:
         # The edge nodes withdraw first and forward for a while; tunnels that go before that would cut live connections.
-        await asyncio.sleep(settings.current.drain.withdraw_seconds + RESYNC_SECONDS)
+        await asyncio.sleep(outside.settings.drain.withdraw_seconds + RESYNC_SECONDS)
 
-    await _clean_if_removed(api, kernel.clean, clean_after_the_edges)
+    await _clean_if_removed(outside, kernel.clean, clean_after_the_edges)
 
 
 async def _controller(settings: SettingsFile) -> None:
@@ -215,16 +228,21 @@ async def _controller(settings: SettingsFile) -> None:
     def html(reloads: bool) -> bytes:
         return status_page.render(controller.overview(identity, loop.last_error), reloads)
 
-    pages = replace(_pages(metrics, not_ready, loop, settings, controller.status, dict), html=html)
+    pages = _pages(metrics, not_ready, loop, lambda: settings.error, controller.status, dict)
+    pages = replace(pages, html=html)
     reading = _reading(settings.current)
+
+    def settings_changed() -> None:
+        _changed(settings.current, settings.error, _reading, reading, metrics, loop)
+
     tasks = [
         watcher.run(),
         leadership.run(),
         controller.edges.run(),
-        settings.follow(lambda: _changed(settings, _reading, reading, metrics, loop)),
+        settings.follow(settings_changed),
     ]
     # On the pod's own loopback address too: `kubectl port-forward` connects there. The pod has a network of its own.
-    addresses = [ip_address(os.environ.get("POD_IP") or _required("NODE_ADDRESS")), LOOPBACK]
+    addresses = [ip_address(os.environ.get("POD_IP") or required("NODE_ADDRESS")), LOOPBACK]
     await _until_terminated(loop, controller.pass_once, tasks, pages, settings.current.ports.controller, addresses)
     deployment = os.environ.get("DEPLOYMENT_NAME", "")
     if leadership.leads and deployment and await kube.deployment_is_going(api, deployment, namespace) is True:
@@ -234,9 +252,8 @@ async def _controller(settings: SettingsFile) -> None:
 
 def _edge_kernel(settings: AgentSettings) -> KernelEdge:
     return KernelEdge(
-        settings.pool_networks,
-        ip_address(_required("NODE_ADDRESS")),
-        sysctls=EDGE_SYSCTLS,
+        networks_of_this_kernel(settings.pool_networks),
+        sysctls=ALL_EDGE_SYSCTLS,
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
@@ -245,28 +262,35 @@ def _edge_kernel(settings: AgentSettings) -> KernelEdge:
 
 def _worker_kernel(settings: AgentSettings) -> KernelWorker:
     return KernelWorker(
-        settings.pool_networks,
-        settings.network.probe_cidrs,
+        networks_of_this_kernel(settings.pool_networks),
+        networks_of_this_kernel(settings.network.probe_cidrs),
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
     )
+
+
+def networks_of_this_kernel(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Those that the kernel can have: one that was booted with ``ipv6.disable=1`` still serves IPv4."""
+    return tuple(n for n in networks if n.version == 4 or (_sysctl_base() / "ipv6").is_dir())
 
 
 def _sysctl_base() -> Path:
     return MOUNTED_SYSCTLS if MOUNTED_SYSCTLS.is_dir() else OWN_SYSCTLS
 
 
-def _required(name: str) -> str:
-    value = os.environ.get(name, "")
-    if not value:
-        raise ConfigError(
-            name, "is not in the environment", "Set it from the downward API: spec.nodeName and status.hostIP"
-        )
-    return value
-
-
 def _shape(settings: AgentSettings) -> tuple[object, ...]:
     return (settings.pool_networks, settings.network, settings.health, settings.ports)
+
+
+def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[], None]:
+    """What to do when a node's settings changed, or were refused."""
+    # Pools and MTU shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
+    shaping = _shape(outside.settings)
+
+    def changed() -> None:
+        _changed(outside.settings, outside.settings_error, _shape, shaping, metrics, loop)
+
+    return changed
 
 
 def _reading(settings: AgentSettings) -> tuple[object, ...]:
@@ -274,14 +298,15 @@ def _reading(settings: AgentSettings) -> tuple[object, ...]:
 
 
 def _changed(
-    settings: SettingsFile,
+    settings: AgentSettings,
+    error: str,
     shape: Callable[[AgentSettings], tuple[object, ...]],
     shaping: tuple[object, ...],
     metrics: Metrics,
     loop: Loop,
 ) -> None:
-    metrics.settings_refused(bool(settings.error))
-    if shape(settings.current) != shaping:
+    metrics.settings_refused(bool(error))
+    if shape(settings) != shaping:
         log.info(
             "settings.restart",
             text="pools, networks, probing, ports or what is watched changed: the agent starts anew; kernel and BIRD go on meanwhile",
@@ -294,7 +319,7 @@ def _pages(
     metrics: Metrics,
     not_ready: Callable[[], list[str]],
     loop: Loop,
-    settings: SettingsFile,
+    settings_error: Callable[[], str],
     status: Callable[[], dict[str, Any]],
     node_page: Callable[[], dict[str, Any]],
 ) -> Pages:
@@ -302,15 +327,15 @@ def _pages(
         silent = time.monotonic() - loop.last_pass_seconds
         return [f"no pass for {silent:.0f} s"] if silent > STUCK_SECONDS else []
 
-    def with_error() -> dict[str, Any]:
-        errors = {"last_error": loop.last_error, "settings_error": settings.error}
+    def with_errors() -> dict[str, Any]:
+        errors = {"last_error": loop.last_error, "settings_error": settings_error()}
         return {**status(), **errors, "version": __version__}
 
     def with_time() -> dict[str, Any]:
         # Not on the status page: the other agents poll that, and wake when it changes.
         return {**node_page(), "time_unix_seconds": time.time()}
 
-    return Pages(metrics=metrics.page, ready=not_ready, healthy=unhealthy, status=with_error, node=with_time)
+    return Pages(metrics=metrics.page, ready=not_ready, healthy=unhealthy, status=with_errors, node=with_time)
 
 
 async def _until_terminated(
@@ -319,7 +344,7 @@ async def _until_terminated(
     tasks: list[Task],
     pages: Pages,
     port: int,
-    addresses: Sequence[IPAddress] = (),
+    addresses: Sequence[IPAddress],
 ) -> None:
     """Run the loop and its tasks until SIGTERM. The pages stay until then; what comes after is the role's own end."""
     on_termination(loop.stop)
@@ -329,7 +354,7 @@ async def _until_terminated(
         # A task that ends by an error would leave the role deaf: end the process, and the kubelet starts a new one.
         task.add_done_callback(lambda t: None if t.cancelled() or t.exception() is None else _fail(loop, t))
     try:
-        serving = asyncio.create_task(_serve(server, addresses or [ip_address(_required("NODE_ADDRESS"))], port))
+        serving = asyncio.create_task(_serve(server, addresses, port))
         await loop.run(pass_once)
         serving.cancel()
     finally:
@@ -362,12 +387,10 @@ async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) 
 
 
 async def _clean_if_removed(
-    api: Any, remove: Callable[[], None], before: Callable[[], Awaitable[None]] | None = None
+    outside: Outside, remove: Callable[[], None], before: Callable[[], Awaitable[None]] | None = None
 ) -> None:
-    """Take our kernel state away, only when this agent's DaemonSet is going. A silent API server means no."""
-    name = os.environ.get("DAEMONSET_NAME", "")
-    namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
-    if not name or await kube.daemonset_is_going(api, name, namespace) is not True:
+    """Take our kernel state away, only when this role is removed for good."""
+    if not await outside.is_removed():
         return
     if before is not None:
         await before()

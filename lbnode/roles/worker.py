@@ -21,10 +21,9 @@ from lbnode.backend_probe import BackendResult
 from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.diff import diff_worker
 from lbnode.errors import Retry
-from lbnode.kube import Copy
 from lbnode.model import IPAddress, ServiceName, WorkerState, address_order
 from lbnode.observe import WorkerMetrics
-from lbnode.roles.cluster_view import ClusterView
+from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.settings import AgentSettings
 from lbnode.translate import HealthCheck, WorkerPlan, translate_worker
 
@@ -57,7 +56,7 @@ class Worker:
         self,
         node_name: str,
         settings: Callable[[], AgentSettings],
-        copy: Callable[[], Copy],
+        copy: Callable[[], Source],
         kernel: WorkerDataPlane,
         metrics: WorkerMetrics,
         has_endpoints: Callable[[int], Awaitable[bool | None]],

@@ -21,10 +21,10 @@ from lbnode.speaker.bird_config import (
     COVERED_PROTOCOLS,
     KEY_DIRECTORY,
     STATIC_PROTOCOLS,
-    peers_of_node,
     protocol_name,
     render,
     render_key,
+    spoken_peers,
 )
 from lbnode.speaker.bird_control import ProtocolStatus, ask, parse_bfd, parse_protocols, parse_routes
 
@@ -68,7 +68,7 @@ class Bird:
         self._key_directory = key_directory
         self._program = program
         self._timeout_seconds = timeout_seconds
-        self._peers = peers_of_node(bgp, node_name)
+        self._peers = spoken_peers(bgp, node_name, node_addresses)
         self._in_force: tuple[str, dict[str, str]] | None = None
         self._stuck = False
         self._configured_at = 0.0

@@ -47,6 +47,12 @@ def peers_of_node(bgp: Bgp, node_name: str) -> tuple[Peer, ...]:
     return tuple(sorted((p for p in bgp.peers if not p.nodes or node_name in p.nodes), key=lambda p: p.name))
 
 
+def spoken_peers(bgp: Bgp, node_name: str, node_addresses: Iterable[IPAddress]) -> tuple[Peer, ...]:
+    """Those of them that the node has an address to speak from to."""
+    versions = {a.version for a in node_addresses}
+    return tuple(p for p in peers_of_node(bgp, node_name) if p.address.version in versions)
+
+
 def render(
     bgp: Bgp,
     pools: Sequence[Pool],
@@ -58,10 +64,11 @@ def render(
 
     Args:
         pools: what VIPs may come from; a family is announced when a pool and a node address have it.
-        node_addresses: the first of each family counts; the IPv4 one is the router id.
+        node_addresses: the first of each family counts; the IPv4 one is the router id. A peer that the node has no address to speak from to
+            is left out.
 
     Raises:
-        ConfigError: no peer is meant for this node, or the node has no address of a family that is needed.
+        ConfigError: no peer is meant for this node, or the node has no address of a family that is needed, or none to speak from at all.
         Bug: a route to announce is neither a host route nor an aggregate of a pool.
     """
     peers = peers_of_node(bgp, node_name)
@@ -97,8 +104,10 @@ def render(
                 f"node {node_name} has no IPv{network.version} address to be its next hop",
                 f"Give the node an IPv{network.version} InternalIP or drop the pool",
             )
-    internal_prepends = {n.version for n, a in ordered if a.prepend and any(p.asn == bgp.local_asn for p in peers)}
-    blocks = [_head(router_id, any(p.bfd for p in peers))]
+    # When it can speak to none, the first of them says so.
+    spoken = spoken_peers(bgp, node_name, node_addresses) or peers
+    internal_prepends = {n.version for n, a in ordered if a.prepend and any(p.asn == bgp.local_asn for p in spoken)}
+    blocks = [_head(router_id, any(p.bfd for p in spoken))]
     for version in versions:
         listed = [(n, a) for n, a in ordered if n.version == version]
         blocks.append(
@@ -114,7 +123,7 @@ def render(
         if version in internal_prepends:
             # Our own AS in the path would be a loop to a router of the same AS (RFC 4271 section 9.1.2).
             blocks.append(_filter(f"samegate_internal{version}", [*body, "bgp_path.empty;"]))
-    blocks += [_session(bgp, peer, node_name, own, versions, internal_prepends) for peer in peers]
+    blocks += [_session(bgp, peer, node_name, own, versions, internal_prepends) for peer in spoken]
     return "\n".join(blocks)
 
 
@@ -258,7 +267,7 @@ def _session(
         lines.append("  graceful restart off;")
     else:
         lines += ["  graceful restart on;", f"  graceful restart time {peer.graceful_restart.restart_seconds};"]
-    for version in versions:
+    for version in (v for v in versions if f"IPv{v}" in peer.address_families):
         # An address of the other family cannot be taken from the session itself.
         is_internal = peer.asn == bgp.local_asn and version in internal_prepends
         next_hop = "next hop self" if version == peer.address.version else f"next hop address {own[version]}"

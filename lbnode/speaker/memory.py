@@ -9,7 +9,7 @@ from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 from lbnode.pools import Pool
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Session, SpeakerState
-from lbnode.speaker.bird_config import peers_of_node, render
+from lbnode.speaker.bird_config import render, spoken_peers
 
 
 class MemorySpeaker:
@@ -44,7 +44,7 @@ class MemorySpeaker:
             raise Retry("the speaker in memory is stopped")
         sessions = {}
         exported = sum(not attributes.covered for attributes in self._state.routes.values())
-        for peer in peers_of_node(self._bgp, self._node_name):
+        for peer in spoken_peers(self._bgp, self._node_name, self._node_addresses):
             bfd = peer.bfd is not None
             if peer.name in self.silent_peers:
                 sessions[peer.name] = Session(peer.name, "Connect", "Down" if bfd else "", last_error="no answer")

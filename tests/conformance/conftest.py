@@ -21,7 +21,7 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
 from tests.conformance import uml
-from tests.conformance.node import NODE, POOLS, PROBE_NETWORKS, SYSCTLS, new_namespace, sh
+from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
 
 INSIDE = "SAMEGATE_IN_MACHINE"
 _HERE = Path(__file__).resolve().parent
@@ -31,11 +31,15 @@ _MODULES = (
     "ip_vs_mh",
     "ip_vs_rr",
     "ipip",
+    "ip6_tunnel",
     "veth",
     "iptable_nat",
+    "iptable_filter",
+    "ip6table_filter",
     "xt_CT",
     "xt_TCPMSS",
     "xt_conntrack",
+    "xt_MASQUERADE",
     "xt_nat",
     "xt_statistic",
     "ip6table_nat",
@@ -46,6 +50,13 @@ _REPORTS = pytest.StashKey[dict[str, dict[str, str]]]()
 _BOOT_SECONDS = 900.0
 
 
+@pytest.fixture(params=FAMILIES, ids=["ipv4", "ipv6"])
+def family(request: pytest.FixtureRequest) -> Family:
+    """What holds for one family holds for the other."""
+    found: Family = request.param
+    return found
+
+
 @pytest.fixture(params=["memory", pytest.param("kernel", marks=pytest.mark.root)])
 def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPlane]:
     """An edge node's data plane with nothing in it: in memory, and in a network namespace of its own."""
@@ -53,7 +64,7 @@ def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPla
         yield MemoryEdge(POOLS, dict.fromkeys(SYSCTLS, "0"))
         return
     with new_namespace():
-        plane = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path / "record")
+        plane = KernelEdge(POOLS, sysctls=SYSCTLS, record_directory=tmp_path / "record")
         yield plane
         plane.close()
 
@@ -61,7 +72,7 @@ def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPla
 @pytest.fixture
 def kernel_edge(tmp_path: Path) -> Iterator[KernelEdge]:
     with new_namespace():
-        plane = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path / "record")
+        plane = KernelEdge(POOLS, sysctls=SYSCTLS, record_directory=tmp_path / "record")
         yield plane
         plane.close()
 

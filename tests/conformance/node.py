@@ -9,18 +9,63 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, ip_address, ip_network
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from lbnode.model import IPAddress
 
 POOLS = (ip_network("203.0.113.0/24"), ip_network("2001:db8:113::/64"))
-PROBE_NETWORKS = (ip_network("192.0.2.0/24"),)
-NODE = ip_address("198.18.0.11")
+PROBE_NETWORKS = (ip_network("192.0.2.0/24"), ip_network("2001:db8:2::/64"))
 SYSCTLS = ("net.ipv4.vs.sloppy_tcp", "net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.conn_reuse_mode")
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Addresses of one IP version for the tests that both have to pass."""
+
+    version: int
+    vip: IPAddress
+    node: IPAddress
+    prefix_length: int
+    first_worker: IPAddress
+    first_edge: IPAddress
+    probe: IPAddress
+    tunnel_kind: str
+
+    def worker(self, number: int) -> IPAddress:
+        """The workers stand one after the other, from 1 on."""
+        return self.first_worker + number
+
+    def edge(self, number: int) -> IPAddress:
+        return self.first_edge + number
+
+    @property
+    def tools(self) -> str:
+        """The program of the packet filter."""
+        return "iptables-legacy" if self.version == 4 else "ip6tables-legacy"
+
+    @property
+    def probe_device(self) -> str:
+        return "sgprobe" if self.version == 4 else "sgprobe6"
+
+
+def _family(version: int, kind: str, prefix_length: int, *texts: str) -> Family:
+    vip, node, worker, edge, probe = map(ip_address, texts)
+    return Family(version, vip, node, prefix_length, worker, edge, probe, kind)
+
+
+IPV4 = _family(4, "ipip", 24, "203.0.113.1", "198.18.0.11", "198.18.0.20", "198.18.0.30", "192.0.2.21")
+IPV6 = _family(6, "ip6tnl", 64, "2001:db8:113::1", "2001:db8::11", "2001:db8::20", "2001:db8::30", "2001:db8:2::21")
+FAMILIES = (IPV4, IPV6)
+
+
+def with_port(address: object, port: int) -> str:
+    """As ``ipvsadm`` writes it."""
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
 
 
 def sh(command: str, stdin: str | None = None) -> str:
@@ -52,14 +97,15 @@ def inside(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def new_namespace() -> Iterator[None]:
-    """A fresh network namespace with the node's address on device ``eth0``; it vanishes with what is in it."""
+    """A fresh network namespace with the node's addresses on device ``eth0``; it vanishes with what is in it."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     if _LIBC.unshare(_CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     try:
         sh("ip link set lo up")
         sh("ip link add eth0 type veth peer name peer0")
-        sh(f"ip addr add {NODE}/24 dev eth0")
+        for family in FAMILIES:
+            sh(f"ip addr add {family.node}/{family.prefix_length} dev eth0 {'nodad' if family.version == 6 else ''}")
         sh("ip link set eth0 up")
         sh("ip link set peer0 up")
         yield
@@ -93,7 +139,3 @@ def loopback_addresses() -> set[IPAddress]:
 
 def addresses(*texts: str) -> tuple[IPAddress, ...]:
     return tuple(ip_address(t) for t in texts)
-
-
-def worker_address(number: int) -> IPv4Address:
-    return IPv4Address("198.18.0.20") + number

@@ -38,23 +38,25 @@ from lbnode.model import (
     address_order,
 )
 from tests.conformance.node import (
-    NODE,
+    FAMILIES,
+    IPV4,
     POOLS,
     SYSCTLS,
+    Family,
     ipvs_destinations,
     loopback_addresses,
     new_namespace,
     sh,
-    worker_address,
+    with_port,
 )
 
 pytestmark = pytest.mark.root
 
-VIP = ip_address("203.0.113.1")
+VIP = IPV4.vip
 WEB = VirtualKey(VIP, Protocol.TCP, 80)
 DNS = VirtualKey(VIP, Protocol.UDP, 53)
 FILTER = EdgeFilter(POOLS, frozenset({WEB}))
-ONE, TWO = worker_address(1), worker_address(2)
+ONE = IPV4.worker(1)
 
 
 def all_rules() -> list[list[str]]:
@@ -98,29 +100,38 @@ def test_other_peoples_rules_stay_through_everything(kernel_edge: KernelEdge) ->
 @pytest.mark.parametrize(
     "harm",
     [
-        "ipvsadm -E -t 203.0.113.1:80 -s rr",
-        "ipvsadm -E -t 203.0.113.1:80 -s mh -b mh-port",
-        "ipvsadm -E -t 203.0.113.1:80 -s mh -b mh-port,mh-fallback -p 300",
-        f"ipvsadm -e -t 203.0.113.1:80 -r {ONE}:80 -g",
-        "ipvsadm -a -t 203.0.113.1:80 -r 198.18.0.77:8080 -m",
-        f"ipvsadm -e -t 203.0.113.1:80 -r {ONE}:80 -i -w 7",
-        f"ipvsadm -d -t 203.0.113.1:80 -r {ONE}:80",
-        "ipvsadm -D -t 203.0.113.1:80",
+        "ipvsadm -E -t VIP:80 -s rr",
+        "ipvsadm -E -t VIP:80 -s mh -b mh-port",
+        "ipvsadm -E -t VIP:80 -s mh -b mh-port,mh-fallback -p 300",
+        "ipvsadm -e -t VIP:80 -r ONE:80 -g",
+        "ipvsadm -a -t VIP:80 -r STRANGER:8080 -m",
+        "ipvsadm -e -t VIP:80 -r ONE:80 -i -w 7",
+        "ipvsadm -d -t VIP:80 -r ONE:80",
+        "ipvsadm -D -t VIP:80",
         "ipvsadm -C",
-        "ipvsadm -A -t 203.0.113.2:81 -s rr",
+        "ipvsadm -A -t OTHER:81 -s rr",
     ],
 )
-def test_ipvs_changed_behind_our_back_is_noticed_and_mended(kernel_edge: KernelEdge, harm: str) -> None:
-    desired = EdgeState(
-        timeouts=kernel_edge.read().timeouts, services=(VirtualService(WEB, (Destination(ONE), Destination(TWO))),)
+def test_ipvs_changed_behind_our_back_is_noticed_and_mended(kernel_edge: KernelEdge, family: Family, harm: str) -> None:
+    for word, address in (
+        ("VIP", family.vip),
+        ("OTHER", family.vip + 1),
+        ("ONE", family.worker(1)),
+        ("STRANGER", family.worker(77)),
+    ):
+        harm = harm.replace(f"{word}:", f"{with_port(address, 0).removesuffix('0')}")
+    service = VirtualService(
+        VirtualKey(family.vip, Protocol.TCP, 80), (Destination(family.worker(1)), Destination(family.worker(2)))
     )
+    desired = EdgeState(timeouts=kernel_edge.read().timeouts, services=(service,))
+    shown = f"tcp {with_port(family.vip, 80)}"
     kernel_edge.apply(diff_edge(desired, None, kernel_edge.read()))
-    good = sh("ipvsadm -Sn"), ipvs_destinations("tcp 203.0.113.1:80")
+    good = sh("ipvsadm -Sn"), ipvs_destinations(shown)
     sh(harm)
     operations = diff_edge(desired, None, kernel_edge.read())
     assert operations
     kernel_edge.apply(operations)
-    assert (sh("ipvsadm -Sn"), ipvs_destinations("tcp 203.0.113.1:80")) == good
+    assert (sh("ipvsadm -Sn"), ipvs_destinations(shown)) == good
     assert diff_edge(desired, None, kernel_edge.read()) == ()
 
 
@@ -130,6 +141,7 @@ def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
             "ip -o addr",
             "ip -o link",
             "ip route show table all",
+            "ip -6 route show table all",
             "ipvsadm -Sn",
             "ipvsadm -Ln --timeout",
             *(f"sysctl {n}" for n in SYSCTLS),
@@ -143,11 +155,12 @@ def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
         sh("ipvsadm -A -t 198.51.100.7:80 -s rr")
         sh("ip -6 addr flush scope link")
         before = shown()
-        plane = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path)
-        plane.apply([SetSysctl(SYSCTLS[0], "1"), SetTimeouts(IpvsTimeouts(1, 2, 3)), AddProbeDevice(), AddAddress(VIP)])
+        plane = KernelEdge(POOLS, sysctls=SYSCTLS, record_directory=tmp_path)
+        plane.apply([SetSysctl(SYSCTLS[0], "1"), SetTimeouts(IpvsTimeouts(1, 2, 3))])
+        plane.apply([operation for f in FAMILIES for operation in (AddProbeDevice(f.version), AddAddress(f.vip))])
         plane.close()
         # The agent that cleans is not the one that set things up, and may have set them again.
-        other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS, record_directory=tmp_path)
+        other = KernelEdge(POOLS, sysctls=SYSCTLS, record_directory=tmp_path)
         other.apply(
             [
                 SetSysctl(SYSCTLS[0], "1"),
@@ -166,10 +179,10 @@ def test_cleaning_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
 def test_what_a_former_agent_left_in_a_pool_that_is_gone_is_taken_away(tmp_path: Path) -> None:
     old = VirtualKey(ip_address("198.51.100.9"), Protocol.TCP, 80)
     with new_namespace():
-        former = KernelEdge([*POOLS, ip_network("198.51.100.0/24")], NODE, record_directory=tmp_path)
+        former = KernelEdge([*POOLS, ip_network("198.51.100.0/24")], record_directory=tmp_path)
         former.apply([AddAddress(old.address), AddService(VirtualService(old))])
         former.close()
-        now = KernelEdge(POOLS, NODE, record_directory=tmp_path)
+        now = KernelEdge(POOLS, record_directory=tmp_path)
         now.apply(diff_edge(EdgeState(timeouts=now.read().timeouts), None, now.read()))
         assert (loopback_addresses(), sh("ipvsadm -Sn")) == (set(), "")
 
@@ -182,12 +195,38 @@ def test_what_a_former_agent_left_in_a_pool_that_is_gone_is_taken_away(tmp_path:
         now.close()
 
 
+@pytest.mark.parametrize("read_before", [True, False])
+def test_the_filter_of_a_family_whose_last_pool_is_gone_is_taken_away(tmp_path: Path, read_before: bool) -> None:
+    """By the next agent's first pass, or by cleaning."""
+    with new_namespace():
+        former = KernelEdge(POOLS, record_directory=tmp_path)
+        former.apply([ReplaceFilter(FILTER)])
+        former.close()
+        assert "SAMEGATE" in sh("ip6tables-legacy-save")
+        now = KernelEdge(POOLS[:1], record_directory=tmp_path)
+        if read_before:
+            now.read()
+        else:
+            now.clean()
+        assert "SAMEGATE" not in sh("ip6tables-legacy-save")
+        assert ("SAMEGATE" in sh("iptables-legacy-save")) == read_before
+        now.close()
+
+
 def test_a_sysctl_that_somebody_else_in_the_agent_changed_is_put_back(kernel_edge: KernelEdge) -> None:
     before = sh("sysctl net.ipv4.ping_group_range")
     kernel_edge.remember_sysctl("net.ipv4.ping_group_range", "1\t0")
     sh("sysctl -qw net.ipv4.ping_group_range='0 0'")
     kernel_edge.clean()
     assert sh("sysctl net.ipv4.ping_group_range") == before
+
+
+def test_a_loopback_device_without_ipv6_is_named_and_ipv4_is_in_place_by_then(kernel_edge: KernelEdge) -> None:
+    sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1")
+    both = EdgeState(timeouts=kernel_edge.read().timeouts, vips=frozenset(f.vip for f in FAMILIES))
+    with pytest.raises(ConfigError, match=r"net\.ipv6\.conf\.lo\.disable_ipv6=0"):
+        kernel_edge.apply(diff_edge(both, None, kernel_edge.read()))
+    assert kernel_edge.read().vips == {VIP}
 
 
 def test_a_missing_sysctl_names_the_module_to_load(kernel_edge: KernelEdge) -> None:
@@ -223,87 +262,110 @@ def test_ten_thousand_destinations_are_read_in_one_go(kernel_edge: KernelEdge) -
 
 FLOWS = 2000
 FIRST_PORT = 20000
-HASHED = VirtualKey(VIP, Protocol.UDP, 7000)
-CLIENT = ip_address("198.18.0.200")
-WORKERS = [worker_address(n) for n in range(1, 9)]
+WORKERS = range(1, 9)
 
 
-def choices() -> dict[int, str]:
+def hashed(family: Family) -> VirtualKey:
+    return VirtualKey(family.vip, Protocol.UDP, 7000)
+
+
+def client_of(family: Family) -> IPAddress:
+    return family.first_worker + 200
+
+
+def in_table(text: str) -> IPAddress:
+    """An address as the kernel's connection table has it: eight hexadecimal digits, or IPv6 in full."""
+    return ip_address(text) if ":" in text else IPv4Address(int(text, 16))
+
+
+def choices(family: Family) -> dict[int, str]:
     """The destination of each of 2,000 flows by source port, as the kernel's connection table has it."""
+    client = client_of(family)
+    kind = socket.AF_INET if family.version == 4 else socket.AF_INET6
     for port in range(FIRST_PORT, FIRST_PORT + FLOWS):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
-            flow.bind((str(CLIENT), port))
-            flow.sendto(b"?", (str(VIP), HASHED.port))
+        with socket.socket(kind, socket.SOCK_DGRAM) as flow:
+            flow.bind((str(client), port))
+            flow.sendto(b"?", (str(family.vip), hashed(family).port))
     found = {}
     for line in Path("/proc/net/ip_vs_conn").read_text().splitlines()[1:]:
-        _, client, client_port, _, _, destination, *_ = line.split()
-        assert client == f"{int(CLIENT):08X}"
-        found[int(client_port, 16)] = str(IPv4Address(int(destination, 16)))
+        _, source, client_port, _, _, destination, *_ = line.split()
+        if in_table(source) == client:
+            found[int(client_port, 16)] = str(in_table(destination))
     assert len(found) == FLOWS
     return found
 
 
-def desired(present: Sequence[IPAddress], drained: Sequence[IPAddress]) -> EdgeState:
+def desired(family: Family, present: Sequence[IPAddress], drained: Sequence[IPAddress]) -> EdgeState:
     destinations = tuple(Destination(a, drained=a in drained) for a in sorted(present, key=address_order))
     return EdgeState(
         sysctls={"net.ipv4.vs.expire_nodest_conn": "1"},
-        vips=frozenset({VIP}),
-        services=(VirtualService(HASHED, destinations),),
+        vips=frozenset({family.vip}),
+        services=(VirtualService(hashed(family), destinations),),
         timeouts=IpvsTimeouts(),
     )
 
 
-def history(seed: int) -> list[tuple[list[IPAddress], list[IPAddress]]]:
+def history(family: Family, seed: int) -> list[tuple[list[IPAddress], list[IPAddress]]]:
     """Twenty random changes of who is there and who drains, then everybody but the last, of whom one drains."""
-    chance = random.Random(seed)
+    chance, workers = random.Random(seed), [family.worker(n) for n in WORKERS]
     steps = []
     for _ in range(20):
-        present = chance.sample(WORKERS, chance.randint(1, len(WORKERS)))
+        present = chance.sample(workers, chance.randint(1, len(workers)))
         steps.append((list(present), [a for a in present if chance.random() < 0.2]))
-    return [*steps, (list(WORKERS[:-1]), [WORKERS[2]])]
+    return [*steps, (workers[:-1], [workers[2]])]
+
+
+def add_client(family: Family) -> None:
+    sh(f"ip addr add {client_of(family)}/{family.vip.max_prefixlen} dev lo")
 
 
 @pytest.fixture
-def hashing_edge(kernel_edge: KernelEdge) -> KernelEdge:
-    sh(f"ip addr add {CLIENT}/32 dev lo")
+def hashing_edge(kernel_edge: KernelEdge, family: Family) -> KernelEdge:
+    add_client(family)
     return kernel_edge
 
 
-def choices_after(plane: KernelEdge, steps: Sequence[tuple[list[IPAddress], list[IPAddress]]]) -> dict[int, str]:
+def choices_after(
+    family: Family, plane: KernelEdge, steps: Sequence[tuple[list[IPAddress], list[IPAddress]]]
+) -> dict[int, str]:
     for present, drained in steps:
-        state = desired(present, drained)
+        state = desired(family, present, drained)
         plane.apply(diff_edge(state, None, plane.read()))
         assert diff_edge(state, None, plane.read()) == ()
-    return choices()
+    return choices(family)
 
 
-def test_two_nodes_with_different_histories_agree_on_every_flow_and_with_the_model(hashing_edge: KernelEdge) -> None:
-    one = choices_after(hashing_edge, history(1))
+def test_two_nodes_with_different_histories_agree_on_every_flow_and_with_the_model(
+    hashing_edge: KernelEdge, family: Family
+) -> None:
+    one = choices_after(family, hashing_edge, history(family, 1))
     with new_namespace():
-        sh(f"ip addr add {CLIENT}/32 dev lo")
-        other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS)
-        two = choices_after(other, history(2)[-1:])
+        add_client(family)
+        other = KernelEdge(POOLS, sysctls=SYSCTLS)
+        two = choices_after(family, other, history(family, 2)[-1:])
         other.close()
     assert one == two
-    final = desired(*history(1)[-1]).services[0].destinations
-    slots = table(final, HASHED.port)
+    final = desired(family, *history(family, 1)[-1]).services[0].destinations
+    slots = table(final, hashed(family).port)
     modelled = {}
     for port in range(FIRST_PORT, FIRST_PORT + FLOWS):
-        chosen = choose(slots, final, CLIENT, port)
+        chosen = choose(slots, final, client_of(family), port)
         assert chosen is not None
         modelled[port] = str(chosen.address)
     assert one == modelled
     assert len(set(one.values())) == len(WORKERS) - 2
 
 
-def test_what_was_counted_is_what_ipvsadm_shows_and_the_connection_table_holds(hashing_edge: KernelEdge) -> None:
-    choices_after(hashing_edge, [(WORKERS[:3], [])])
+def test_what_was_counted_is_what_ipvsadm_shows_and_the_connection_table_holds(
+    hashing_edge: KernelEdge, family: Family
+) -> None:
+    choices_after(family, hashing_edge, [([family.worker(n) for n in WORKERS[:3]], [])])
     # The kernel adds up what its processors counted each 2 s (ip_vs_est.c).
     give_up = time.monotonic() + 10
-    found = hashing_edge.traffic([HASHED])
+    found = hashing_edge.traffic([hashed(family)])
     while sum(t.total.connections for t in found) < FLOWS and time.monotonic() < give_up:
         time.sleep(0.2)
-        found = hashing_edge.traffic([HASHED])
+        found = hashing_edge.traffic([hashed(family)])
     assert sum(t.total.connections for t in found) == FLOWS
     assert sum(t.inactive_connections for t in found) == FLOWS
     shown = {}
@@ -311,38 +373,43 @@ def test_what_was_counted_is_what_ipvsadm_shows_and_the_connection_table_holds(h
         words = line.split()
         if words[0] == "->" and words[1] != "RemoteAddress:Port":
             connections, packets, _, received, _ = map(int, words[2:])
-            shown[words[1].removesuffix(f":{HASHED.port}")] = Counters(connections, packets, received)
+            shown[words[1].removesuffix(f":{hashed(family).port}").strip("[]")] = Counters(
+                connections, packets, received
+            )
     assert {str(t.worker): t.total for t in found} == shown
 
 
-def test_a_hundred_services_of_a_hundred_workers_are_counted_without_haste(kernel_edge: KernelEdge) -> None:
-    keys = [VirtualKey(VIP, Protocol.UDP, 1000 + n) for n in range(100)]
+def test_a_hundred_services_of_a_hundred_workers_are_counted_without_haste(
+    kernel_edge: KernelEdge, family: Family
+) -> None:
+    keys = [VirtualKey(family.vip, Protocol.UDP, 1000 + n) for n in range(100)]
     kernel_edge.apply([AddService(VirtualService(k)) for k in keys])
-    kernel_edge.apply([AddDestination(k, IPv4Address("198.18.32.0") + n, 1) for k in keys for n in range(100)])
+    kernel_edge.apply([AddDestination(k, family.worker(1) + n, 1) for k in keys for n in range(100)])
     started = time.monotonic()
     found = kernel_edge.traffic(keys)
     print(f"counters of 10,000 destinations read in {time.monotonic() - started:.2f} s")
     assert len(found) == 10_000
 
 
-def test_without_the_canonical_order_they_disagree(hashing_edge: KernelEdge) -> None:
+def test_without_the_canonical_order_they_disagree(hashing_edge: KernelEdge, family: Family) -> None:
     """The control: the same set, put in place in another order."""
-    one = choices_after(hashing_edge, history(1)[-1:])
+    key = hashed(family)
+    one = choices_after(family, hashing_edge, history(family, 1)[-1:])
     with new_namespace():
-        sh(f"ip addr add {CLIENT}/32 dev lo")
-        other = KernelEdge(POOLS, NODE, sysctls=SYSCTLS)
-        present, drained = history(1)[-1]
-        other.apply([AddAddress(VIP), AddService(VirtualService(HASHED))])
+        add_client(family)
+        other = KernelEdge(POOLS, sysctls=SYSCTLS)
+        present, drained = history(family, 1)[-1]
+        other.apply([AddAddress(family.vip), AddService(VirtualService(key))])
         for address in [*present[3:], *present[:3]]:
-            other.apply([AddDestination(HASHED, address, 1)])
+            other.apply([AddDestination(key, address, 1)])
         other.apply(
             [
-                RemoveDestination(HASHED, present[0]),
-                AddDestination(HASHED, present[0], 1),
-                *(SetWeight(HASHED, a, 0) for a in drained),
+                RemoveDestination(key, present[0]),
+                AddDestination(key, present[0], 1),
+                *(SetWeight(key, a, 0) for a in drained),
             ]
         )
-        two = choices()
+        two = choices(family)
         other.close()
     differing = sum(one[p] != two[p] for p in one)
     print(f"{differing} of {FLOWS} flows differ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -28,11 +29,11 @@ from lbnode.model import (
     WorkerFilter,
     WorkerState,
 )
-from tests.conformance.node import NODE, POOLS, loopback_addresses, sh
+from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, Family, loopback_addresses, new_namespace, sh
 
-PROBE = ip_address("192.0.2.11")
-EAST, WEST = (Tunnel(ip_address(a), NODE) for a in ("198.18.0.31", "198.18.0.32"))
-FILTER = WorkerFilter(POOLS, (PROBE,), ((4, 1440), (6, 1400)))
+FILTER = WorkerFilter(POOLS, tuple(f.probe for f in FAMILIES), ((4, 1440), (6, 1400)))
+
+
 PODS = tuple((ip_address(f"198.18.131.{n}"), 8080) for n in (5, 6, 7))
 DELIVERIES = DeliveryTable(
     POOLS,
@@ -44,6 +45,14 @@ DELIVERIES = DeliveryTable(
 )
 
 
+def east(family: Family) -> Tunnel:
+    return Tunnel(family.edge(1), family.node)
+
+
+def west(family: Family) -> Tunnel:
+    return Tunnel(family.edge(2), family.node)
+
+
 def is_kernel(plane: object) -> bool:
     return isinstance(plane, KernelWorker)
 
@@ -52,19 +61,28 @@ def test_a_fresh_worker_has_nothing_of_ours(worker: WorkerDataPlane) -> None:
     assert worker.read() == WorkerState(sysctls={"net.ipv4.ip_forward": "0"})
 
 
-def test_tunnels_come_ready_and_repeating_is_harmless(worker: WorkerDataPlane) -> None:
-    worker.apply([EnsureTunnel(EAST), EnsureTunnel(WEST), EnsureTunnel(EAST)])
-    assert worker.read().tunnels == {EAST, WEST}
+def test_tunnels_come_ready_and_repeating_is_harmless(worker: WorkerDataPlane, family: Family) -> None:
+    tunnel = east(family)
+    worker.apply([EnsureTunnel(tunnel), EnsureTunnel(west(family)), EnsureTunnel(tunnel)])
+    assert worker.read().tunnels == {tunnel, west(family)}
     if is_kernel(worker):
-        shown = sh(f"ip -d addr show dev {EAST.device}")
-        assert f"ipip ipip remote {EAST.edge_address} local {NODE}" in shown
-        assert f"inet {NODE}/32" in shown and ",UP" in shown
-        assert sh(f"sysctl -n net.ipv4.conf.{EAST.device}.rp_filter").strip() == "2"
+        shown = sh(f"ip -d addr show dev {tunnel.device}")
+        assert f"remote {tunnel.edge_address} local {family.node}" in shown
+        assert ",UP" in shown
+        if family.version == 4:
+            assert "ipip ipip " in shown
+            assert f"inet {family.node}/32" in shown
+            assert sh(f"sysctl -n net.ipv4.conf.{tunnel.device}.rp_filter").strip() == "2"
+        else:
+            assert "ip6tnl ip6ip6 " in shown
+            assert "encaplimit none" in shown
+            assert "inet6" not in shown, "with a link-local address it would send reports into the tunnel"
 
 
 def test_a_tunnel_goes_and_the_others_stay(worker: WorkerDataPlane) -> None:
-    worker.apply([EnsureTunnel(EAST), EnsureTunnel(WEST), RemoveTunnel(EAST.device), RemoveTunnel(EAST.device)])
-    assert worker.read().tunnels == {WEST}
+    tunnels = [of(f) for f in FAMILIES for of in (east, west)]
+    worker.apply([*map(EnsureTunnel, tunnels), *(RemoveTunnel(east(f).device) for f in (*FAMILIES, *FAMILIES))])
+    assert worker.read().tunnels == {west(f) for f in FAMILIES}
 
 
 def test_the_filter_comes_changes_and_goes(worker: WorkerDataPlane) -> None:
@@ -96,22 +114,23 @@ def test_the_delivery_comes_changes_and_goes_beside_the_filter(worker: WorkerDat
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(("tool", "vip"), [("iptables-legacy", "203.0.113.9"), ("ip6tables-legacy", "2001:db8:113::9")])
 def test_a_delivery_that_was_harmed_is_noticed_and_rules_of_others_are_none_of_ours(
-    kernel_worker: KernelWorker,
+    kernel_worker: KernelWorker, tool: str, vip: str
 ) -> None:
     kernel_worker.apply([ReplaceDelivery(DELIVERIES)])
-    sh("iptables-legacy -t nat -I PREROUTING -d 203.0.113.9/32 -j RETURN")
+    sh(f"{tool} -t nat -I PREROUTING -d {vip} -j RETURN")
     assert kernel_worker.read().delivery_digest == DELIVERIES.digest
-    sh("iptables-legacy -t nat -F SAMEGATE-PREROUTING")
+    sh(f"{tool} -t nat -F SAMEGATE-PREROUTING")
     assert kernel_worker.read().delivery_digest is None
 
 
-def test_probe_addresses_come_and_go(worker: WorkerDataPlane) -> None:
-    worker.apply([AddAddress(PROBE), AddAddress(PROBE)])
-    assert worker.read().probe_addresses == {PROBE}
+def test_probe_addresses_come_and_go(worker: WorkerDataPlane, family: Family) -> None:
+    worker.apply([AddAddress(family.probe), AddAddress(family.probe)])
+    assert worker.read().probe_addresses == {family.probe}
     if is_kernel(worker):
-        assert loopback_addresses() == {PROBE}
-    worker.apply([RemoveAddress(PROBE), RemoveAddress(PROBE)])
+        assert loopback_addresses() == {family.probe}
+    worker.apply([RemoveAddress(family.probe), RemoveAddress(family.probe)])
     assert worker.read().probe_addresses == frozenset()
 
 
@@ -126,7 +145,11 @@ def test_an_operation_of_an_edge_node_is_a_bug(worker: WorkerDataPlane) -> None:
 
 
 DESIRED = WorkerState(
-    {"net.ipv4.ip_forward": "1"}, FILTER.digest, frozenset({EAST, WEST}), frozenset({PROBE}), DELIVERIES.digest
+    {"net.ipv4.ip_forward": "1"},
+    FILTER.digest,
+    frozenset(of(f) for f in FAMILIES for of in (east, west)),
+    frozenset(f.probe for f in FAMILIES),
+    DELIVERIES.digest,
 )
 
 
@@ -147,29 +170,69 @@ def test_cleaning_takes_away_everything_of_ours(worker: WorkerDataPlane) -> None
 
 
 @pytest.mark.root
+def test_the_filter_of_a_family_whose_last_pool_is_gone_is_taken_away(tmp_path: Path) -> None:
+    with new_namespace():
+        former = KernelWorker(POOLS, PROBE_NETWORKS, record_directory=tmp_path)
+        former.apply([ReplaceFilter(FILTER), ReplaceDelivery(DELIVERIES), EnsureTunnel(east(FAMILIES[1]))])
+        former.close()
+        now = KernelWorker(POOLS[:1], PROBE_NETWORKS, record_directory=tmp_path)
+        only4 = WorkerFilter(POOLS[:1], (), ((4, 1440),))
+        now.apply(diff_worker(WorkerState(filter_digest=only4.digest), only4, now.read()))
+        assert "SAMEGATE" not in sh("ip6tables-legacy-save")
+        assert "SAMEGATE" in sh("iptables-legacy-save")
+        assert now.read().tunnels == frozenset()
+        now.clean()
+        assert "SAMEGATE" not in sh("iptables-legacy-save")
+        now.close()
+
+
+IPV4, IPV6 = FAMILIES
+EAST, EAST6 = east(IPV4), east(IPV6)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
-    "harm",
+    ("tunnel", "harm"),
     [
-        f"ip addr del {NODE}/32 dev {EAST.device}",
-        f"ip link set {EAST.device} down",
-        f"sysctl -qw net.ipv4.conf.{EAST.device}.rp_filter=0",
-        f"ip tunnel change {EAST.device} mode ipip local {NODE} remote 198.18.0.99",
-        f"ip link del {EAST.device}",
+        (EAST, f"ip addr del {IPV4.node}/32 dev {EAST.device}"),
+        (EAST, f"ip link set {EAST.device} down"),
+        (EAST, f"sysctl -qw net.ipv4.conf.{EAST.device}.rp_filter=0"),
+        (EAST, f"ip tunnel change {EAST.device} mode ipip local {IPV4.node} remote 198.18.0.99"),
+        (EAST, f"ip link del {EAST.device}"),
+        (EAST6, f"ip link set {EAST6.device} down"),
+        (EAST6, f"sysctl -qw net.ipv6.conf.{EAST6.device}.disable_ipv6=1"),
+        (
+            EAST6,
+            f"ip -6 tunnel change {EAST6.device} mode ip6ip6 local {IPV6.node} remote 2001:db8::99 encaplimit none",
+        ),
+        (
+            EAST6,
+            f"ip -6 tunnel change {EAST6.device} mode ip6ip6 local {IPV6.node} remote {EAST6.edge_address} encaplimit 4",
+        ),
+        (
+            EAST6,
+            f"ip -6 tunnel change {EAST6.device} mode any local {IPV6.node} remote {EAST6.edge_address} encaplimit none",
+        ),
+        (EAST6, f"ip link del {EAST6.device}"),
     ],
 )
-def test_a_tunnel_that_was_harmed_is_noticed_and_mended(kernel_worker: KernelWorker, harm: str) -> None:
-    desired = WorkerState(tunnels=frozenset({EAST}))
+def test_a_tunnel_that_was_harmed_is_noticed_and_mended(kernel_worker: KernelWorker, tunnel: Tunnel, harm: str) -> None:
+    desired = WorkerState(tunnels=frozenset({tunnel}))
     kernel_worker.apply(diff_worker(desired, None, kernel_worker.read()))
     sh(harm)
     assert kernel_worker.read() != desired
     kernel_worker.apply(diff_worker(desired, None, kernel_worker.read()))
     assert kernel_worker.read() == desired
-    assert f"remote {EAST.edge_address} local {NODE}" in sh(f"ip -d link show dev {EAST.device}")
+    assert f"remote {tunnel.edge_address} local {tunnel.node_address}" in sh(f"ip -d link show dev {tunnel.device}")
 
 
 @pytest.mark.root
-def test_the_device_that_unwraps_for_anybody_is_warned_of(kernel_worker: KernelWorker) -> None:
-    kernel_worker.apply([EnsureTunnel(EAST)])
+@pytest.mark.parametrize(("tunnel", "device"), [(EAST, "tunl0"), (EAST6, "ip6tnl0")])
+def test_the_device_that_unwraps_for_anybody_is_warned_of(
+    kernel_worker: KernelWorker, tunnel: Tunnel, device: str
+) -> None:
+    kernel_worker.apply([EnsureTunnel(tunnel)])
     assert kernel_worker.warnings() == ()
-    sh("ip link set tunl0 up")
-    assert "tunl0" in kernel_worker.warnings()[0]
+    sh(f"ip link set {device} up")
+    (warning,) = kernel_worker.warnings()
+    assert device in warning

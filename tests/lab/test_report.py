@@ -13,8 +13,8 @@ from tests.lab.conftest import CHECKOUT
 
 pytestmark = pytest.mark.lab
 
-EDGES = ["198.18.0.11", "198.18.0.12"]
-TORS = ["198.18.1.1", "198.18.1.3"]
+EDGES = {"": ["198.18.0.11", "198.18.0.12"], "ipv6.": ["2001:db8:0:1::11", "2001:db8:0:1::12"]}
+TORS = {"": ["198.18.1.1", "198.18.1.3"], "ipv6.": ["2001:db8:0:11::2", "2001:db8:0:12::2"]}
 REPORT_SECONDS = 1800
 
 
@@ -37,6 +37,10 @@ def report(deployed_lab: None) -> dict[str, Any]:
     return found
 
 
+#: What the keys of a family begin with.
+each_family = pytest.mark.parametrize("over", ["", "ipv6."], ids=["ipv4", "ipv6"])
+
+
 def measured(report: dict[str, Any], key: str) -> Any:
     verdict = report["verdicts"][key]
     assert verdict["error"] is None, f"{key} could not be measured: {verdict['error']}"
@@ -52,24 +56,28 @@ def control(report: dict[str, Any], key: str) -> Any:
     return found["value"]
 
 
-def test_every_vip_has_both_edge_nodes_on_both_tors(report: dict[str, Any]) -> None:
-    vips = measured(report, "routes")
+@each_family
+def test_every_vip_has_both_edge_nodes_on_both_tors(report: dict[str, Any], over: str) -> None:
+    vips = measured(report, f"{over}routes")
     assert len(vips) >= 2, "the web and the echo app have an address each"
     for routers in vips.values():
-        assert sorted(routers["tor1"]) == sorted(routers["tor2"]) == EDGES
-        assert sorted(routers["core"]) == TORS
+        assert sorted(routers["tor1"]) == sorted(routers["tor2"]) == EDGES[over]
+        assert sorted(routers["core"]) == TORS[over]
 
 
-def test_the_app_sees_the_clients_address(report: dict[str, Any]) -> None:
-    assert measured(report, "client_ip_preserved") is True
+@each_family
+def test_the_app_sees_the_clients_address(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}client_ip_preserved") is True
 
 
-def test_with_cluster_policy_the_app_does_not_see_the_clients_address(report: dict[str, Any]) -> None:
-    assert control(report, "client_ip_preserved") is False
+@each_family
+def test_with_cluster_policy_the_app_does_not_see_the_clients_address(report: dict[str, Any], over: str) -> None:
+    assert control(report, f"{over}client_ip_preserved") is False
 
 
-def test_no_node_gets_less_than_seven_tenths_of_its_fair_share(report: dict[str, Any]) -> None:
-    spread = measured(report, "spread")
+@each_family
+def test_no_node_gets_less_than_seven_tenths_of_its_fair_share(report: dict[str, Any], over: str) -> None:
+    spread = measured(report, f"{over}spread")
     assert sum(spread["workers"].values()) == 1000
     assert set(spread["workers"]) == {"worker1", "worker2"}
     assert min(spread["workers"].values()) >= 350
@@ -83,8 +91,14 @@ def test_no_live_flow_breaks_when_an_edge_node_comes_or_goes(report: dict[str, A
 
 
 @pytest.mark.parametrize("event", ["leave", "join"])
-def test_without_sloppy_tcp_more_than_a_hundred_flows_break(report: dict[str, Any], event: str) -> None:
-    assert control(report, f"flows.{event}") > 100
+def test_no_live_ipv6_flow_breaks_when_an_edge_node_comes_or_goes(report: dict[str, Any], event: str) -> None:
+    assert measured(report, f"ipv6.flows.{event}") == 0
+
+
+@each_family
+@pytest.mark.parametrize("event", ["leave", "join"])
+def test_without_sloppy_tcp_more_than_a_hundred_flows_break(report: dict[str, Any], over: str, event: str) -> None:
+    assert control(report, f"{over}flows.{event}") > 100
 
 
 def test_flows_break_when_the_edge_nodes_tables_differ(report: dict[str, Any]) -> None:
@@ -99,20 +113,24 @@ def test_edge_pods_killed_all_at_once_do_fail_connections(report: dict[str, Any]
     assert control(report, "rollout") > 0
 
 
-def test_routers_forget_a_dead_edge_node_in_time(report: dict[str, Any]) -> None:
-    assert 0 < measured(report, "edge_killed.route_gone_s") < 1.5
+@each_family
+def test_routers_forget_a_dead_edge_node_in_time(report: dict[str, Any], over: str) -> None:
+    assert 0 < measured(report, f"{over}edge_killed.route_gone_s") < 1.5
 
 
-def test_new_connections_succeed_soon_after_an_edge_nodes_death(report: dict[str, Any]) -> None:
-    assert measured(report, "edge_killed.new_failed_after_s") < 2
+@each_family
+def test_new_connections_succeed_soon_after_an_edge_nodes_death(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}edge_killed.new_failed_after_s") < 2
 
 
-def test_new_connections_do_meet_the_dead_edge_node_at_first(report: dict[str, Any]) -> None:
-    assert control(report, "edge_killed.new_failed_after_s") > 0
+@each_family
+def test_new_connections_do_meet_the_dead_edge_node_at_first(report: dict[str, Any], over: str) -> None:
+    assert control(report, f"{over}edge_killed.new_failed_after_s") > 0
 
 
-def test_an_edge_nodes_death_breaks_no_flow(report: dict[str, Any]) -> None:
-    assert measured(report, "edge_killed.flows_broken") == 0
+@each_family
+def test_an_edge_nodes_death_breaks_no_flow(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}edge_killed.flows_broken") == 0
 
 
 def test_a_workers_death_hurts_its_own_flows_only_and_not_for_long(report: dict[str, Any]) -> None:
@@ -163,31 +181,36 @@ def test_a_vip_without_endpoints_is_withdrawn_and_comes_back_in_time(report: dic
     assert value["announced_s"] < 3
 
 
-@pytest.mark.parametrize("key", ["upload_no_icmp", "download_no_icmp"])
+@pytest.mark.parametrize("key", ["upload_no_icmp", "download_no_icmp", "ipv6.upload_no_icmp", "ipv6.download_no_icmp"])
 def test_a_mebibyte_passes_while_icmp_is_filtered(report: dict[str, Any], key: str) -> None:
     assert 0 < measured(report, key) < 2
 
 
-def test_without_the_clamp_the_upload_hangs(report: dict[str, Any]) -> None:
-    assert control(report, "upload_no_icmp") == "timeout"
+@each_family
+def test_without_the_clamp_the_upload_hangs(report: dict[str, Any], over: str) -> None:
+    assert control(report, f"{over}upload_no_icmp") == "timeout"
 
 
-def test_an_icmp_error_at_the_other_edge_node_reaches_its_worker(report: dict[str, Any]) -> None:
-    assert measured(report, "icmp_errors")["complete"] is True
+@each_family
+def test_an_icmp_error_at_the_other_edge_node_reaches_its_worker(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}icmp_errors")["complete"] is True
 
 
-def test_without_schedule_icmp_the_download_hangs(report: dict[str, Any]) -> None:
-    assert control(report, "icmp_errors") == "timeout"
+@each_family
+def test_without_schedule_icmp_the_download_hangs(report: dict[str, Any], over: str) -> None:
+    assert control(report, f"{over}icmp_errors") == "timeout"
 
 
-def test_no_port_answers_that_is_not_announced(report: dict[str, Any]) -> None:
-    assert measured(report, "exposed_ports") == []
-    assert control(report, "exposed_ports") > 0
+@each_family
+def test_no_port_answers_that_is_not_announced(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}exposed_ports") == []
+    assert control(report, f"{over}exposed_ports") > 0
 
 
-def test_no_packet_loops(report: dict[str, Any]) -> None:
-    assert measured(report, "loops") == 1
-    assert control(report, "loops") > 1
+@each_family
+def test_no_packet_loops(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}loops") == 1
+    assert control(report, f"{over}loops") > 1
 
 
 def test_forged_tunnel_packets_are_never_delivered(report: dict[str, Any]) -> None:
@@ -195,12 +218,14 @@ def test_forged_tunnel_packets_are_never_delivered(report: dict[str, Any]) -> No
     assert any(control(report, "spoofed").values())
 
 
-def test_udp_flows_keep_their_pod(report: dict[str, Any]) -> None:
-    assert measured(report, "udp") == {"flows": 300, "same_pod_on_leave": 300, "same_pod_on_join": 300}
+@each_family
+def test_udp_flows_keep_their_pod(report: dict[str, Any], over: str) -> None:
+    assert measured(report, f"{over}udp") == {"flows": 300, "same_pod_on_leave": 300, "same_pod_on_join": 300}
 
 
-def test_udp_flows_change_their_pod_when_one_edge_node_picks_in_turn(report: dict[str, Any]) -> None:
-    assert control(report, "udp") > 0
+@each_family
+def test_udp_flows_change_their_pod_when_one_edge_node_picks_in_turn(report: dict[str, Any], over: str) -> None:
+    assert control(report, f"{over}udp") > 0
 
 
 def test_a_client_with_affinity_meets_one_pod(report: dict[str, Any]) -> None:

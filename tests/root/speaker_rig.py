@@ -34,6 +34,7 @@ router bgp 65001
   neighbor EDGE send-community all
 {family}
  exit-address-family
+{six}
 """
 
 
@@ -104,14 +105,20 @@ class Rig:
         )
         for name, address in ((self.speaker_namespace, "198.18.0.11/24"), (self.router_namespace, "198.18.0.2/24")):
             _run("ip", "-n", name, "address", "add", address, "dev", "v0")
+            address6 = address.replace("198.18.0.", "2001:db8::").replace("/24", "/64")
+            # FRR resets an IPv6 session on an interface without a link-local address ("nexthop_set failed").
+            for held in (address6, address6.replace("2001:db8::", "fe80::")):
+                _run("ip", "-n", name, "address", "add", held, "dev", "v0", "nodad")
             # Link-local addresses appear some time after the link and would look like learnt routes.
             _run("ip", "-n", name, "link", "set", "v0", "addrgenmode", "none")
             for device in ("lo", "v0"):
                 _run("ip", "-n", name, "link", "set", device, "up")
 
-    def start_router(self, neighbour: str = "", family: str = "") -> None:
-        """Start zebra, bfdd and bgpd; ``neighbour`` and ``family`` are further lines of the configuration."""
-        config = ROUTER_NEIGHBOURS.format(neighbour=neighbour, family=family)
+    def start_router(self, neighbour: str = "", family: str = "", six: str = "") -> None:
+        """Start zebra, bfdd and bgpd; ``neighbour``, ``family`` and ``six`` are further lines of the configuration: of the neighbour, of its IPv4
+        address family, and after that.
+        """
+        config = ROUTER_NEIGHBOURS.format(neighbour=neighbour, family=family, six=six)
         for daemon, text in (("zebra", ""), ("bfdd", ""), ("bgpd", config)):
             (self._frr / f"{daemon}.conf").write_text(text)
             self.start_router_daemon(daemon)
@@ -173,12 +180,14 @@ class Rig:
     def configure_router(self, *lines: str) -> None:
         self.vtysh("configure terminal", "router bgp 65001", *lines)
 
-    def router_fib(self) -> frozenset[str]:
+    def router_fib(self, version: int = 4) -> frozenset[str]:
         """What the router's kernel would forward by BGP."""
-        return frozenset(
-            r["dst"]
-            for r in json.loads(_run("ip", "-j", "-n", self.router_namespace, "route", "show", "proto", "bgp") or "[]")
-        )
+        return frozenset(self.router_next_hops(version))
+
+    def router_next_hops(self, version: int = 4) -> dict[str, str]:
+        """The same with the next hop of each."""
+        shown = _run("ip", f"-{version}", "-j", "-n", self.router_namespace, "route", "show", "proto", "bgp")
+        return {r["dst"]: r.get("gateway", "") for r in json.loads(shown or "[]")}
 
     def speaker_routes(self) -> str:
         """All routes of the speaker's kernel, of all tables and families."""

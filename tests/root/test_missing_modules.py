@@ -37,18 +37,22 @@ def attempt(name, act):
         said[name] = [type(error).__name__, str(error)]
 
 def edge():
-    return KernelEdge(POOLS, NODE, record_directory=Path("/run/record"))
+    return KernelEdge(POOLS, record_directory=Path("/run/record"))
 
 attempt("read without ip_vs", lambda: edge().read())
 subprocess.run(["/run/modprobe", "ip_vs"], check=True)
 attempt("service without ip_vs_mh", lambda: edge().apply([AddService(WEB)]))
-attempt("probe device without ipip", lambda: edge().apply([AddProbeDevice()]))
+attempt("probe device without ipip", lambda: edge().apply([AddProbeDevice(4)]))
+attempt("probe device without ip6_tunnel", lambda: edge().apply([AddProbeDevice(6)]))
 worker = KernelWorker(POOLS, (ip_network("192.0.2.0/24"),), record_directory=Path("/run/record"))
 attempt("tunnel without ipip", lambda: worker.apply([EnsureTunnel(Tunnel(NODE, ip_address("198.51.100.21")))]))
+over_ipv6 = Tunnel(ip_address("2001:db8::11"), ip_address("2001:db8::21"))
+attempt("tunnel without ip6_tunnel", lambda: worker.apply([EnsureTunnel(over_ipv6)]))
 attempt("filter without its matches", lambda: edge().apply([ReplaceFilter(EdgeFilter(POOLS, frozenset()))]))
-subprocess.run(["/run/modprobe", "ip_vs_mh", "ipip"], check=True)
+subprocess.run(["/run/modprobe", "ip_vs_mh", "ipip", "ip6_tunnel"], check=True)
 attempt("service with ip_vs_mh", lambda: edge().apply([AddService(WEB)]))
-attempt("probe device with ipip", lambda: edge().apply([AddProbeDevice()]))
+attempt("probe device with ipip", lambda: edge().apply([AddProbeDevice(4)]))
+attempt("probe device with ip6_tunnel", lambda: edge().apply([AddProbeDevice(6)]))
 Path("/mnt/said.json").write_text(json.dumps(said))
 """
 
@@ -79,6 +83,8 @@ def said() -> dict[str, list[str]]:
         ("service without ip_vs_mh", "ip_vs_mh"),
         ("probe device without ipip", "ipip"),
         ("tunnel without ipip", "ipip"),
+        ("probe device without ip6_tunnel", "ip6_tunnel"),
+        ("tunnel without ip6_tunnel", "ip6_tunnel"),
     ],
 )
 def test_a_missing_module_is_named_with_how_to_load_it(said: dict[str, list[str]], step: str, module: str) -> None:
@@ -94,6 +100,6 @@ def test_a_filter_whose_modules_are_missing_says_so(said: dict[str, list[str]]) 
     assert "iptables" in text or "nf_tables" in text
 
 
-@pytest.mark.parametrize("step", ["service with ip_vs_mh", "probe device with ipip"])
+@pytest.mark.parametrize("step", ["service with ip_vs_mh", "probe device with ipip", "probe device with ip6_tunnel"])
 def test_with_the_module_the_same_step_works(said: dict[str, list[str]], step: str) -> None:
     assert said[step] == ["fine", ""]

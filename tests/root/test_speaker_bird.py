@@ -97,6 +97,74 @@ def test_a_vip_reaches_the_router_with_its_communities_and_leaves_it_within_a_se
     wait_until(lambda: made.router_fib() == frozenset(), 1, "the route goes")
 
 
+POOL6, NODE_ADDRESS6, VIP6 = ip_network("2001:db8:113::/64"), ip_address("2001:db8::11"), ip_address("2001:db8:113::5")
+ACTIVATE6 = "address-family ipv6 unicast\n  neighbor EDGE activate\n exit-address-family"
+SECOND_SESSION = """\
+ neighbor SIX peer-group
+ neighbor SIX remote-as 65010
+ neighbor SIX bfd 3 300 300
+ neighbor SIX ttl-security hops 1
+ bgp listen range 2001:db8::/64 peer-group SIX
+ address-family ipv6 unicast
+  neighbor SIX activate
+ exit-address-family"""
+
+
+def dual_stack_bird(made: Rig, settings: Bgp) -> Bird:
+    addresses = (NODE_ADDRESS, NODE_ADDRESS6)
+    return Bird(settings, (*POOLS, POOL6), NODE, addresses, made.directory, made.key_directory)
+
+
+def test_one_session_carries_both_families_each_with_a_next_hop_of_its_own(made: Rig) -> None:
+    made.start_router(six=f" {ACTIVATE6}")
+    made.start_bird()
+    speaker = dual_stack_bird(made, BGP)
+    set_once_running(speaker)
+    read_until_established(speaker, ["tor-1"])
+    asyncio.run(speaker.set(vips(1) | {VIP6}))
+    wait_until(lambda: made.router_fib(6) == {str(VIP6)}, 1, "the IPv6 route appears")
+    assert made.router_next_hops(4) == {"203.0.113.1": "198.18.0.11"}
+    (path,) = made.vtysh_json(f"show bgp ipv6 unicast {VIP6}/128 json")["paths"]
+    # BIRD adds the link-local address on a shared link (RFC 2545 section 3), and FRR forwards to that one unless told otherwise.
+    assert {hop["ip"] for hop in path["nexthops"]} == {"2001:db8::11", "fe80::11"}
+    assert asyncio.run(speaker.read()).announced == vips(1) | {VIP6}
+    asyncio.run(speaker.set(vips(1)))
+    wait_until(lambda: made.router_fib(6) == frozenset(), 1, "the IPv6 route goes")
+    assert made.router_fib(4) == {"203.0.113.1"}
+
+
+def test_two_sessions_carry_a_family_each_and_each_has_its_own_bfd(made: Rig) -> None:
+    made.start_router(six=SECOND_SESSION)
+    made.start_bird()
+    first = BGP.peers[0].model_copy(update={"address_families": ("IPv4",)})
+    second = first.model_copy(
+        update={"name": "tor-1-six", "address": ip_address("2001:db8::2"), "address_families": ("IPv6",)}
+    )
+    speaker = dual_stack_bird(made, BGP.model_copy(update={"peers": (first, second)}))
+    set_once_running(speaker)
+    read_until_established(speaker, ["tor-1", "tor-1-six"])
+    asyncio.run(speaker.set(vips(1) | {VIP6}))
+    wait_until(lambda: made.router_fib(6) == {str(VIP6)} and made.router_fib(4) == {"203.0.113.1"}, 1, "both appear")
+
+    def shown() -> dict[str, tuple[int, str]]:
+        return {name: (s.exported, s.bfd) for name, s in asyncio.run(speaker.read()).sessions.items()}
+
+    wait_until(
+        lambda: shown() == {"tor-1": (1, "Up"), "tor-1-six": (1, "Up")}, 5, "each session has its route and its BFD"
+    )
+
+
+def test_a_router_that_knows_no_ipv6_still_gets_the_ipv4_routes(made: Rig) -> None:
+    made.start_router()
+    made.start_bird()
+    speaker = dual_stack_bird(made, BGP)
+    set_once_running(speaker)
+    read_until_established(speaker, ["tor-1"])
+    asyncio.run(speaker.set(vips(1) | {VIP6}))
+    wait_until(lambda: made.router_fib(4) == {"203.0.113.1"}, 1, "the IPv4 route appears")
+    assert made.router_fib(6) == frozenset()
+
+
 def test_sessions_keep_the_hold_time_of_the_settings_though_the_router_asks_for_more(made: Rig) -> None:
     made.start_router()
     made.start_bird()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from image import build, recipe
+from image.__main__ import main
 from image.layer import Layer, cached, pack, unpacked
 from image.oci import extract_layers, read_manifest, write_archive
 
@@ -107,6 +108,20 @@ def test_the_archive_unpacks_to_the_tree_that_was_packed(tmp_path: Path) -> None
     write_archive(tmp_path / "a.tar", [_layer(tmp_path, "one")], recipe.CONFIG, {}, name="x:1")
     extract_layers(tmp_path / "a.tar", tmp_path / "out")
     assert (tmp_path / "out/usr/bin/link").read_text() == "#!/bin/sh\n"
+
+
+def test_unpacking_makes_the_places_that_systemd_mounts_at_and_never_mixes_two_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_archive(tmp_path / "a.tar", [_layer(tmp_path, "one")], recipe.CONFIG, {}, name="x:1")
+    root = tmp_path / "machines" / "samegate"
+    assert main(["unpack", str(tmp_path / "a.tar"), str(root)]) == 0
+    assert all((root / p).is_dir() for p in ("etc/samegate", "run/samegate", "var/lib/samegate"))
+    assert main(["unpack", str(tmp_path / "a.tar"), str(root)]) == 1
+    assert "is not empty. Name a new directory" in capsys.readouterr().err
+    (tmp_path / "b.tar").write_bytes(b"no archive")
+    assert main(["unpack", str(tmp_path / "b.tar"), str(tmp_path / "other")]) == 1
+    assert "b.tar" in capsys.readouterr().err
 
 
 def test_skopeo_reads_the_archive_and_names_it_by_the_same_digest(tmp_path: Path) -> None:

@@ -29,20 +29,24 @@ def test_a_shell_can_read_the_set_up(node: topology.Node) -> None:
 def test_a_node_routes_to_the_pods_of_every_other_node_and_not_to_its_own(node: topology.Node) -> None:
     lines = node_settings.setup_script(node).splitlines()
     routes = {line for line in lines if " via " in line and "default" not in line}
-    assert routes == {f"ip route replace {o.pod_network} via {o.address}" for o in topology.NODES if o is not node}
+    others = [other for other in topology.NODES if other is not node]
+    assert routes == {
+        *(f"ip route replace {o.pod_network} via {o.address}" for o in others),
+        *(f"ip -6 route replace {o.pod_network6} via {o.address6}" for o in others),
+    }
 
 
 def test_the_default_route_has_both_tors() -> None:
     for node in topology.NODES:
-        assert "ip route replace default nexthop via 198.18.0.2 nexthop via 198.18.0.3" in (
-            node_settings.setup_script(node)
-        )
+        script = node_settings.setup_script(node)
+        assert "ip route replace default nexthop via 198.18.0.2 nexthop via 198.18.0.3" in script
+        assert "ip -6 route replace default nexthop via 2001:db8:0:1::2 nexthop via 2001:db8:0:1::3" in script
 
 
 def test_pods_get_addresses_of_their_node() -> None:
     for node in topology.NODES:
-        (ranges,) = node_settings.pod_network(node)["plugins"][0]["ipam"]["ranges"]
-        assert ranges == [{"subnet": str(node.pod_network)}]
+        ranges = node_settings.pod_network(node)["plugins"][0]["ipam"]["ranges"]
+        assert ranges == [[{"subnet": str(node.pod_network)}], [{"subnet": str(node.pod_network6)}]]
 
 
 def test_the_kubelet_lets_nobody_in_without_the_api_server() -> None:
@@ -62,4 +66,4 @@ def test_secrets_are_passed_on_as_they_are(tmp_path: Path) -> None:
     files = node_settings.files(topology.node("worker2"), {"kubelet.key": secret})
     assert files["kubelet.key"] == "key material\n"
     assert json.loads(files["kubelet.yaml"])["kind"] == "KubeletConfiguration"
-    assert files["environment"] == "NODE_NAME=worker2\nNODE_ADDRESS=198.18.0.22\n"
+    assert files["environment"] == "NODE_NAME=worker2\nNODE_ADDRESS=198.18.0.22,2001:db8:0:1::22\n"

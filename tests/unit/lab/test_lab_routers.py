@@ -26,7 +26,10 @@ def test_a_tor_takes_nothing_but_host_routes_of_the_pool_from_edge_nodes_and_tel
         assert "neighbor EDGES route-map POOL in" in lines
         assert "neighbor EDGES route-map NOTHING out" in lines
         assert "ip prefix-list POOL seq 5 permit 203.0.113.0/24 ge 32" in lines
-        assert "neighbor EDGES maximum-prefix 256 restart 1" in lines
+        assert lines.count("neighbor EDGES maximum-prefix 256 restart 1") == 2, "one a family"
+        assert "neighbor EDGES route-map POOL6 in" in lines
+        assert lines.count("neighbor EDGES route-map NOTHING out") == 2
+        assert "ipv6 prefix-list POOL6 seq 5 permit 2001:db8:203:113::/120 ge 128" in lines
 
 
 def test_no_router_switches_the_need_for_a_policy_off() -> None:

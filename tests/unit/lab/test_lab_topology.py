@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from itertools import combinations
 
 import pytest
 
-from lab import topology
+from lab import network, topology
 
 
 def test_every_address_of_the_rack_is_given_once() -> None:
     ends = [end for link in topology.LINKS for end in (link.left, link.right)]
-    given = [end.address.ip for end in ends if end.address is not None] + [node.address for node in topology.NODES]
+    given = [address.ip for end in ends for address in end.addresses]
+    given += [address for node in topology.NODES for address in (node.address, node.address6)]
     assert [address for address, times in Counter(given).items() if times > 1] == []
+
+
+NETWORKS6 = [
+    topology.RACK_NETWORK6,
+    topology.CORE_TOR1_NETWORK6,
+    topology.CORE_TOR2_NETWORK6,
+    topology.CLIENT_NETWORK6,
+    topology.POD_NETWORK6,
+    topology.SERVICE_NETWORK6,
+    topology.VIP_POOL6,
+    topology.PROBE_NETWORK6,
+]
+
+
+def test_ipv6_networks_of_different_purpose_do_not_overlap_and_are_for_documentation() -> None:
+    assert [(a, b) for a, b in combinations(NETWORKS6, 2) if a.overlaps(b)] == []
+    assert all(network.subnet_of(IPv6Network("2001:db8::/32")) for network in NETWORKS6)
+
+
+def test_ends_and_nodes_lie_in_the_network_of_their_cable() -> None:
+    for link in topology.LINKS:
+        networks = {end.address6.network for end in (link.left, link.right) if end.address6 is not None}
+        assert len(networks) <= 1
+        assert networks <= set(NETWORKS6)
+    assert all(node.address6 in topology.RACK_NETWORK6 for node in topology.NODES)
 
 
 def test_networks_of_different_purpose_do_not_overlap() -> None:
@@ -42,6 +68,9 @@ def test_each_node_has_its_own_share_of_the_pod_network() -> None:
     shares = [node.pod_network for node in topology.NODES]
     assert all(share.subnet_of(topology.POD_NETWORK) for share in shares)
     assert not any(a.overlaps(b) for a, b in combinations(shares, 2))
+    shares6 = [node.pod_network6 for node in topology.NODES]
+    assert all(share.subnet_of(topology.POD_NETWORK6) for share in shares6)
+    assert not any(a.overlaps(b) for a, b in combinations(shares6, 2))
 
 
 def test_macs_are_locally_administered_unicast_and_distinct() -> None:
@@ -76,3 +105,10 @@ def test_an_unknown_node_is_refused_with_the_names_there_are() -> None:
 def test_an_unknown_router_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ValueError, match=r"'spine'.*core, tor1, tor2"):
         topology.router("spine")
+
+
+@pytest.mark.parametrize("namespace", [topology.CLIENT, topology.CONTROL])
+def test_hosts_believe_redirects_of_neither_family(namespace: str) -> None:
+    settings = network.sysctls(namespace)
+    keys = [f"net.{family}.conf.{what}.accept_redirects" for family in ("ipv4", "ipv6") for what in ("all", "default")]
+    assert [settings.get(key) for key in keys] == ["0", "0", "0", "0"]

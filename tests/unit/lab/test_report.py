@@ -46,6 +46,26 @@ KEYS_OF_THE_ISSUE = [
     "second_up_changes",
     "leftovers",
 ]
+KEYS_OVER_IPV6 = [
+    f"ipv6.{key}"
+    for key in (
+        "routes",
+        "client_ip_preserved",
+        "spread",
+        "flows.leave",
+        "flows.join",
+        "edge_killed.route_gone_s",
+        "edge_killed.new_failed_after_s",
+        "edge_killed.flows_broken",
+        "upload_no_icmp",
+        "download_no_icmp",
+        "icmp_errors",
+        "exposed_ports",
+        "loops",
+        "udp",
+    )
+]
+KEYS = [*KEYS_OF_THE_ISSUE, *KEYS_OVER_IPV6]
 
 GOOD: dict[str, Any] = {
     "routes": {
@@ -135,20 +155,35 @@ BAD: dict[str, list[Any]] = {
 }
 
 
+ROUTES6: dict[str, list[str]] = {
+    "core": ["2001:db8:0:12::2", "2001:db8:0:11::2"],
+    "tor1": ["2001:db8:0:1::11", "2001:db8:0:1::12"],
+    "tor2": ["2001:db8:0:1::12", "2001:db8:0:1::11"],
+}
+GOOD |= {key: GOOD[key.removeprefix("ipv6.")] for key in KEYS_OVER_IPV6}
+GOOD["ipv6.routes"] = {"2001:db8:203:113::7": ROUTES6}
+BAD |= {key: BAD[key.removeprefix("ipv6.")] for key in KEYS_OVER_IPV6}
+BAD["ipv6.routes"] = [
+    {},
+    {"2001:db8:203:113::7": ROUTES6 | {"tor1": ["fe80::11", "fe80::12"]}},
+    {"2001:db8:203:113::7": GOOD["routes"]["203.0.113.7"]},
+]
+
+
 def sample(at: float, ok: bool = True, source: str = "198.18.8.10", pod: str = "a") -> Sample:
     return Sample(at, source, ok, 5.0, None if ok else "timeout", pod if ok else None, "worker1", source)
 
 
 def test_the_catalogue_has_the_keys_of_the_issue_in_its_order() -> None:
-    assert [entry.key for entry in catalogue.CATALOGUE] == KEYS_OF_THE_ISSUE
+    assert [entry.key for entry in catalogue.CATALOGUE] == KEYS
 
 
 def test_every_key_is_measured_by_exactly_one_measurement() -> None:
     measured = [key for measurement in run.MEASUREMENTS for key in measurement.keys]
-    assert sorted([*measured, run.BFD_KEY]) == sorted(KEYS_OF_THE_ISSUE)
+    assert sorted([*measured, run.BFD_KEY]) == sorted(KEYS)
 
 
-@pytest.mark.parametrize("key", KEYS_OF_THE_ISSUE)
+@pytest.mark.parametrize("key", KEYS)
 def test_a_kept_promise_is_met(key: str) -> None:
     assert judge(key, Measured(GOOD[key]), 1.0, None).met
 
@@ -178,6 +213,10 @@ def test_dotted_keys_nest_in_the_json() -> None:
     json.dumps(document)
 
 
+def test_everything_over_ipv6_can_be_selected_at_once() -> None:
+    assert list(catalogue.select(["ipv6"])) == KEYS_OVER_IPV6
+
+
 def test_a_group_of_keys_can_be_selected_by_its_name() -> None:
     assert catalogue.select(["edge_killed", "loops"]) == (
         "edge_killed.route_gone_s",
@@ -201,8 +240,29 @@ def test_route_notifications_are_read_with_their_next_hops() -> None:
     assert route_watch.parse(3.0, f"Deleted {MULTIPATH}") == RouteEvent(3.0, "203.0.113.7", frozenset())
 
 
+MULTIPATH6 = (
+    "2001:db8:203:113::7 nhid 41 proto bgp metric 20 pref medium \\\tnexthop via 2001:db8:0:1::11 dev rack weight 1 "
+    "\\\tnexthop via 2001:db8:0:1::12 dev rack weight 1 "
+)
+
+
+def test_route_notifications_of_ipv6_are_read_with_their_next_hops() -> None:
+    edges = frozenset({"2001:db8:0:1::11", "2001:db8:0:1::12"})
+    assert route_watch.parse(1.0, MULTIPATH6) == RouteEvent(1.0, "2001:db8:203:113::7", edges)
+    assert route_watch.parse(2.0, f"Deleted {MULTIPATH6}") == RouteEvent(2.0, "2001:db8:203:113::7", frozenset())
+    single = "2001:db8:203:113::7 nhid 42 via 2001:db8:0:1::11 dev rack proto bgp metric 20 pref medium"
+    assert route_watch.parse(3.0, single).next_hops == {"2001:db8:0:1::11"}  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
-    "line", ["198.18.8.0/24 via 198.18.1.0 dev core proto bgp", "local 198.18.0.2 dev rack table local", "", "nonsense"]
+    "line",
+    [
+        "fe80::/64 dev rack proto kernel metric 256 pref medium",
+        "198.18.8.0/24 via 198.18.1.0 dev core proto bgp",
+        "local 198.18.0.2 dev rack table local",
+        "",
+        "nonsense",
+    ],
 )
 def test_other_notifications_are_ignored(line: str) -> None:
     assert route_watch.parse(1.0, line) is None

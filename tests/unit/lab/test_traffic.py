@@ -251,6 +251,20 @@ def test_a_packet_with_its_own_checksum_sums_to_zero() -> None:
     assert packets.checksum(pseudo + packet[20:]) == 0
 
 
+def test_an_ipv6_packet_has_its_lengths_and_a_checksum_over_the_pseudo_header_of_rfc_8200() -> None:
+    ends = bytes.fromhex("20010db800000008000000000000000920010db8020301130000000000000001")
+    for protocol, packet in (
+        (6, packets.tcp_syn(("2001:db8:0:8::9", 1234), ("2001:db8:203:113::1", 80))),
+        (17, packets.udp(("2001:db8:0:8::9", 1234), ("2001:db8:203:113::1", 80), b"odd")),
+    ):
+        assert packet[0] >> 4 == 6
+        assert int.from_bytes(packet[4:6], "big") == len(packet) - 40
+        assert packet[6] == protocol
+        assert packet[8:40] == ends
+        pseudo = ends + (len(packet) - 40).to_bytes(4, "big") + bytes([0, 0, 0, protocol])
+        assert packets.checksum(pseudo + packet[40:]) == 0
+
+
 def test_ip_in_ip_carries_the_inner_packet_unchanged() -> None:
     inner = packets.udp(("198.18.8.9", 1234), ("198.18.131.5", 80), b"x\n")
     outer = packets.ipip("198.18.0.11", "198.18.0.21", inner)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -72,9 +72,11 @@ def test_a_vip_is_announced_when_everything_holds() -> None:
         (on(observed=replace(STATE, services=())), "DataPlaneDiffers"),
         (on(VipFacts(VIP, WEB)), "NoReadyEndpoints"),
         (on(VipFacts(VIP, WEB, endpoints=3)), "NoWorker"),
+        (on(unserved={4: ("NoNodeAddress", "edge1 has none")}), "NoNodeAddress"),
+        (on(workers=tuple(replace(w, probe_address=None) for w in WORKERS)), "NotProbed"),
         (on(health=WorkerHealth()), "Starting"),
         (on(health=ALL_FAIL), "AllProbesFail"),
-        (on(health=ALL_FAIL, peers_reach_a_worker=True), "NoHealthyWorker"),
+        (on(health=ALL_FAIL, peers_reach_a_worker={4: True}), "NoHealthyWorker"),
         (
             on(replace(FACTS, workers=frozenset({W1})), health=WorkerHealth(frozenset({W2}), frozenset({W1}))),
             "NoHealthyWorker",
@@ -103,7 +105,7 @@ def test_a_vip_that_is_not_announced_has_a_reason(facts: EdgeFacts, reason: str)
         (on(health=WorkerHealth()), "Starting"),
         (on(blocked=("NodeUnknown", "gone")), "NodeUnknown"),
         (on(health=ALL_FAIL), "AllProbesFail"),
-        (on(health=ALL_FAIL, peers_reach_a_worker=False), "AllProbesFail"),
+        (on(health=ALL_FAIL, peers_reach_a_worker={4: False}), "AllProbesFail"),
         (on(health=replace(GOOD.health, without_endpoints=frozenset({(WEB, W1), (WEB, W2)}))), "NoEndpointsOnWorkers"),
     ],
 )
@@ -121,7 +123,7 @@ def test_doubt_leaves_things_as_they_are(facts: EdgeFacts, reason: str) -> None:
         on(observed=replace(STATE, services=())),
         on(observed=replace(STATE, filter_digest=None)),
         on(VipFacts(VIP, WEB)),
-        on(health=ALL_FAIL, peers_reach_a_worker=True),
+        on(health=ALL_FAIL, peers_reach_a_worker={4: True}),
         on(health=replace(GOOD.health, failing_probes=frozenset({(WEB, W1), (WEB, W2)}))),
     ],
 )
@@ -186,6 +188,41 @@ def test_held_workers_that_do_not_answer_are_worth_nothing() -> None:
     assert not verdict(on(held, health=WorkerHealth(frozenset({W2}), frozenset({W1})))).announce
 
 
+SIX, W6 = IPv6Address("2001:db8:113::1"), IPv6Address("2001:db8::21")
+BOTH = replace(
+    GOOD,
+    vips={VIP: FACTS, SIX: replace(FACTS, address=SIX, workers=frozenset({W6}))},
+    workers=(*WORKERS, Worker("w21", W6, IPv6Address("2001:db8:2::21"))),
+    desired=replace(STATE, vips=frozenset({VIP, SIX})),
+    observed=replace(STATE, vips=frozenset({VIP, SIX})),
+    announced=frozenset({VIP, SIX}),
+)
+
+
+def test_a_family_whose_probes_all_fail_is_held_alone_until_another_edge_node_does_better() -> None:
+    facts = replace(BOTH, health=WorkerHealth(frozenset({W1, W2}), frozenset({W6})))
+    found = announce(facts, Health())
+    assert {a: (v.announce, v.reason) for a, v in found.items()} == {
+        VIP: (True, "Announced"),
+        SIX: (True, "AllProbesFail"),
+    }
+    assert announce(replace(facts, peers_reach_a_worker={4: True}), Health()) == found
+    better = announce(replace(facts, peers_reach_a_worker={6: True}), Health())
+    assert {a: (v.announce, v.reason) for a, v in better.items()} == {
+        VIP: (True, "Announced"),
+        SIX: (False, "NoHealthyWorker"),
+    }
+
+
+def test_a_family_that_the_node_cannot_serve_leaves_the_other_announced() -> None:
+    facts = replace(BOTH, unserved={6: ("NoNodeAddress", "edge1 has none")}, health=WorkerHealth(frozenset({W1, W6})))
+    found = announce(facts, Health())
+    assert {a: (v.announce, v.reason) for a, v in found.items()} == {
+        VIP: (True, "Announced"),
+        SIX: (False, "NoNodeAddress"),
+    }
+
+
 def test_one_broken_vip_leaves_the_others_announced() -> None:
     other_state = VirtualService(VirtualKey(OTHER, Protocol.TCP, 80), (Destination(W1),))
     both = replace(STATE, vips=frozenset({VIP, OTHER}), services=(*STATE.services, other_state))
@@ -237,7 +274,7 @@ def test_between_the_watermarks_nothing_changes(healthy_counts: list[int], one: 
 @given(
     st.booleans(),
     st.booleans(),
-    st.sampled_from([None, True, False]),
+    st.sampled_from([{}, {4: True}, {4: False}, {6: True}]),
     st.frozensets(st.sampled_from([W1, W2])),
     st.frozensets(st.sampled_from([W1, W2])),
     st.frozensets(st.sampled_from([VIP, OTHER])),
@@ -247,7 +284,7 @@ def test_between_the_watermarks_nothing_changes(healthy_counts: list[int], one: 
 def test_every_verdict_has_a_reason_and_an_announcement_needs_a_healthy_worker_and_the_kernel(
     draining: bool,
     deleting: bool,
-    peers: bool | None,
+    peers: dict[int, bool],
     healthy: frozenset[IPv4Address],
     unhealthy: frozenset[IPv4Address],
     announced: frozenset[IPv4Address],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -34,12 +34,15 @@ from lbnode.model import (
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
+    RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
+    TranslationTable,
     Tunnel,
     UpdateService,
     VirtualKey,
@@ -52,6 +55,8 @@ VIP = IPv4Address("203.0.113.10")
 KEY = VirtualKey(VIP, Protocol.TCP, 80)
 KEYS = [KEY, VirtualKey(VIP, Protocol.UDP, 53), VirtualKey(IPv4Address("203.0.113.11"), Protocol.TCP, 80)]
 NODES = [IPv4Address("198.18.0.20") + n for n in range(8)]
+NODES6 = [IPv6Address("2001:db8::20") + n for n in range(3)]
+EDGE, EDGE6 = IPv4Address("198.18.0.11"), IPv6Address("2001:db8::11")
 SYSCTLS = {"net.ipv4.vs.expire_nodest_conn": "1", "net.ipv4.vs.sloppy_tcp": "1"}
 
 
@@ -60,6 +65,7 @@ class KernelDestination:
     address: object
     weight: int
     last_weight: int
+    nat_port: int | None
 
 
 @dataclass
@@ -71,8 +77,9 @@ class Kernel:
     filter_digest: str | None = None
     vips: set[object] = field(default_factory=set)
     services: dict[VirtualKey, tuple[VirtualService, list[KernelDestination]]] = field(default_factory=dict)
-    probe_device: bool = False
+    probe_devices: set[int] = field(default_factory=set)
     probe_routes: set[ProbeRoute] = field(default_factory=set)
+    translation_digest: str | None = None
 
     def apply(self, operation: Operation) -> None:
         match operation:
@@ -98,28 +105,36 @@ class Kernel:
                 self.services[service.key] = (service, self.services[service.key][1])
             case RemoveService(key):
                 del self.services[key]
-            case AddDestination(key, address, weight):
+            case AddDestination(key, address, weight, nat_port):
                 destinations = self.services[key][1]
-                assert all(d.address != address for d in destinations), "EEXIST"
+                # ip_vs_lookup_dest: by address and port, whatever the way of forwarding.
+                assert all(
+                    (d.address, d.nat_port or key.port) != (address, nat_port or key.port) for d in destinations
+                ), "EEXIST"
                 # __ip_vs_update_dest: list_add_rcu() to the head; last_weight is set when adding.
-                destinations.insert(0, KernelDestination(address, weight, weight))
-            case SetWeight(key, address, weight):
-                [found] = [d for d in self.services[key][1] if d.address == address]
+                destinations.insert(0, KernelDestination(address, weight, weight, nat_port))
+            case SetWeight(key, address, weight, nat_port):
+                [found] = [d for d in self.services[key][1] if (d.address, d.nat_port) == (address, nat_port)]
                 found.weight = weight
                 if weight:
                     found.last_weight = weight
-            case RemoveDestination(key, address):
+            case RemoveDestination(key, address, nat_port):
                 destinations = self.services[key][1]
-                [found] = [d for d in destinations if d.address == address]
+                [found] = [d for d in destinations if (d.address, d.nat_port) == (address, nat_port)]
                 destinations.remove(found)
-            case AddProbeDevice():
-                assert not self.probe_device
-                self.probe_device = True
-            case RemoveProbeDevice():
-                self.probe_device = False
-                self.probe_routes.clear()
+            case AddProbeDevice(version):
+                assert version not in self.probe_devices
+                self.probe_devices.add(version)
+            case RemoveProbeDevice(version):
+                self.probe_devices.remove(version)
+                self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
+            case ReplaceTranslation(translation):
+                self.translation_digest = translation.digest
+            case RemoveTranslation():
+                assert self.translation_digest is not None
+                self.translation_digest = None
             case AddProbeRoute(route):
-                assert self.probe_device
+                assert route.probe_address.version in self.probe_devices
                 assert all(r.probe_address != route.probe_address for r in self.probe_routes), "EEXIST"
                 self.probe_routes.add(route)
             case RemoveProbeRoute(route):
@@ -132,7 +147,7 @@ class Kernel:
         for key in sorted(self.services, key=lambda k: k.order):
             service, destinations = self.services[key]
             # The last weight is nowhere to be read.
-            seen = tuple(Destination(d.address, d.weight or 1, d.weight == 0) for d in destinations)
+            seen = tuple(Destination(d.address, d.weight or 1, d.weight == 0, d.nat_port) for d in destinations)
             services.append(replace(service, destinations=seen))
         return EdgeState(
             dict(self.sysctls),
@@ -140,8 +155,9 @@ class Kernel:
             self.filter_digest,
             frozenset(self.vips),
             tuple(services),
-            self.probe_device,
+            frozenset(self.probe_devices),
             frozenset(self.probe_routes),
+            self.translation_digest,
         )
 
 
@@ -150,23 +166,37 @@ destination_sets = st.lists(
 ).map(lambda ds: tuple(sorted((Destination(a, 1 if z else w, z) for a, w, z in ds), key=lambda d: int(d.address))))
 
 
+#: By translation, to the service's own port among others: there the kernel takes a tunnel and a translation for the same destination.
+pod_sets = st.lists(
+    st.tuples(st.sampled_from(NODES[:4]), st.sampled_from([80, 8080]), st.booleans()),
+    max_size=6,
+    unique_by=lambda d: d[:2],
+).map(lambda ds: tuple(sorted((Destination(a, 1, z, p) for a, p, z in ds), key=lambda d: (int(d.address), d.nat_port))))
+
+
 @st.composite
 def edge_states(draw: st.DrawFn) -> tuple[EdgeState, EdgeFilter]:
     services = tuple(
         VirtualService(
-            key, draw(destination_sets), draw(st.booleans()), key.protocol is Protocol.UDP and draw(st.booleans())
+            key,
+            draw(destination_sets | pod_sets),
+            draw(st.booleans()),
+            key.protocol is Protocol.UDP and draw(st.booleans()),
         )
         for key in sorted(draw(st.sets(st.sampled_from(KEYS))), key=lambda k: k.order)
     )
     table = EdgeFilter((), frozenset(s.key for s in services))
-    routes = draw(st.sets(st.tuples(st.sampled_from(NODES[:3]), st.sampled_from(NODES)), max_size=3))
+    routes = draw(st.sets(st.tuples(st.sampled_from(NODES[:3]), st.sampled_from(NODES), st.just(EDGE)), max_size=3))
+    routes6 = draw(st.sets(st.tuples(st.sampled_from(NODES6), st.sampled_from(NODES6), st.just(EDGE6)), max_size=2))
+    families = draw(st.sampled_from([{4}, {4, 6}]))
+    wanted = routes | (routes6 if 6 in families else set())
     state = EdgeState(
         sysctls=SYSCTLS,
         filter_digest=table.digest,
         vips=frozenset(s.key.address for s in services),
         services=services,
-        probe_device=True,
-        probe_routes=frozenset({p: ProbeRoute(p, w) for p, w in routes}.values()),
+        probe_devices=frozenset(families),
+        probe_routes=frozenset({p: ProbeRoute(p, w, e) for p, w, e in wanted}.values()),
     )
     return state, table
 
@@ -212,6 +242,35 @@ def test_the_hash_table_is_the_same_whatever_came_before(
                 kernel.apply(operation)
         ends.append({k: [(d.address, d.weight, d.last_weight) for d in ds] for k, (_, ds) in kernel.services.items()})
     assert ends[0] == ends[1]
+
+
+@given(st.sampled_from([(destination_sets, pod_sets), (pod_sets, destination_sets)]), st.data())
+def test_another_way_of_forwarding_is_a_new_service(
+    ways: tuple[st.SearchStrategy[tuple[Destination, ...]], st.SearchStrategy[tuple[Destination, ...]]],
+    data: st.DataObject,
+) -> None:
+    before, after = (data.draw(way.filter(bool)) for way in ways)
+    kernel = _kernel_with(before)
+    operations = diff_edge(*_one_service(after), kernel.read())
+    assert RemoveService(KEY) in operations
+    for operation in operations:
+        kernel.apply(operation)
+    assert kernel.read().services[0].destinations == after
+
+
+def test_a_translation_is_there_before_the_filter_has_its_vip_tracked_and_goes_with_the_last_one() -> None:
+    kernel = _kernel_with((Destination(NODES[0]),))
+    state, table = _one_service((Destination(NODES[0], nat_port=8080),))
+    table = replace(table, translated=frozenset({VIP}))
+    translation = TranslationTable((), frozenset({VIP}))
+    translated = replace(state, filter_digest=table.digest, translation_digest=translation.digest)
+    operations = diff_edge(translated, table, kernel.read(), translation)
+    assert operations.index(ReplaceTranslation(translation)) < operations.index(ReplaceFilter(table))
+    for operation in operations:
+        kernel.apply(operation)
+    assert diff_edge(translated, table, kernel.read(), translation) == ()
+    back = diff_edge(*_one_service((Destination(NODES[0]),)), kernel.read())
+    assert RemoveTranslation() in back
 
 
 @given(destination_sets.filter(bool), destination_sets.filter(bool))
@@ -322,8 +381,30 @@ def test_clearing_takes_everything_away_and_the_filter_last(before: tuple[EdgeSt
     for operation in operations:
         kernel.apply(operation)
     left = kernel.read()
-    assert (left.vips, left.services, left.filter_digest, left.probe_device) == (frozenset(), (), None, False)
+    assert (left.vips, left.services, left.filter_digest, left.probe_devices) == (frozenset(), (), None, frozenset())
     assert operations[-1] == RemoveFilter()
+
+
+@given(edge_states(), edge_states())
+def test_nothing_but_the_filters_end_comes_after_the_first_thing_of_ipv6_probing(
+    before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
+) -> None:
+    """So a kernel that cannot do IPv6 tunnels has everything of IPv4 in place when it says so."""
+    kernel = Kernel()
+    for operation in diff_edge(*before, kernel.read()):
+        kernel.apply(operation)
+    operations = diff_edge(*after, kernel.read())
+
+    def of_ipv6_probing(operation: Operation) -> bool:
+        match operation:
+            case AddProbeDevice(version) | RemoveProbeDevice(version):
+                return version == 6
+            case AddProbeRoute(route) | RemoveProbeRoute(route):
+                return route.probe_address.version == 6
+        return False
+
+    kinds = [of_ipv6_probing(o) for o in operations]
+    assert kinds == sorted(kinds)
 
 
 def test_a_changed_flag_keeps_the_destinations() -> None:

@@ -47,6 +47,23 @@ def test_a_plan_says_what_is_programmed_where_it_goes_and_who_announces(tmp_path
     ]
 
 
+def test_assumed_nodes_have_an_address_of_each_family() -> None:
+    dual = settings(
+        pools=[{"name": "p", "cidrs": ["203.0.113.0/24", "2001:db8:1::/64"]}],
+        network={"nodeCidrs": ["198.18.0.0/24", "2001:db8:3::/64"], "probeCidrs": ["192.0.2.0/24", "2001:db8:2::/64"]},
+    )
+    objects = [
+        service(vip=None, ipFamilies=["IPv4", "IPv6"], ipFamilyPolicy="RequireDualStack"),
+        endpoint_slice([endpoint("198.18.131.5", "somewhere")]),
+        endpoint_slice([endpoint("2001:db8:4::5", "somewhere")], name="v6", family="IPv6"),
+    ]
+    report = plan(objects, dual)
+    (web,) = report.services
+    assert [a.version for a in web.addresses] == [4, 6]
+    assert [(v.announce, v.reason) for _, _, v in web.verdicts] == [(True, "Announced")] * 2
+    assert report.warnings == ()
+
+
 def test_a_plan_says_why_something_is_not_announced(tmp_path: Path) -> None:
     drained = node("edge2", "198.18.0.12", "edge", annotations={"samegate.dev/drain": "true"})
     empty = service("empty", vip="203.0.113.11")
@@ -161,7 +178,7 @@ def test_a_plan_for_machines_says_the_same(tmp_path: Path) -> None:
 BAD = [
     service("asks", vip=None, annotations={"samegate.dev/address": "192.0.2.77"}),
     service(
-        "ports", vip="203.0.113.12", ports=[{"name": "s", "port": 1, "protocol": "SCTP"}, {"name": "http", "port": 80}]
+        "ports", vip="203.0.113.12", ports=[{"name": "s", "port": 1, "protocol": "DCCP"}, {"name": "http", "port": 80}]
     ),
 ]
 

@@ -47,6 +47,13 @@ def with_value(value: Any, *path: str | int) -> dict[str, Any]:
         (["everything"], ("pools", 0, "cidrs"), ["'everything'", "CIDR", "Write it like"]),
         ([], ("pools",), ["settings.pools", "at least 1"]),
         ("Public!", ("pools", 0, "name"), ["pools.0.name", "Public!"]),
+        (
+            ["IPv5"],
+            (*PEER, "addressFamilies"),
+            ["peers.0.addressFamilies.0 = 'IPv5'", "'IPv4' or 'IPv6'"],
+        ),
+        (["IPv6"], (*PEER, "addressFamilies"), ["no peer has IPv4", "announced to nobody", "Add the family"]),
+        ([], (*PEER, "addressFamilies"), ["addressFamilies", "at least 1"]),
         (["198.18.128.0/24"], ("network", "probeCidrs"), ["probe network 198.18.128.0/24", "pod network"]),
         # Keys and types
         (1, ("nope",), ["settings.nope = 1", "unknown settings key", "Remove it"]),
@@ -56,7 +63,7 @@ def with_value(value: Any, *path: str | int) -> dict[str, Any]:
         (True, ("bgp", "localAsn"), ["settings.bgp.localAsn = True", "integer"]),
         ("9", (*PEER, "holdTimeSeconds"), ["holdTimeSeconds = '9'", "integer"]),
         (0, ("health", "rise"), ["settings.health.rise = 0", "greater than or equal to 1"]),
-        ("nat", ("forwarding",), ["settings.forwarding = 'nat'", "tunnel"]),
+        ("direct", ("forwarding",), ["settings.forwarding = 'direct'", "'tunnel' or 'nat'"]),
         ("via-edge", ("return",), ["settings.return = 'via-edge'", "direct"]),
         (0, (*PEER, "port"), ["peers.0.port = 0"]),
         ("tor1.example", (*PEER, "address"), ["peers.0.address = 'tor1.example'", "not an IP address"]),
@@ -168,6 +175,19 @@ def test_segments_fit_the_tunnel_with_their_headers() -> None:
     """1500 less 20 (RFC 2003) less 20 (IPv4) less 20 (TCP); 1500 less 40 (RFC 2473) less 40 (IPv6) less 20 (TCP)."""
     assert parse(SETTINGS).max_segment_bytes(4) == 1440
     assert parse(SETTINGS).max_segment_bytes(6) == 1400
+
+
+@pytest.mark.parametrize(("mtu", "fits"), [(1319, False), (1320, True)])
+def test_ipv6_pools_need_a_tunnel_of_the_smallest_ipv6_link(mtu: int, fits: bool) -> None:
+    """RFC 8200 section 5: 1,280 bytes; RFC 2473: the outer header takes 40."""
+    raw = with_value(["203.0.113.0/24", "2001:db8:1::/64"], "pools", 0, "cidrs")
+    raw["network"]["fabricMtuBytes"] = mtu
+    if fits:
+        assert parse(raw).network.fabric_mtu_bytes == mtu
+    else:
+        with pytest.raises(ConfigError, match=r"fabricMtuBytes 1319 is too small for IPv6 pools.*Raise.*1320"):
+            parse(raw)
+    assert parse(with_value(mtu, "network", "fabricMtuBytes")).network.fabric_mtu_bytes == mtu
 
 
 def test_a_worker_has_the_probe_address_with_the_low_bits_of_its_own() -> None:

@@ -141,7 +141,7 @@ def test_tcp_and_udp_may_share_a_port_number() -> None:
 
 
 def test_an_unsupported_protocol_costs_its_port_only() -> None:
-    ports = [{"name": "http", "port": 80}, {"name": "sig", "port": 2905, "protocol": "SCTP"}]
+    ports = [{"name": "http", "port": 80}, {"name": "sig", "port": 2905, "protocol": "DCCP"}]
     result = plan(service(ports=ports), both("ready", "ready"))
     assert [s.key.port for s in result.state.services] == [80]
     assert [r.reason for r in result.rejections] == ["UnsupportedProtocol"]
@@ -486,9 +486,10 @@ def test_tcp_membership_of_the_table_does_not_depend_on_probes(
 
 
 def test_every_worker_has_a_probe_route_whether_or_not_it_has_endpoints() -> None:
-    expected = {ProbeRoute(IPv4Address(f"192.0.2.{n}"), IPv4Address(f"198.18.0.{n}")) for n in (21, 22)}
+    edge = IPv4Address("198.18.0.11")
+    expected = {ProbeRoute(IPv4Address(f"192.0.2.{n}"), IPv4Address(f"198.18.0.{n}"), edge) for n in (21, 22)}
     assert plan().state.probe_routes == expected
-    assert plan().state.probe_device
+    assert plan().state.probe_devices == {4}
 
 
 def test_workers_that_would_share_a_probe_address_are_told() -> None:
@@ -521,23 +522,61 @@ DUAL = {
 }
 
 
-def test_a_dual_stack_service_uses_each_family_for_itself() -> None:
-    dual_node = node("worker1", "198.18.0.21,2001:db8:3::15")
-    result = translate_edge(
+DUAL_EDGE = node("edge1", "198.18.0.11,2001:db8:3::b", "edge")
+VIP6 = IPv6Address("2001:db8:1::a")
+
+
+def dual_plan(*edges: dict[str, Any], **changes: Any) -> EdgePlan:
+    """The plan of edge1 for a dual-stack Service on worker1."""
+    return translate_edge(
         snapshot(
-            dual_node,
-            *EDGES,
-            service(vip="203.0.113.10,2001:db8:1::a", ipFamilies=["IPv4", "IPv6"]),
+            node("worker1", "198.18.0.21,2001:db8:3::15"),
+            *edges,
+            service(vip=f"203.0.113.10,{VIP6}", ipFamilies=["IPv4", "IPv6"]),
             endpoint_slice([endpoint("198.18.131.5", "worker1")]),
             endpoint_slice([endpoint("2001:db8:4::5", "worker1")], name="v6", family="IPv6"),
         ),
-        settings(**DUAL),
+        settings(**(DUAL | changes)),
         "edge1",
     )
+
+
+def test_a_dual_stack_service_uses_each_family_for_itself() -> None:
+    result = dual_plan(DUAL_EDGE)
     assert destinations(result) == (Destination(W1),)
-    vip6 = IPv6Address("2001:db8:1::a")
-    assert destinations(result, vip=vip6) == (Destination(IPv6Address("2001:db8:3::15")),)
-    assert ProbeRoute(IPv6Address("2001:db8:2::15"), IPv6Address("2001:db8:3::15")) in result.state.probe_routes
+    assert destinations(result, vip=VIP6) == (Destination(IPv6Address("2001:db8:3::15")),)
+    assert result.state.probe_devices == {4, 6}
+    assert result.state.probe_routes == {
+        ProbeRoute(IPv4Address("192.0.2.21"), IPv4Address("198.18.0.21"), IPv4Address("198.18.0.11")),
+        ProbeRoute(IPv6Address("2001:db8:2::15"), IPv6Address("2001:db8:3::15"), IPv6Address("2001:db8:3::b")),
+    }
+    assert (result.unserved, result.warnings) == ({}, ())
+
+
+def test_an_edge_node_without_an_ipv6_address_serves_the_ipv4_part_and_says_so() -> None:
+    result = dual_plan(*EDGES[:1])
+    assert destinations(result) == (Destination(W1),)
+    assert result.state.vips == {IPv4Address("203.0.113.10")}
+    assert {s.key.address.version for s in result.state.services} == {4}
+    assert result.state.probe_devices == {4}
+    assert {r.probe_address.version for r in result.state.probe_routes} == {4}
+    assert VIP6 in result.vips, "so that it has a verdict"
+    assert result.unserved.keys() == {6}
+    assert result.unserved[6][0] == "NoNodeAddress"
+    [warning] = result.warnings
+    assert "edge1" in warning
+    assert "IPv6" in warning
+
+
+def test_a_router_that_an_edge_node_cannot_speak_to_is_told_by_name() -> None:
+    peers = [
+        {"name": "tor1", "address": "198.18.0.2", "asn": 65001},
+        {"name": "tor1-six", "address": "2001:db8:3::2", "asn": 65001},
+    ]
+    result = plan(bgp={"localAsn": 65010, "peers": peers})
+    assert [w for w in result.warnings if "edge1" in w and "tor1-six = 2001:db8:3::2" in w]
+    assert not [w for w in result.warnings if "198.18.0.2" in w]
+    assert result.blocked is None
 
 
 def test_a_vip_that_routers_still_send_stays_in_the_kernel_until_it_is_withdrawn() -> None:

@@ -375,7 +375,7 @@ def test_a_page_that_cannot_be_read_makes_that_agent_silent_and_no_other(rack: R
         (("explain", "198.18.8.2:0", f"{VIP}:80"), "not ADDRESS:PORT"),
         (("explain", "[2001:db8::1]:4", f"{VIP}:80"), "one is IPv4, the other IPv6"),
         (("explain", "198.18.8.2:4", f"{VIP}:81"), "It has: 80/tcp"),
-        (("explain", "198.18.8.2:4", f"{VIP}:80", "--protocol", "sctp"), "Write one of tcp, udp"),
+        (("explain", "198.18.8.2:4", f"{VIP}:80", "--protocol", "dccp"), "Write one of tcp, udp, sctp"),
         (("explain", "198.18.8.2:4", "203.0.113.99:80"), f"There are: {VIP}"),
         (("drain", "edge9"), "Edge nodes and workers: edge1, edge2, worker1, worker2, worker3"),
     ],

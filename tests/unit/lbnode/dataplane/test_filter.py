@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from lbnode.dataplane import filter as packet_filter
 from lbnode.dataplane.filter import PacketFilter, SavedTable, TableText, parse, render, transaction
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import Delivery, DeliveryTable, EdgeFilter, PacketTable, Protocol, VirtualKey, WorkerFilter
+from lbnode.model import (
+    Delivery,
+    DeliveryTable,
+    EdgeFilter,
+    PacketTable,
+    Protocol,
+    TranslationTable,
+    VirtualKey,
+    WorkerFilter,
+)
 
 POOLS = (ip_network("203.0.113.0/24"), ip_network("2001:db8::/64"))
 EDGE = EdgeFilter(
@@ -67,10 +76,10 @@ def test_the_edge_lets_in_the_served_ports_and_echoes_and_nothing_else() -> None
 
 def test_the_edge_tracks_no_connection_of_a_pool_either_way_and_forwards_nothing_to_it() -> None:
     rendered = render(EDGE)
-    for version, pool in ((4, "203.0.113.0/24"), (6, "2001:db8::/64")):
+    for version, pool, device in ((4, "203.0.113.0/24", "sgprobe"), (6, "2001:db8::/64", "sgprobe6")):
         raw = rendered[version, "raw"].chains
         assert raw["SAMEGATE-PREROUTING"] == (
-            "-i sgprobe -j DROP",
+            f"-i {device} -j DROP",
             f"-d {pool} -j CT --notrack",
             f"-s {pool} -j CT --notrack",
         )
@@ -212,11 +221,69 @@ def tools_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packet_filter, "fingerprint", lambda version, table: None)
 
 
-def test_the_nft_backend_is_preferred_and_the_legacy_one_taken_when_nft_does_not_work() -> None:
+def test_the_nft_backend_is_preferred_and_the_legacy_one_taken_when_nft_does_not_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packet_filter, "_legacy_tables", lambda _tool: ["mangle"])
     for working, taken in ((("nft", "legacy"), "nft"), (("legacy",), "legacy")):
         tools = Tools(*working)
         PacketFilter(POOLS, tools).digest()
         assert tools.calls[-1] == (f"ip6tables-{taken}-save", "-t", "mangle")
+
+
+def test_a_legacy_table_that_is_not_there_is_not_made_by_looking_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packet_filter, "_legacy_tables", lambda _tool: ["mangle"])
+    tools = Tools("legacy")
+    assert PacketFilter(POOLS, tools, packet_filter.TRANSLATION_TABLES).digest() is None
+    assert not [call for call in tools.calls if "nat" in call or "filter" in call]
+
+
+TRANSLATION = TranslationTable(POOLS, frozenset({ip_address("203.0.113.1"), ip_address("2001:db8::1")}))
+
+
+def test_a_translated_vip_is_taken_before_kube_proxy_and_its_client_replaced() -> None:
+    rendered = render(TRANSLATION)
+    nat, own = rendered[4, "nat"], rendered[4, "filter"]
+    assert nat.chains == {
+        "SAMEGATE-PREROUTING": ("-d 203.0.113.1/32 -j ACCEPT",),
+        "SAMEGATE-POSTROUTING": ("-m conntrack --ctorigdst 203.0.113.1 --ctdir ORIGINAL -j MASQUERADE",),
+    }
+    assert own.chains == {
+        "SAMEGATE-INPUT": ("-d 203.0.113.1/32 -j ACCEPT",),
+        "SAMEGATE-FORWARD": ("-m conntrack --ctorigdst 203.0.113.1 --ctdir REPLY -j ACCEPT",),
+    }
+    assert rendered[6, "nat"].chains["SAMEGATE-PREROUTING"] == ("-d 2001:db8::1/128 -j ACCEPT",)
+    assert "-I PREROUTING 1 " in transaction("nat", nat, NOTHING, TRANSLATION.digest)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "overtaken"),
+    [("-A PREROUTING -j KUBE-SERVICES", "", True), ("", "-A PREROUTING -j KUBE-SERVICES", False), ("", "", False)],
+)
+def test_a_translation_that_kube_proxy_has_put_itself_before_is_noticed(
+    before: str, after: str, overtaken: bool
+) -> None:
+    text = saved(TRANSLATION, 4, "nat")
+    jump = next(line for line in text.splitlines() if line.startswith("-A PREROUTING"))
+    assert parse(text.replace(jump, f"{before}\n{jump}\n{after}")).overtaken is overtaken
+
+
+def test_a_translated_vip_is_tracked_and_its_clients_limited_by_the_edge_node_itself() -> None:
+    vip, other = ip_address("203.0.113.1"), ip_address("203.0.113.200")
+    limited = frozenset({(WEB, ip_network("198.51.100.0/24")), (WEB, ip_network("192.0.2.0/24"))})
+    rendered = render(EdgeFilter(POOLS, EDGE.served, frozenset({vip}), limited))
+    assert rendered[4, "raw"].chains["SAMEGATE-OUTPUT"] == (
+        "-d 203.0.113.1/32 -j RETURN",
+        "-s 203.0.113.1/32 -j RETURN",
+        "-d 203.0.113.0/24 -j CT --notrack",
+        "-s 203.0.113.0/24 -j CT --notrack",
+    )
+    accepts = [r for rules in rendered[4, "mangle"].chains.values() for r in rules if "--dport" in r]
+    assert [r for r in accepts if "--dport 80 " in r] == [
+        "-s 192.0.2.0/24 -d 203.0.113.1/32 -p tcp -m tcp --dport 80 -j ACCEPT",
+        "-s 198.51.100.0/24 -d 203.0.113.1/32 -p tcp -m tcp --dport 80 -j ACCEPT",
+    ]
+    assert any(str(other) in r and not r.startswith("-s") for r in accepts)
 
 
 def test_no_working_backend_names_the_modules_and_the_capability() -> None:
@@ -242,6 +309,7 @@ def test_a_digest_that_was_read_while_the_tables_changed_is_not_believed_when_th
         printed = states[now][command[-1]] if command[0] == "iptables-legacy-save" else ""
         return subprocess.CompletedProcess(command, 3 if "nft" in command[0] else 0, printed, "")
 
+    monkeypatch.setattr(packet_filter, "_legacy_tables", lambda tool: ["raw", "mangle"])
     monkeypatch.setattr(packet_filter, "fingerprint", lambda version, table: f"{now} {table}")
     watched = PacketFilter(POOLS[:1], tools)
     assert watched.digest() == EDGE.digest
@@ -260,6 +328,13 @@ def test_a_digest_that_was_read_while_the_tables_changed_is_not_believed_when_th
     monkeypatch.setattr(watched, "_fingerprints", fingerprints)
     now = "ours"
     assert watched.digest() == EDGE.digest
+
+
+def test_a_kernel_that_is_given_one_family_is_never_asked_for_the_other() -> None:
+    tools = Tools("nft")
+    with pytest.raises(Bug):  # these tools read nothing back
+        PacketFilter(POOLS[:1], tools).replace(EDGE)
+    assert {call[0].split("-")[0] for call in tools.calls} == {"iptables"}
 
 
 def test_a_filter_that_does_not_read_back_as_written_is_a_bug() -> None:

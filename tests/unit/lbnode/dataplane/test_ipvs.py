@@ -59,6 +59,22 @@ def test_a_destination_is_added_by_tunnel_with_its_weight() -> None:
     assert encoded(message_of(AddDestination(WEB, ip_address("198.18.0.21"), 7))) == expected
 
 
+def test_a_pod_is_added_by_masquerading_to_its_own_port() -> None:
+    # IP_VS_CONN_F_MASQ is 0; port 8080 is 0x1f90.
+    destination = (
+        attribute(1, bytes([198, 18, 131, 5]) + bytes(12))
+        + attribute(2, b"\x1f\x90")
+        + attribute(3, bytes(4))
+        + attribute(4, struct.pack("=I", 1))
+        + attribute(5, bytes(4))
+        + attribute(6, bytes(4))
+        + attribute(11, struct.pack("=H", 2))
+        + attribute(13, b"\x00")
+    )
+    expected = struct.pack("=BBH", 5, 1, 0) + attribute(1, KEY_OF_WEB) + attribute(2, destination)
+    assert encoded(message_of(AddDestination(WEB, ip_address("198.18.131.5"), 1, 8080))) == expected
+
+
 def test_a_service_of_ipv6_has_a_prefix_length_for_a_netmask() -> None:
     service = (
         attribute(1, struct.pack("=H", 10))

@@ -1,9 +1,10 @@
-"""What every role's pages have beside what the role itself says."""
+"""What a role is started with, and what its pages have beside what the role itself says."""
 
 from __future__ import annotations
 
 import json
 import time
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from lbnode.roles import start
 from lbnode.roles.loop import Loop, SettingsFile
 from tests.unit.lbnode.roles.world import SETTINGS
 
+NETWORKS = (ip_network("203.0.113.0/24"), ip_network("2001:db8:113::/64"))
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> SettingsFile:
@@ -25,7 +28,12 @@ def settings(tmp_path: Path) -> SettingsFile:
 
 def pages(settings: SettingsFile, loop: Loop) -> Pages:
     return start._pages(
-        Metrics("edge", "test"), list, loop, settings, lambda: {"role": "edge"}, lambda: {"services": []}
+        Metrics("edge", "test"),
+        list,
+        loop,
+        lambda: settings.error,
+        lambda: {"role": "edge"},
+        lambda: {"services": []},
     )
 
 
@@ -56,3 +64,13 @@ def test_the_status_stays_equal_while_nothing_happens_and_the_page_for_people_te
     assert before <= page["time_unix_seconds"] <= time.time()
     assert page["services"] == []
     assert served.status() == first
+
+
+@pytest.mark.parametrize(("families", "kept"), [(("ipv4",), NETWORKS[:1]), (("ipv4", "ipv6"), NETWORKS)])
+def test_a_kernel_without_ipv6_is_given_no_ipv6_network(
+    families: tuple[str, ...], kept: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for family in families:
+        (tmp_path / family).mkdir()
+    monkeypatch.setattr(start, "MOUNTED_SYSCTLS", tmp_path)
+    assert start.networks_of_this_kernel(NETWORKS) == kept

@@ -40,6 +40,12 @@ def node(name: str, address: IPAddress, role: str, *, ready: str = "True", drain
     }
 
 
+def also(raw: dict[str, Any], address: IPAddress) -> dict[str, Any]:
+    """The Node with a second internal address."""
+    raw["status"]["addresses"].append({"type": "InternalIP", "address": str(address)})
+    return raw
+
+
 def service(name: str = "web", vip: IPAddress | None = VIP, **metadata: Any) -> dict[str, Any]:
     return {
         "kind": "Service",

@@ -264,9 +264,35 @@ def test_a_vip_of_a_family_that_the_node_lacks_is_refused_by_name() -> None:
         render(RACK, (POOL, POOL6), "edge1", (NODE_ADDRESS,), routes("2001:db8:113::5"))
 
 
-def test_a_peer_of_a_family_that_the_node_lacks_is_refused_by_name() -> None:
+def test_a_peer_of_a_family_that_the_node_lacks_is_left_out() -> None:
+    only_v4 = BOTH_FAMILIES.model_copy(update={"peers": BOTH_FAMILIES.peers[:1]})
+    assert render(BOTH_FAMILIES, (POOL,), "edge1", (NODE_ADDRESS,), {}) == render(
+        only_v4, (POOL,), "edge1", (NODE_ADDRESS,), {}
+    )
+
+
+def test_a_node_that_can_speak_to_none_of_its_peers_is_refused_by_name() -> None:
+    only_v6 = BOTH_FAMILIES.model_copy(update={"peers": BOTH_FAMILIES.peers[1:]})
     with pytest.raises(ConfigError, match="peer v6 = 2001:db8::2: node edge1 has no IPv6 address"):
-        render(BOTH_FAMILIES, (POOL,), "edge1", (NODE_ADDRESS,), {})
+        render(only_v6, (POOL,), "edge1", (NODE_ADDRESS,), {})
+
+
+def test_each_of_two_sessions_with_a_router_carries_the_family_that_it_is_for() -> None:
+    """The golden file is of one session that carries both; here each loses one channel and nothing else."""
+    one, two = BOTH_FAMILIES.peers
+    split = BOTH_FAMILIES.model_copy(
+        update={
+            "peers": (
+                one.model_copy(update={"address_families": ("IPv4",)}),
+                two.model_copy(update={"address_families": ("IPv6",)}),
+            )
+        }
+    )
+    announced = routes(*CASES["both_families.conf"][2])
+    text = render(split, (POOL, POOL6), "edge1", (NODE_ADDRESS, NODE_ADDRESS6), announced)
+    sessions = {block.split()[0]: block for block in text.split("protocol bgp ")[1:]}
+    assert ("  ipv4 {" in sessions["peer_route_server"], "  ipv6 {" in sessions["peer_route_server"]) == (True, False)
+    assert ("  ipv4 {" in sessions["peer_v6"], "  ipv6 {" in sessions["peer_v6"]) == (False, True)
 
 
 def test_one_line_end_after_a_key_is_not_part_of_it() -> None:

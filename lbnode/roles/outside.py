@@ -1,0 +1,159 @@
+"""What a node's role is told from outside: by Kubernetes, or by a standalone file. The roles themselves know no difference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lbnode import kube
+from lbnode.errors import ConfigError
+from lbnode.model import IPAddress
+from lbnode.objects import Snapshot
+from lbnode.roles.cluster_view import Source
+from lbnode.roles.loop import SettingsFile, WatchedFile
+from lbnode.settings import AgentSettings
+from lbnode.standalone import Standalone, parse
+
+NAMESPACE = "samegate-system"
+
+Task = Coroutine[Any, Any, None]
+NodeRole = Literal["edge", "worker"]
+
+
+class Outside(Protocol):
+    """``settings`` and ``copy`` are what is in force now; ``settings_error`` says why a newer file is refused, or is empty."""
+
+    node_name: str
+    node_address: IPAddress
+
+    @property
+    def settings(self) -> AgentSettings: ...
+
+    @property
+    def settings_error(self) -> str: ...
+
+    def copy(self) -> Source: ...
+
+    def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
+        """What keeps all of it current until cancelled."""
+
+    async def is_removed(self) -> bool:
+        """Whether this role is being taken off the node for good, and not merely stopped."""
+
+
+class Cluster:
+    """Kubernetes: settings from the mounted ConfigMap, objects from the API server, the node from the downward API."""
+
+    def __init__(self, settings: SettingsFile) -> None:
+        self.node_name = required("NODE_NAME")
+        self.node_address = ip_address(required("NODE_ADDRESS"))
+        self._settings = settings
+        self._api = kube.client()
+        self._watcher = kube.Watcher(self._api, self._changed)
+        self._woken: Callable[[], None] | None = None
+
+    def _changed(self) -> None:
+        if self._woken is not None:
+            self._woken()
+
+    @property
+    def settings(self) -> AgentSettings:
+        return self._settings.current
+
+    @property
+    def settings_error(self) -> str:
+        return self._settings.error
+
+    def copy(self) -> kube.Copy:
+        return self._watcher.copy
+
+    def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
+        self._woken = woken
+        return [self._watcher.run(), self._settings.follow(settings_changed)]
+
+    async def is_removed(self) -> bool:
+        """Whether this agent's DaemonSet is going. A silent API server means no."""
+        name, namespace = os.environ.get("DAEMONSET_NAME", ""), os.environ.get("POD_NAMESPACE", NAMESPACE)
+        return bool(name) and await kube.daemonset_is_going(self._api, name, namespace) is True
+
+
+@dataclass(frozen=True, slots=True)
+class FileObjects:
+    """A standalone file as :class:`lbnode.roles.cluster_view.Source`."""
+
+    file: Standalone
+    version: int
+    synced: bool = True
+    returned_seconds: float | None = None
+
+    @property
+    def answered(self) -> Mapping[str, float]:
+        """Nobody has to answer."""
+        return {}
+
+    def snapshot(self) -> Snapshot:
+        return self.file.snapshot()
+
+
+class StandaloneNode:
+    """A standalone file, followed. A text that is refused leaves the last good one in force, settings and services alike; so does one in
+    which this node is missing.
+
+    Raises:
+        ConfigError: the file is missing or wrong at the start, or this node is not in it.
+    """
+
+    def __init__(self, path: Path, role: NodeRole, node_name: str) -> None:
+        def read(text: str, where: str) -> Standalone:
+            file = parse(text, where)
+            file.node(node_name, role)
+            return file
+
+        self._file = WatchedFile(path, read)
+        self.node_name = node_name
+        self.node_address = self._file.current.node(node_name, role).addresses[0]
+
+    @property
+    def settings(self) -> AgentSettings:
+        return self._file.current.agent_settings()
+
+    @property
+    def settings_error(self) -> str:
+        return self._file.error
+
+    def copy(self) -> FileObjects:
+        return FileObjects(self._file.current, self._file.version)
+
+    def poll(self) -> bool:
+        """Look at the file once; whether what is in force, or the refusal, changed."""
+        return self._file.poll()
+
+    def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
+        return [self._file.follow(settings_changed)]
+
+    async def is_removed(self) -> bool:
+        """Never: `lbnode clean` takes the state away, on request."""
+        return False
+
+
+def standalone_name(given: str | None) -> str:
+    """The name of this node in the standalone file: as given, or ``NODE_NAME``, or the host name."""
+    return given or os.environ.get("NODE_NAME", "") or os.uname().nodename
+
+
+def required(name: str) -> str:
+    """A variable of the environment.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    value = os.environ.get(name, "")
+    if not value:
+        raise ConfigError(
+            name, "is not in the environment", "Set it from the downward API: spec.nodeName and status.hostIP"
+        )
+    return value
