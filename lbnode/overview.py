@@ -33,7 +33,7 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class VipRow:
-    """One VIP: who announces it, and why the others do not. ``silent`` edge nodes say nothing at all."""
+    """One VIP: who announces it, and why the others do not. ``service`` names all that share it. ``silent`` edge nodes say nothing at all."""
 
     address: IPAddress
     service: str
@@ -146,13 +146,11 @@ def _words(session: SessionRow) -> str:
 
 def vip_rows(snapshot: Snapshot, settings: AgentSettings, reports: Reports) -> tuple[VipRow, ...]:
     """A row for each address of our Services that lies in a pool, and for each that an edge node still announces without one."""
-    owners = {
-        address: str(service.name)
-        for service in snapshot.services.values()
-        if is_ours(service, settings)
-        for address in service.addresses
-        if any(address in network for network in settings.pool_networks)
-    }
+    owners: dict[IPAddress, str] = {}
+    for service in sorted(snapshot.services.values(), key=lambda s: s.name):
+        for address in service.addresses if is_ours(service, settings) else ():
+            if any(address in network for network in settings.pool_networks):
+                owners[address] = f"{owners[address]}, {service.name}" if address in owners else str(service.name)
     left = {a for report in reports.values() for a, v in (report or {}).items() if v.announce} - owners.keys()
     silent = tuple(sorted(node for node, report in reports.items() if report is None))
     return tuple(

@@ -107,21 +107,22 @@ def arguments(source: str, target: str, protocol: str | None = None) -> Asked:
 
 
 def flow_of(view: View, asked: Asked) -> tuple[Flow, ServiceObject]:
-    """The flow and the Service that owns its VIP.
+    """The flow and the Service at its VIP that has its port.
 
     Raises:
         ConfigError: there is no such VIP, or it has no such port.
     """
     vip, port = asked.target
-    service = view.service_of(vip)
-    if service is None:
+    services = view.services_of(vip)
+    if not services:
         raise ConfigError(f"VIP {vip}", "no Service has this address", f"There are: {listed(vips_of(view), 'none')}")
-    offered = [p for p in service.ports if p.port == port and asked.protocol in (None, p.protocol)]
+    offered = [(p, s) for s in services for p in s.ports if p.port == port and asked.protocol in (None, p.protocol)]
     if not offered:
-        known = listed([f"{p.port}/{p.protocol.lower()}" for p in service.ports])
-        raise ConfigError(_joined(vip, port), f"Service {service.name} has no such port", f"It has: {known}")
-    # TCP where both are served: that is what people mean who do not say.
-    chosen = min(offered, key=lambda p: p.protocol)
+        known = listed([f"{p.port}/{p.protocol.lower()}" for s in services for p in s.ports])
+        whose = listed([s.name for s in services])
+        raise ConfigError(_joined(vip, port), f"Service {whose} has no such port", f"It has: {known}")
+    # TCP where both are served: that is what people mean who do not say. Of one port the oldest Service has it.
+    chosen, service = min(offered, key=lambda o: o[0].protocol)
     return Flow(*asked.client, vip, port, chosen.protocol), service
 
 

@@ -16,21 +16,28 @@ from lbnode.objects import ServiceObject, is_ours
 #: An edge node's page does not have the VIP: the reason that the Service's condition gives too (lbnode.conditions).
 NOT_PROGRAMMED = VipLine(announce=False, reason="NotProgrammed", detail="the edge node has not seen the Service yet")
 
+#: The pool's ``nodes`` and ``nodeSelector`` choose other edge nodes (lbnode.translate).
+NOT_CHOSEN = "NodeNotSelected"
+
 
 @dataclass(frozen=True, slots=True)
 class Announcing:
-    """One VIP: its Service where one has it, the edge nodes that announce it, the others with their lines, and those that are silent."""
+    """One VIP: its Services where it has any, the edge nodes that announce it, the others with their lines, and those that are silent."""
 
     vip: IPAddress
-    service: ServiceName | None
+    services: tuple[ServiceName, ...]
     by: tuple[str, ...]
     withheld: tuple[tuple[str, VipLine], ...]
     silent: tuple[str, ...]
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether an edge node that should announce it does not. Those that its pool does not choose should not."""
+        return bool(self.silent) or any(line.reason != NOT_CHOSEN for _, line in self.withheld)
+
 
 def announcing(view: View, vip: IPAddress) -> Announcing:
     """Who announces ``vip``, and why not where not."""
-    owner = view.service_of(vip)
     by: list[str] = []
     withheld: list[tuple[str, VipLine]] = []
     silent: list[str] = []
@@ -46,7 +53,7 @@ def announcing(view: View, vip: IPAddress) -> Announcing:
             withheld.append((edge.node, line.model_copy(update=waiting)))
         else:
             withheld.append((edge.node, line))
-    return Announcing(vip, owner.name if owner is not None else None, tuple(by), tuple(withheld), tuple(silent))
+    return Announcing(vip, tuple(s.name for s in view.services_of(vip)), tuple(by), tuple(withheld), tuple(silent))
 
 
 def vips_of(view: View) -> list[IPAddress]:
@@ -76,18 +83,19 @@ def destinations(view: View) -> dict[IPAddress, dict[str, bool | None]]:
 
 
 def status(view: View) -> Answer:
-    """The answer; its exit code says whether every VIP is announced by every edge node and every Service has its address."""
+    """The answer; its exit code says whether every VIP is announced by every edge node of its pool and every Service has its address."""
     lines = [announcing(view, vip) for vip in vips_of(view)]
     workers = destinations(view)
     without = [s for s in ours(view) if not s.addresses]
     edges = of_role(view.agents, "edge")
-    whole = not without and all(not a.withheld and not a.silent and a.by for a in lines) and bool(edges)
+    whole = not without and all(a.by and not a.is_missed for a in lines) and bool(edges)
     parts = [_vips(lines, workers), *([_without(without)] if without else []), _sessions(edges), _agents(view.agents)]
     data: dict[str, Any] = {
         "vips": [
             {
                 "vip": str(a.vip),
-                "service": str(a.service) if a.service else None,
+                "service": str(a.services[0]) if a.services else None,
+                "sharing": [str(name) for name in a.services[1:]],
                 "announced_by": list(a.by),
                 "withheld": [{"node": n, "reason": v.reason, "detail": v.detail} for n, v in a.withheld],
                 "silent": list(a.silent),
@@ -132,7 +140,7 @@ def _vips(lines: Sequence[Announcing], workers: Mapping[IPAddress, Mapping[str, 
         rows.append(
             row(
                 str(a.vip),
-                str(a.service or "no Service"),
+                listed(a.services, "no Service"),
                 toned(listed(a.by, "nobody"), bool(a.by)),
                 toned(listed(why), None if a.by else False) if why else "-",
                 listed(behind),

@@ -53,19 +53,25 @@ class View:
         """The name of the node with this address, or the address."""
         return self._node_names.get(address, str(address))
 
+    def services_of(self, vip: IPAddress) -> tuple[ServiceObject, ...]:
+        """The Services that have this address, the oldest first."""
+        return self._services.get(vip, ())
+
     def service_of(self, vip: IPAddress) -> ServiceObject | None:
-        """The Service that has this address."""
-        return self._services.get(vip)
+        """The Service that has this address; of several the oldest."""
+        return next(iter(self.services_of(vip)), None)
 
     @cached_property
     def _node_names(self) -> dict[IPAddress, str]:
         return {a: n.name for n in self.snapshot.nodes.values() for a in n.addresses}
 
     @cached_property
-    def _services(self) -> dict[IPAddress, ServiceObject]:
-        # Of two the older one has it (lbnode.translate).
-        younger_first = sorted(self.snapshot.services.values(), key=lambda s: s.seniority, reverse=True)
-        return {a: s for s in younger_first for a in s.addresses}
+    def _services(self) -> dict[IPAddress, tuple[ServiceObject, ...]]:
+        found: dict[IPAddress, tuple[ServiceObject, ...]] = {}
+        for service in sorted(self.snapshot.services.values(), key=lambda s: s.seniority):
+            for address in dict.fromkeys(service.addresses):
+                found[address] = (*found.get(address, ()), service)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

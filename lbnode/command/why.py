@@ -19,7 +19,7 @@ from lbnode.command.view import View
 from lbnode.conditions import ACCEPTED
 from lbnode.errors import ConfigError
 from lbnode.model import IPAddress, ServiceName
-from lbnode.objects import ServiceObject, is_ours
+from lbnode.objects import EXCLUDE_SERVICE_LABEL, ServiceObject, is_ours
 
 
 class State(StrEnum):
@@ -192,6 +192,8 @@ def _cluster(view: View, vip: IPAddress | None, service: ServiceObject | None) -
 def _class(service: ServiceObject, view: View) -> str:
     if service.type != "LoadBalancer":
         return f"its type is {service.type}"
+    if EXCLUDE_SERVICE_LABEL in service.labels:
+        return f"it has the label {EXCLUDE_SERVICE_LABEL}"
     return f"loadBalancerClass is {service.load_balancer_class or 'not set'}, ours is {view.settings.service_class}"
 
 

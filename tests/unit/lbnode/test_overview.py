@@ -8,9 +8,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.overview import Overview, Withheld, edge_rows
+from lbnode.objects import read_snapshot
+from lbnode.overview import Overview, Withheld, edge_rows, vip_rows
 from lbnode.roles.edge import announced_by
+from lbnode.settings import parse
 from tests.unit.lbnode.observe.scene import API, NAMES, WEB, overview, statuses, verdict
+from tests.unit.lbnode.roles.world import SETTINGS, service
 
 SCENE = overview()
 
@@ -36,6 +39,12 @@ def test_a_vip_that_is_announced_without_a_service_is_shown() -> None:
     said = {"edge1": {"vips": {"203.0.113.99": verdict(True, "Announced")}}}
     stray = overview(said=said).vips[-1]
     assert (str(stray.address), stray.service, stray.announced_by) == ("203.0.113.99", "no Service", ("edge1",))
+
+
+def test_a_shared_vip_names_all_its_services() -> None:
+    sharers = read_snapshot([service("web", WEB), service("api", WEB)])
+    (row,) = vip_rows(sharers, parse(SETTINGS), {})
+    assert row.service == "shop/api, shop/web"
 
 
 def test_a_worker_shows_which_edge_nodes_reach_it_and_silent_ones_count_neither_way() -> None:

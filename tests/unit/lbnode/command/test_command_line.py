@@ -72,6 +72,7 @@ def test_a_rack_in_which_all_is_well_says_so_with_code_0(rack: Rack) -> None:
         {
             "vip": VIP,
             "service": "default/web",
+            "sharing": [],
             "announced_by": ["edge1", "edge2"],
             "withheld": [],
             "silent": [],

@@ -40,6 +40,9 @@ REASONS = {
     "NoHealthyWorker": "healthy",
     "NoEndpointsOnWorkers": "healthy",
     "BelowWatermark": "healthy",
+    "ActiveProbesFail": "healthy",
+    "NodeNotSelected": "chosen",
+    "NodeExcluded": "chosen",
 }
 
 
