@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
 
+from lbnode.model import IPAddress
 from tests.conformance.node import inside, sh
 
 
@@ -16,20 +16,24 @@ def at(name: str) -> Iterator[None]:
         yield
 
 
-def build_star(stack: ExitStack, addresses: Mapping[str, IPv4Address]) -> None:
-    """Namespaces ``router`` and one for each address, whose network of /24 has the router at the address before. ``stack`` takes them away."""
+def build_star(stack: ExitStack, addresses: Mapping[str, IPAddress]) -> None:
+    """Namespaces ``router`` and one for each address, whose network (/24, or /64 over IPv6) has the router at the address before. ``stack``
+    takes them away.
+    """
     for name in ("router", *addresses):
         sh(f"ip netns add {name}")
         stack.callback(sh, f"ip netns del {name}")
         sh(f"ip -n {name} link set lo up")
         with at(name):
             sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0")
+            sh("sysctl -qw net.ipv6.conf.default.accept_dad=0")
     with at("router"):
-        sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0")
+        sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv6.conf.all.forwarding=1")
     for name, address in addresses.items():
+        length, nodad = (24, "") if address.version == 4 else (64, "nodad")
         sh(f"ip link add eth0 netns {name} type veth peer name to-{name} netns router")
-        sh(f"ip -n {name} addr add {address}/24 dev eth0")
-        sh(f"ip -n router addr add {address - 1}/24 dev to-{name}")
+        sh(f"ip -n {name} addr add {address}/{length} dev eth0 {nodad}")
+        sh(f"ip -n router addr add {address - 1}/{length} dev to-{name} {nodad}")
         sh(f"ip -n {name} link set eth0 up")
         sh(f"ip -n router link set to-{name} up")
-        sh(f"ip -n {name} route add default via {address - 1}")
+        sh(f"ip -n {name} -{address.version} route add default via {address - 1}")

@@ -30,9 +30,11 @@ from lbnode.model import (
     Protocol,
     RemoveDestination,
     ReplaceFilter,
+    ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
+    TranslationTable,
     VirtualKey,
     VirtualService,
     address_order,
@@ -196,13 +198,17 @@ def test_what_a_former_agent_left_in_a_pool_that_is_gone_is_taken_away(tmp_path:
 
 
 @pytest.mark.parametrize("read_before", [True, False])
-def test_the_filter_of_a_family_whose_last_pool_is_gone_is_taken_away(tmp_path: Path, read_before: bool) -> None:
+def test_filter_and_translation_of_a_family_whose_last_pool_is_gone_are_taken_away(
+    tmp_path: Path, read_before: bool
+) -> None:
     """By the next agent's first pass, or by cleaning."""
     with new_namespace():
         former = KernelEdge(POOLS, record_directory=tmp_path)
-        former.apply([ReplaceFilter(FILTER)])
+        translation = TranslationTable(POOLS, frozenset(f.vip for f in FAMILIES))
+        former.apply([ReplaceFilter(FILTER), ReplaceTranslation(translation)])
         former.close()
-        assert "SAMEGATE" in sh("ip6tables-legacy-save")
+        for table_name in ("raw", "nat", "filter"):
+            assert "SAMEGATE" in sh(f"ip6tables-legacy-save -t {table_name}")
         now = KernelEdge(POOLS[:1], record_directory=tmp_path)
         if read_before:
             now.read()

@@ -12,7 +12,7 @@ import yaml
 
 from lbnode.announce import EdgeFacts, announce
 from lbnode.errors import ConfigError
-from lbnode.model import Destination, Protocol, Verdict, VirtualKey, WorkerHealth
+from lbnode.model import Destination, IPAddress, Protocol, Verdict, VirtualKey, WorkerHealth
 from lbnode.plan import plan_file
 from lbnode.settings import Health
 from lbnode.standalone import parse as parse_standalone
@@ -20,7 +20,7 @@ from lbnode.translate import EdgePlan, retain_announced, translate_edge, transla
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
 from tests.unit.lbnode.standalone_file import text_of, with_value
 
-VIP = ip_address("203.0.113.10")
+VIP, VIP6 = ip_address("203.0.113.10"), ip_address("2001:db8:113::10")
 WEB = VirtualKey(VIP, Protocol.TCP, 80)
 POD1, POD2 = ip_address("198.18.131.5"), ip_address("198.18.132.5")
 NAT = {"samegate.dev/forwarding": "nat"}
@@ -122,6 +122,29 @@ def test_the_vip_is_tracked_and_translated_and_others_are_not() -> None:
     plain = plan(other)
     assert plain.state.translation_digest is None
     assert sysctls.keys().isdisjoint(plain.state.sysctls)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "translated"),
+    [("198.18.0.11,2001:db8::11", {VIP, VIP6}), ("198.18.0.11", {VIP}), ("2001:db8::11", {VIP6})],
+)
+def test_a_family_that_the_edge_node_lacks_is_not_translated(addresses: str, translated: set[IPAddress]) -> None:
+    """A kernel without that family would refuse its sysctl or its rules, and with them the other family."""
+    cluster = snapshot(
+        node("edge1", addresses, role="edge"),
+        *WORKERS,
+        service(annotations=NAT, vip=f"{VIP},{VIP6}", loadBalancerSourceRanges=["192.0.2.0/24", "2001:db8:9::/64"]),
+        both(),
+        endpoint_slice([endpoint("2001:db8:1::5", "worker1")], name="web-6", family="IPv6"),
+    )
+    pools = [{"name": "public", "cidrs": ["203.0.113.0/24", "2001:db8:113::/64"]}]
+    result = translate_edge(cluster, settings(pools=pools), "edge1")
+    assert result.filter.translated == translated
+    assert result.translation is not None and result.translation.vips == translated
+    assert {s.key.address for s in result.state.services} == translated
+    assert {key.address for key, _ in result.filter.limited} == translated
+    forwarding = {"net.ipv4.ip_forward": VIP, "net.ipv6.conf.all.forwarding": VIP6}
+    assert {vip for name, vip in forwarding.items() if name in result.state.sysctls} == translated
 
 
 def test_source_ranges_are_the_edge_nodes_to_enforce() -> None:
