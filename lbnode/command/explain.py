@@ -21,7 +21,7 @@ from lbnode.destinations import counting_as_ready, endpoints_of
 from lbnode.errors import ConfigError
 from lbnode.maglev import DEFAULT_TABLE_INDEX, TABLE_SIZES, choose, table
 from lbnode.model import Destination, IPAddress, Protocol, address_order
-from lbnode.objects import ServiceObject
+from lbnode.objects import ServiceObject, forwarding_of
 
 FIRST_TABLE_INDEX = 8
 _ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -253,12 +253,18 @@ def _because(view: View, service: ServiceLine, chosen: Destination | None, home:
 
 def pods_for(view: View, service: ServiceObject, flow: Flow, worker: IPAddress) -> list[PodLine]:
     """The pods that the worker delivers to: with policy Local its own, else all. Ready ones; without, those whose Node is Unknown, which the
-    worker's own agent delivers to; without those, serving terminating ones."""
+    worker's own agent delivers to; without those, serving terminating ones. With ``nat`` it is the destination itself."""
     port = next((p for p in service.ports if (p.port, p.protocol) == (flow.port, flow.protocol)), None)
     if port is None:
         return []
     slices = [piece for piece in view.snapshot.slices if piece.service == service.name]
     ports, _ = endpoints_of(slices, port, flow.vip.version)
+    if forwarding_of(service, view.settings) == "nat":
+        return [
+            PodLine(view.pod_names.get(worker, "?"), worker, ports[e], e.node_name or "?")
+            for e in ports
+            if e.addresses[0] == worker
+        ]
     node = view.node_of(worker)
     within_reach = [e for e in ports if not service.local or e.node_name == node]
     ready = [e for e in within_reach if e.ready]
@@ -309,6 +315,11 @@ def _worker_lines(
             told = f"worker: the announcing edge nodes do not agree ({listed(sorted(names))}): a flow breaks when the router moves it. See samegate doctor"
             return [Cell(told, Tone.BAD)]
         return [Cell("worker: nobody takes it", Tone.BAD)]
+    rows = tuple(row(p.name, _joined(p.address, p.port), p.node) for p in pods)
+    if forwarding_of(service, view.settings) == "nat":
+        title = "The pod that the edge node sends to by translation (forwarding nat; it sees the edge node's address)"
+        shown = Table(title, ("pod", "address", "node"), rows, "it is in no EndpointSlice any more")
+        return [Cell(f"pod: {worker}", Tone.GOOD), shown]
     node = view.node_of(worker)
     again = "the same for each connection of a client" if service.client_ip_affinity else "at random"
     policy = (
@@ -317,7 +328,6 @@ def _worker_lines(
         else f"Cluster: any, {again}; it does not see the client's address"
     )
     title = f"Pods that kube-proxy on {node} chooses from (externalTrafficPolicy {policy})"
-    rows = tuple(row(p.name, _joined(p.address, p.port), p.node) for p in pods)
     empty = "none is ready there: the packet is dropped"
     return [Cell(f"worker: {node}", Tone.GOOD), Table(title, ("pod", "address", "node"), rows, empty)]
 

@@ -64,7 +64,7 @@ GUARDS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the node has an address of its family", frozenset({"NoNodeAddress"})),
     (
         "a port of it can be served",
-        frozenset({"UnsupportedProtocol", "ProtocolNotInKernel", "SctpWithNat", "OnePacketWithNat"}),
+        frozenset({"UnsupportedProtocol", "DuplicatePort", "ProtocolNotInKernel", "SctpWithNat", "OnePacketWithNat"}),
     ),
     ("ready endpoints on a worker", frozenset({"NoWorker", "NoReadyEndpoints"})),
     ("the kernel reads back as planned", frozenset({"DataPlaneDiffers", "TranslationMissing"})),

@@ -65,6 +65,19 @@ def test_the_annotation_wins_over_the_setting(default: str, annotation: str | No
     assert (result.translation is not None) is nat
 
 
+def test_services_that_share_an_address_are_forwarded_one_way() -> None:
+    key = {"samegate.dev/sharing-key": "front"}
+    ports = [{"name": "p", "port": 81, "protocol": "TCP", "targetPort": 8080}]
+    first = service(annotations=NAT | key)
+    alike = plan(first, service("younger", ports=ports, annotations=NAT | key), both())
+    assert alike.rejections == ()
+    assert {s.key.port for s in alike.state.services} == {80, 81}
+    result = plan(first, service("younger", ports=ports, annotations=key), both())
+    [rejection] = result.rejections
+    assert (str(rejection.service), rejection.reason) == ("default/younger", "SharingForwardingDiffers")
+    assert {s.key.port for s in result.state.services} == {80}
+
+
 @pytest.mark.parametrize("word", ["", "masquerade", "tunnel,nat"])
 def test_an_unknown_word_is_refused_and_other_services_go_on(word: str) -> None:
     bad = service("bad", vip="203.0.113.11", annotations={"samegate.dev/forwarding": word})
