@@ -47,7 +47,7 @@ _MODULES = (
     "ip6table_mangle",
 )
 _REPORTS = pytest.StashKey[dict[str, dict[str, str]]]()
-_BOOT_SECONDS = 900.0
+_BOOT_SECONDS = 1800.0
 
 
 @pytest.fixture(params=FAMILIES, ids=["ipv4", "ipv6"])
