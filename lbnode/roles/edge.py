@@ -42,7 +42,15 @@ SESSIONS_MUST_BE_UP_SECONDS = 30.0
 #: Between two looks at the kernel's counters; shorter than scrapes are apart.
 TRAFFIC_SECONDS = 5.0
 #: Reasons for no announcement that lie in the node itself.
-NODE_REASONS = ("Starting", "AllProbesFail", "DataPlaneDiffers", "FilterMissing", "SysctlDiffers", "NodeUnknown")
+NODE_REASONS = (
+    "Starting",
+    "AllProbesFail",
+    "DataPlaneDiffers",
+    "FilterMissing",
+    "TranslationMissing",
+    "SysctlDiffers",
+    "NodeUnknown",
+)
 
 log = structlog.get_logger()
 
