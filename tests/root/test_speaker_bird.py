@@ -17,6 +17,7 @@ import pytest
 
 from lbnode.errors import Retry
 from lbnode.model import RouteAttributes
+from lbnode.pools import Pool
 from lbnode.routes import routes_of
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Speaker
@@ -97,7 +98,8 @@ def test_a_vip_reaches_the_router_with_its_communities_and_leaves_it_within_a_se
     wait_until(lambda: made.router_fib() == frozenset(), 1, "the route goes")
 
 
-POOL6, NODE_ADDRESS6, VIP6 = ip_network("2001:db8:113::/64"), ip_address("2001:db8::11"), ip_address("2001:db8:113::5")
+NODE_ADDRESS6, VIP6 = ip_address("2001:db8::11"), ip_address("2001:db8:113::5")
+BOTH = {**routes(1), ip_network(VIP6): RouteAttributes()}
 ACTIVATE6 = "address-family ipv6 unicast\n  neighbor EDGE activate\n exit-address-family"
 SECOND_SESSION = """\
  neighbor SIX peer-group
@@ -112,7 +114,8 @@ SECOND_SESSION = """\
 
 def dual_stack_bird(made: Rig, settings: Bgp) -> Bird:
     addresses = (NODE_ADDRESS, NODE_ADDRESS6)
-    return Bird(settings, (*POOLS, POOL6), NODE, addresses, made.directory, made.key_directory)
+    pool = Pool.model_validate({"name": "six", "cidrs": ["2001:db8:113::/64"]})
+    return Bird(settings, (*POOLS, pool), NODE, addresses, made.directory, made.key_directory)
 
 
 def test_one_session_carries_both_families_each_with_a_next_hop_of_its_own(made: Rig) -> None:
@@ -121,14 +124,14 @@ def test_one_session_carries_both_families_each_with_a_next_hop_of_its_own(made:
     speaker = dual_stack_bird(made, BGP)
     set_once_running(speaker)
     read_until_established(speaker, ["tor-1"])
-    asyncio.run(speaker.set(vips(1) | {VIP6}))
+    asyncio.run(speaker.set(BOTH))
     wait_until(lambda: made.router_fib(6) == {str(VIP6)}, 1, "the IPv6 route appears")
     assert made.router_next_hops(4) == {"203.0.113.1": "198.18.0.11"}
     (path,) = made.vtysh_json(f"show bgp ipv6 unicast {VIP6}/128 json")["paths"]
     # BIRD adds the link-local address on a shared link (RFC 2545 section 3), and FRR forwards to that one unless told otherwise.
     assert {hop["ip"] for hop in path["nexthops"]} == {"2001:db8::11", "fe80::11"}
     assert asyncio.run(speaker.read()).announced == vips(1) | {VIP6}
-    asyncio.run(speaker.set(vips(1)))
+    asyncio.run(speaker.set(routes(1)))
     wait_until(lambda: made.router_fib(6) == frozenset(), 1, "the IPv6 route goes")
     assert made.router_fib(4) == {"203.0.113.1"}
 
@@ -143,7 +146,7 @@ def test_two_sessions_carry_a_family_each_and_each_has_its_own_bfd(made: Rig) ->
     speaker = dual_stack_bird(made, BGP.model_copy(update={"peers": (first, second)}))
     set_once_running(speaker)
     read_until_established(speaker, ["tor-1", "tor-1-six"])
-    asyncio.run(speaker.set(vips(1) | {VIP6}))
+    asyncio.run(speaker.set(BOTH))
     wait_until(lambda: made.router_fib(6) == {str(VIP6)} and made.router_fib(4) == {"203.0.113.1"}, 1, "both appear")
 
     def shown() -> dict[str, tuple[int, str]]:
@@ -160,7 +163,7 @@ def test_a_router_that_knows_no_ipv6_still_gets_the_ipv4_routes(made: Rig) -> No
     speaker = dual_stack_bird(made, BGP)
     set_once_running(speaker)
     read_until_established(speaker, ["tor-1"])
-    asyncio.run(speaker.set(vips(1) | {VIP6}))
+    asyncio.run(speaker.set(BOTH))
     wait_until(lambda: made.router_fib(4) == {"203.0.113.1"}, 1, "the IPv4 route appears")
     assert made.router_fib(6) == frozenset()
 
