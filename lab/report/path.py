@@ -209,13 +209,13 @@ def kube_proxy_forgot(bench: Bench, target: Target) -> Iterator[None]:
 
 
 def measure_loops(bench: Bench) -> Mapping[str, Measured]:
-    """A VIP that only the router knows, and one that the edge nodes know but kube-proxy does not. Control: without our guards."""
+    """A VIP that only the router knows, and one that the edge nodes know but the workers do not. Control: without our guards."""
     target = bench.target(ECHO)
     with vip_routed_by_hand(UNUSED_VIP, STAYER):
         router_only = _crossings(bench, UNUSED_VIP, target.port)
         with own_rules_gone(bench, (STAYER,), "DROP|blackhole|REJECT"):
             unguarded = _crossings(bench, UNUSED_VIP, target.port)
-    with kube_proxy_forgot(bench, target):
+    with kube_proxy_forgot(bench, target), own_rules_gone(bench, topology.WORKERS, "DNAT"):
         edge_only = _crossings(bench, target.vip, target.port)
     value = max(router_only, edge_only) if min(router_only, edge_only) > 0 else 0
     samples = {"router_only": router_only, "edge_only": edge_only, "control": unguarded}
