@@ -593,7 +593,7 @@ def test_after_a_link_has_flapped_twenty_times_the_routes_are_right_within_ten_s
             subprocess.run(["ip", "-n", namespace, "link", "set", "v0", state], check=True)
             time.sleep(seconds)
             seen_without |= not made.router_fib()
-    asyncio.run(speaker.set(vips(2, 3)))
+    asyncio.run(speaker.set(routes(2, 3)))
     wait_until(lambda: made.router_fib() == {"203.0.113.2", "203.0.113.3"}, 10, "the routes are right")
     assert seen_without, "the flaps took no route away: this shows nothing"
 
