@@ -80,7 +80,7 @@ def render(table: PacketTable) -> dict[tuple[int, str], TableText]:
         by_table: dict[str, Rules]
         match table:
             case DeliveryTable():
-                by_table = dict(zip(DELIVERY_TABLES, (_delivery(table, version),), strict=True))
+                by_table = dict.fromkeys(DELIVERY_TABLES, _delivery(table, version))
             case EdgeFilter():
                 by_table = dict(zip(TABLES, _edge(table, version, pools), strict=True))
             case WorkerFilter():
