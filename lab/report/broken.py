@@ -74,6 +74,11 @@ def _ipvs_has(vip: str) -> str:
     return f"ipvsadm -Ln | grep -A1 -F '{vip}:' | grep -q Tunnel"
 
 
+def _wait_repaired(bench: Bench, vip: str) -> None:
+    whole = _ipvs_has(vip)
+    wait_until("IPVS is repaired", lambda: bench.machine(LEAVER.name).run(whole, check=False).returncode == 0, 15)
+
+
 def _tunnels_are(devices: str) -> str:
     return f"""[ "$({_TUNNELS} | tr '\\n' ' ')" = '{devices}' ]"""
 
@@ -107,7 +112,7 @@ def measure_dataplane_broken(bench: Bench) -> Mapping[str, Measured]:
     samples["connections"] = connection_summary(attempts)
     with bench.paused_agents(LEAVER.name):
         unrepaired = timed_repair(bench, LEAVER, "ipvsadm -C", whole, limit_seconds=3)
-    wait_until("IPVS is repaired", lambda: bench.machine(LEAVER.name).run(whole, check=False).returncode == 0, 15)
+    _wait_repaired(bench, target.vip)
     control = Control("IPVS cleared while the agent is paused: seconds to repair", unrepaired, unrepaired is None)
     value = None if None in seconds else max(seconds)
     return {"dataplane_broken.withdrawn_s": Measured(value, samples, control)}
@@ -217,8 +222,7 @@ def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
     with bench.paused_agents(LEAVER.name):
         bench.machine(LEAVER.name).run("ipvsadm -C")
         failed = sum(1 for attempt in bench.connect(target, 100) if not attempt.ok)
-    whole = _ipvs_has(target.vip)
-    wait_until("IPVS is repaired", lambda: bench.machine(LEAVER.name).run(whole, check=False).returncode == 0, 15)
+    _wait_repaired(bench, target.vip)
     control = Control("no agent and no IPVS table: of 100 new connections failed", failed, failed > 0)
     return {"agent_killed": Measured(value, samples, control)}
 

@@ -88,7 +88,7 @@ def render(table: PacketTable) -> dict[tuple[int, str], TableText]:
         by_table: dict[str, Rules]
         match table:
             case DeliveryTable():
-                by_table = dict(zip(DELIVERY_TABLES, (_delivery(table, version),), strict=True))
+                by_table = dict.fromkeys(DELIVERY_TABLES, _delivery(table, version))
             case TranslationTable():
                 by_table = dict(zip(TRANSLATION_TABLES, _translation(table, version), strict=True))
             case EdgeFilter():
