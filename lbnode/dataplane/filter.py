@@ -337,7 +337,7 @@ class PacketFilter:
     def _fingerprints(self) -> tuple[str | None, ...]:
         if self._backend != "legacy" or not all(self._is_there(v, t) for v in self._families for t in self._tables):
             return (None,)
-        return tuple(fingerprint(version, table) for version in self._families for table in self._tables)
+        return tuple(fingerprint(v, t, _CHAIN_PREFIX) for v in self._families for t in self._tables)
 
     def _read_digest(self) -> str | None:
         digests: set[str | None] = set()

@@ -1,8 +1,9 @@
-"""A fingerprint of a legacy xtables table without starting a program: cheap enough for every read.
+"""A fingerprint of our share of a legacy xtables table without starting a program: cheap enough for every read.
 
 The agent looks at its packet filter at least once a second; ``iptables-save`` costs tens of milliseconds of a slow processor each time.
-The same bytes that it prints come from two socket options (``linux/netfilter_ipv4/ip_tables.h``, ``linux/netfilter_ipv6/ip6_tables.h``);
-without counters they change only when a rule changes.
+The same bytes that it prints come from two socket options (``linux/netfilter_ipv4/ip_tables.h``, ``linux/netfilter_ipv6/ip6_tables.h``).
+Of these only our chains, the built-in chains and the jumps to ours count: kube-proxy writes its own chains of ``nat`` and ``filter`` anew
+with every change of an endpoint.
 """
 
 from __future__ import annotations
@@ -11,47 +12,113 @@ import ctypes
 import hashlib
 import socket
 import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; the same for IPv6
 _NAME_BYTES = 32  # XT_TABLE_MAXNAMELEN
-_INFO = struct.Struct(
-    "=32sI5I5III"
-)  # struct ipt_getinfo; the last two are the number of entries and their size in bytes
+#: struct ipt_getinfo: name, valid hooks, where each hook's chain begins and where its policy is, number of entries and their size in bytes.
+_INFO = struct.Struct("=32sI5I5III")
+_HOOKS = 5  # NF_INET_NUMHOOKS
 _ENTRIES_HEADER_BYTES = 40  # struct ipt_get_entries: name and size, aligned to 8
 _COUNTERS_BYTES = 16  # struct xt_counters
 _MARK_BYTES = 4  # comefrom: the kernel's own scratch space
-#: By IP version: address family, option level, and offsets of next_offset, comefrom and counters in an entry.
-_LAYOUT = {4: (socket.AF_INET, socket.IPPROTO_IP, 90, 92, 96), 6: (socket.AF_INET6, socket.IPPROTO_IPV6, 142, 144, 152)}
+#: struct xt_entry_target: size, name, revision; a verdict or the name of a chain follows (``linux/netfilter/x_tables.h``).
+_TARGET = struct.Struct("=H29sB")
+_VERDICT = struct.Struct("=i")
+_CHAIN_NAME_BYTES = 30  # XT_FUNCTION_MAXNAMELEN
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the fields of an entry are, in bytes (``struct ipt_entry``, ``struct ip6t_entry``)."""
+
+    family: int
+    level: int
+    target_offset: int
+    next_offset: int
+    mark: int
+    counters: int
+
+
+#: By IP version.
+LAYOUTS: Mapping[int, Layout] = {
+    4: Layout(socket.AF_INET, socket.IPPROTO_IP, 88, 90, 92, 96),
+    6: Layout(socket.AF_INET6, socket.IPPROTO_IPV6, 140, 142, 144, 152),
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def fingerprint(version: int, table: str) -> str | None:
-    """A hash of all rules of ``table``; ``None`` when the kernel does not tell (no such table, no privilege, changed meanwhile)."""
-    family, level, *offsets = _LAYOUT[version]
+def fingerprint(version: int, table: str, prefix: str) -> str | None:
+    """A hash of what concerns the chains of ``table`` whose names begin with ``prefix``, as :func:`share` picks it.
+
+    ``None`` when the kernel does not tell (no such table, no privilege, changed meanwhile).
+    """
+    layout = LAYOUTS[version]
     name = table.encode().ljust(_NAME_BYTES, b"\0")
-    with socket.socket(family, socket.SOCK_DGRAM) as link:
-        information = _ask(link, level, _GET_INFO, name, _INFO.size)
+    with socket.socket(layout.family, socket.SOCK_DGRAM) as link:
+        information = _ask(link, layout.level, _GET_INFO, name, _INFO.size)
         if information is None:
             return None
-        size = int(_INFO.unpack(information)[-1])
-        entries = _ask(link, level, _GET_ENTRIES, name + struct.pack("=I", size), _ENTRIES_HEADER_BYTES + size)
+        _, hooks, *places, _, size = _INFO.unpack(information)
+        entries = _ask(link, layout.level, _GET_ENTRIES, name + struct.pack("=I", size), _ENTRIES_HEADER_BYTES + size)
     if entries is None:
         return None
-    return hashlib.sha256(without_counters(entries[_ENTRIES_HEADER_BYTES:], *offsets)).hexdigest()
+    chains = [(places[h], places[_HOOKS + h]) for h in range(_HOOKS) if hooks >> h & 1]
+    digest = hashlib.sha256()
+    for part in share(entries[_ENTRIES_HEADER_BYTES:], layout, chains, prefix):
+        digest.update(len(part).to_bytes(4) + part)
+    return digest.hexdigest()
 
 
-def without_counters(entries: bytes, next_offset: int, mark: int, counters: int) -> bytes:
-    """The entries with counters and the kernel's marks set to 0. The offsets are those within an entry."""
-    cleared = bytearray(entries)
+def share(entries: bytes, layout: Layout, chains: list[tuple[int, int]], prefix: str) -> Iterator[bytes]:
+    """The entries of the built-in ``chains`` (first and last offset of each), of the chains named ``prefix``..., and those that jump to these.
+
+    Counters and the kernel's marks are 0, and a jump carries the name of its chain instead of an offset, which moves with other chains.
+    """
+    found = list(_walk(entries, layout))
+    names = {end: name for _, end, name, _ in found if name is not None}
+    ours = prefix.encode()
+    chain = b""
+    for start, end, name, verdict in found:
+        if name is not None:
+            chain = name
+        built_in = any(first <= start <= last for first, last in chains)
+        goes_on = verdict is not None and verdict >= 0  # to a chain, or to the next rule
+        goal = names.get(verdict, b"") if verdict is not None else b""
+        if not (built_in or chain.startswith(ours) or goal.startswith(ours)):
+            continue
+        entry = _without_counters(entries[start:end], layout)
+        if goes_on:
+            at = struct.unpack_from("=H", entry, layout.target_offset)[0] + _TARGET.size
+            entry = entry[:at] + goal + entry[at + _VERDICT.size :]
+        yield entry
+
+
+def _walk(entries: bytes, layout: Layout) -> Iterator[tuple[int, int, bytes | None, int | None]]:
+    """Of each entry where it starts and ends, the name of the chain that it opens, and its verdict, which is an offset if it is a jump."""
     start = 0
-    while start + counters + _COUNTERS_BYTES <= len(entries):
-        cleared[start + counters : start + counters + _COUNTERS_BYTES] = bytes(_COUNTERS_BYTES)
-        cleared[start + mark : start + mark + _MARK_BYTES] = bytes(_MARK_BYTES)
-        length = int(struct.unpack_from("=H", entries, start + next_offset)[0])
+    while start + layout.counters + _COUNTERS_BYTES <= len(entries):
+        target, length = struct.unpack_from("=HH", entries, start + layout.target_offset)
         if length == 0:
-            break
+            return
+        _, name, _ = _TARGET.unpack_from(entries, start + target)
+        data = start + target + _TARGET.size
+        match name.split(b"\0")[0]:
+            case b"ERROR":
+                yield start, start + length, entries[data : data + _CHAIN_NAME_BYTES].split(b"\0")[0], None
+            case b"":
+                yield start, start + length, None, int(_VERDICT.unpack_from(entries, data)[0])
+            case _:
+                yield start, start + length, None, None
         start += length
+
+
+def _without_counters(entry: bytes, layout: Layout) -> bytes:
+    cleared = bytearray(entry)
+    cleared[layout.counters : layout.counters + _COUNTERS_BYTES] = bytes(_COUNTERS_BYTES)
+    cleared[layout.mark : layout.mark + _MARK_BYTES] = bytes(_MARK_BYTES)
     return bytes(cleared)
 
 

@@ -310,7 +310,7 @@ def test_a_digest_that_was_read_while_the_tables_changed_is_not_believed_when_th
         return subprocess.CompletedProcess(command, 3 if "nft" in command[0] else 0, printed, "")
 
     monkeypatch.setattr(packet_filter, "_legacy_tables", lambda tool: ["raw", "mangle"])
-    monkeypatch.setattr(packet_filter, "fingerprint", lambda version, table: f"{now} {table}")
+    monkeypatch.setattr(packet_filter, "fingerprint", lambda version, table, prefix: f"{now} {table}")
     watched = PacketFilter(POOLS[:1], tools)
     assert watched.digest() == EDGE.digest
 
