@@ -186,6 +186,11 @@ class Bench:
         items: list[dict[str, Any]] = self.objects("pods", "-n", namespace, "-l", selector)["items"]
         return items
 
+    def restarts(self) -> int:
+        """How often containers of the cluster were started again, all together."""
+        pods = self.objects("pods", "-A")["items"]
+        return sum(c["restartCount"] for pod in pods for c in pod["status"].get("containerStatuses", []))
+
     @staticmethod
     def drain(node: str) -> None:
         """Ask an edge node to leave, or a worker to get no new connections."""
