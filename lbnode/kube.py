@@ -47,7 +47,7 @@ from lightkube.types import PatchType
 from lbnode.errors import ConfigError, Retry
 from lbnode.lease import LeaseRecord
 from lbnode.model import ServiceName
-from lbnode.objects import Snapshot, read_snapshot
+from lbnode.objects import Snapshot, SnapshotReader
 
 #: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.
 SILENCE_SECONDS = 50.0
@@ -193,6 +193,7 @@ class Copy:
     version: int = 0
     returned_seconds: float | None = None
     answered: dict[str, float] = field(default_factory=dict)
+    _reader: SnapshotReader = field(default_factory=SnapshotReader, repr=False, compare=False)
 
     @property
     def synced(self) -> bool:
@@ -200,7 +201,7 @@ class Copy:
 
     def snapshot(self) -> Snapshot:
         """The objects as values."""
-        return read_snapshot(
+        return self._reader.read(
             (*self.services.values(), *self.slices.values(), *self.nodes.values(), *self.namespaces.values())
         )
 
@@ -271,6 +272,8 @@ class Watcher:
             return
         self._doubted.discard(kind)
         differs = store != objects or kind not in self.copy.listed
+        # What did not change stays the very object that it was: it need not be read again.
+        objects = {name: store[name] if store.get(name) == raw else raw for name, raw in objects.items()}
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)
         self.copy.answered[kind] = time.time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -114,6 +114,17 @@ class VirtualService:
     hash_source_port: bool = True
     one_packet: bool = False
     intact: bool = True
+
+
+def alike(wanted: VirtualService, observed: VirtualService) -> bool:
+    """Whether a service in the kernel needs nothing to be the wanted one. The weight of a drained destination does not count: the kernel shows 0."""
+    return _without_drained_weights(wanted) == _without_drained_weights(observed)
+
+
+def _without_drained_weights(service: VirtualService) -> VirtualService:
+    if not any(d.drained for d in service.destinations):
+        return service
+    return replace(service, destinations=tuple(replace(d, weight=0) if d.drained else d for d in service.destinations))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from lbnode import sharing
 from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
@@ -18,6 +20,7 @@ from lbnode.delivery import delivery_table
 from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
     DeliveryTable,
+    Destination,
     EdgeFilter,
     EdgeState,
     IPAddress,
@@ -26,7 +29,6 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     Rejection,
-    RouteAttributes,
     ServiceName,
     TranslationTable,
     Tunnel,
@@ -54,6 +56,7 @@ from lbnode.objects import (
     is_ours,
 )
 from lbnode.pools import Pool, pool_of
+from lbnode.remembered import Remembered
 from lbnode.settings import AgentSettings
 
 #: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
@@ -84,6 +87,9 @@ NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the c
 
 #: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
 WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
+
+
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,23 @@ class WorkerPlan:
     warnings: tuple[str, ...] = ()
 
 
+class Memory:
+    """What :func:`translate_edge` worked out last time, for a caller that asks after every change. See :mod:`lbnode.remembered`."""
+
+    def __init__(self) -> None:
+        self.targets: Remembered[tuple[Target, list[Rejection]]] = Remembered()
+        self.fitted: Remembered[tuple[Destination, ...]] = Remembered()
+        self.services: Remembered[VirtualService] = Remembered()
+        self.facts: Remembered[tuple[VipFacts, list[Rejection]]] = Remembered()
+        self.strays: Remembered[list[str]] = Remembered()
+        self.digests: Remembered[str] = Remembered()
+
+    def end_of_round(self) -> None:
+        """Forget what this round had no use for."""
+        for each in (self.targets, self.fitted, self.services, self.facts, self.strays, self.digests):
+            each.end_of_round()
+
+
 def translate_edge(
     snapshot: Snapshot,
     settings: AgentSettings,
@@ -136,12 +159,16 @@ def translate_edge(
     health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
     missing: frozenset[Protocol] = frozenset(),
+    memory: Memory | None = None,
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
 
     ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready. ``missing`` are protocols
-    that this node's kernel does not have.
+    that this node's kernel does not have. With the ``memory`` of the last time the same plan comes sooner.
     """
+    memory = Memory() if memory is None else memory
+    graced_of = _by_name(graced)
+    speaks_against = (_by_name(health.without_endpoints), _by_name(health.failing_probes))
     pools = settings.pool_networks
     workers, warnings = _workers(snapshot, settings)
     node = snapshot.nodes.get(node_name)
@@ -187,7 +214,7 @@ def translate_edge(
             holders[address].append(service)
             targets: list[Target] = []
             for port, protocol in ports:
-                target, refused = destinations_of(
+                asked = (
                     snapshot.nodes,
                     slices[service.name],
                     settings,
@@ -195,34 +222,35 @@ def translate_edge(
                     port,
                     protocol,
                     address.version,
-                    graced,
+                    graced_of.get(service.name, frozenset()),
                     nat,
                 )
+                place = (service.name, address.version, protocol, port.port)
+                target, refused = memory.targets.get(place, asked, partial(destinations_of, *asked))
                 rejections += [r for r in refused if r not in rejections]
                 targets.append(target)
                 if address.version in unserved:
                     continue
                 key = VirtualKey(address, protocol, port.port)
                 # A probe speaks of workers and their tunnels, not of pods.
-                destinations = (
-                    target.destinations if nat else drain_unfit(target.destinations, service.name, protocol, health)
-                )
+                destinations = target.destinations
+                if not nat:
+                    against = tuple(each.get(service.name, frozenset()) for each in speaks_against)
+                    destinations = memory.fitted.get(
+                        place,
+                        (destinations, health.unhealthy, *against),
+                        partial(drain_unfit, destinations, service.name, protocol, health),
+                    )
                 if nat:
                     limited |= {
                         (key, network) for network in service.source_ranges if network.version == address.version
                     }
-                services.append(
-                    VirtualService(
-                        key=key,
-                        destinations=destinations,
-                        hash_source_port=not service.client_ip_affinity,
-                        one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
-                    )
-                )
-            attributes, refused = attributes_of(service, address, pool, settings.bgp)
+                one_packet = protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION))
+                said = (key, destinations, not service.client_ip_affinity, one_packet)
+                services.append(memory.services.get(place, said, partial(VirtualService, *said)))
+            known = (service, address, targets, pool, settings, node, nat, refusal)
+            facts, refused = memory.facts.get((service.name, address), known, partial(_facts, *known))
             rejections += [r for r in refused if r not in rejections]
-            facts = _facts(service, address, targets, attributes, _elsewhere(node, pool))
-            facts = replace(facts, probed=not nat, refused=refusal)
             if address in vips:
                 vips[address] = replace(vips[address], sharing=(*vips[address].sharing, facts))
                 rejections += _attributes_that_differ(service, facts, vips[address])
@@ -234,11 +262,12 @@ def translate_edge(
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
     table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
         sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
-        filter_digest=table.digest,
+        filter_digest=digest,
         vips=here,
         services=tuple(services),
         probe_devices=frozenset(n.version for n in pools) - unserved.keys(),
@@ -251,6 +280,8 @@ def translate_edge(
         ),
         translation_digest=translation.digest if translation is not None else None,
     )
+    strays = _stray_endpoints(snapshot, slices, settings, memory)
+    memory.end_of_round()
     return EdgePlan(
         state=state,
         filter=table,
@@ -261,7 +292,7 @@ def translate_edge(
         blocked=_edge_blocked(node, node_name, settings),
         unserved=unserved,
         rejections=tuple(rejections),
-        warnings=tuple(warnings + _silent_pools(edges, settings) + _stray_endpoints(snapshot, slices, settings)),
+        warnings=tuple(warnings + _silent_pools(edges, settings) + strays),
     )
 
 
@@ -332,8 +363,12 @@ def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[I
     A Service that went away is withdrawn first and leaves the kernel when the routers have moved on. One that was forwarded by ``nat`` is not
     kept: which clients it was open to can no longer be told.
     """
-    natted = {s.key.address for s in observed.services if any(d.nat_port is not None for d in s.destinations)}
-    leaving = (announced & observed.vips) - plan.state.vips - natted
+    leaving = (announced & observed.vips) - plan.state.vips
+    leaving -= {
+        s.key.address
+        for s in observed.services
+        if s.key.address in leaving and any(d.nat_port is not None for d in s.destinations)
+    }
     if not leaving:
         return plan
     kept = [s for s in observed.services if s.key.address in leaving]
@@ -510,27 +545,40 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
+def _by_name(pairs: Iterable[tuple[ServiceName, Other]]) -> dict[ServiceName, frozenset[tuple[ServiceName, Other]]]:
+    """The pairs of each Service."""
+    found: defaultdict[ServiceName, set[tuple[ServiceName, Other]]] = defaultdict(set)
+    for pair in pairs:
+        found[pair[0]].add(pair)
+    return {name: frozenset(each) for name, each in found.items()}
+
+
 def _facts(
     service: ServiceObject,
     address: IPAddress,
-    targets: Iterable[Target],
-    attributes: RouteAttributes,
-    elsewhere: tuple[str, str] | None,
-) -> VipFacts:
-    """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
-    listed = list(targets)
-    workers = {d.address for t in listed for d in t.destinations if not d.drained}
-    return VipFacts(
+    targets: Sequence[Target],
+    pool: Pool,
+    settings: AgentSettings,
+    node: NodeObject | None,
+    nat: bool,
+    refusal: tuple[str, str] | None,
+) -> tuple[VipFacts, list[Rejection]]:
+    """One VIP's facts over all its ports, and what of its attributes is refused: a worker counts when it is active for any port."""
+    attributes, refused = attributes_of(service, address, pool, settings.bgp)
+    facts = VipFacts(
         address=address,
         service=service.name,
-        workers=frozenset(workers),
-        held=frozenset(a for t in listed for a in t.held),
-        endpoints=max((t.endpoints for t in listed), default=0),
-        terminating_only=any(t.terminating_only for t in listed),
+        workers=frozenset(d.address for t in targets for d in t.destinations if not d.drained),
+        held=frozenset(a for t in targets for a in t.held),
+        endpoints=max((t.endpoints for t in targets), default=0),
+        terminating_only=any(t.terminating_only for t in targets),
         deleting=service.deleting,
         attributes=attributes,
-        elsewhere=elsewhere,
+        elsewhere=_elsewhere(node, pool),
+        probed=not nat,
+        refused=refusal,
     )
+    return facts, list(refused)
 
 
 def _unserved(node: NodeObject | None, settings: AgentSettings) -> dict[int, tuple[str, str]]:
@@ -576,22 +624,36 @@ def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettin
 
 
 def _stray_endpoints(
-    snapshot: Snapshot, slices: Mapping[ServiceName, Sequence[EndpointSliceObject]], settings: AgentSettings
+    snapshot: Snapshot,
+    slices: Mapping[ServiceName, Sequence[EndpointSliceObject]],
+    settings: AgentSettings,
+    memory: Memory,
 ) -> list[str]:
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
+    warnings: list[str] = []
+    for name, service in sorted(snapshot.services.items()):
+        known = (service, slices[name], snapshot.nodes, settings)
+        warnings += memory.strays.get(name, known, partial(_strays_of, *known))
+    return warnings
+
+
+def _strays_of(
+    service: ServiceObject,
+    slices: Sequence[EndpointSliceObject],
+    nodes: Mapping[str, NodeObject],
+    settings: AgentSettings,
+) -> list[str]:
+    if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
+        return []
     warnings = []
-    for _, service in sorted(snapshot.services.items()):
-        if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
-            continue
-        nodes = {e.node_name for s in slices[service.name] for e in s.endpoints if e.node_name}
-        for name in sorted(n for n in nodes if n is not None):
-            node = snapshot.nodes.get(name)
-            if node is None or not node.matches(settings.worker_node_selector):
-                what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
-                warnings.append(
-                    f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
-                    f"Keep its pods on workers ({_selector(settings.worker_node_selector)})"
-                )
+    for name in sorted({e.node_name for s in slices for e in s.endpoints if e.node_name}):
+        node = nodes.get(name)
+        if node is None or not node.matches(settings.worker_node_selector):
+            what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
+            warnings.append(
+                f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
+                f"Keep its pods on workers ({_selector(settings.worker_node_selector)})"
+            )
     return warnings
 
 

@@ -129,6 +129,7 @@ class EdgeMetrics(Metrics):
             unit="connections",
         )
         self._probe_children: set[tuple[str, str]] = set()
+        self._told: dict[IPAddress, Verdict] | None = None
 
     def _traffic(self, what: str, by: str, label: str, series: str) -> tuple[_Totals, ...]:
         # Of direct return only one direction comes by, so there is nothing to tell of the other.
@@ -159,6 +160,9 @@ class EdgeMetrics(Metrics):
 
     def verdicts(self, verdicts: Mapping[IPAddress, Verdict]) -> None:
         """The full set of decisions."""
+        if verdicts == self._told:
+            return
+        self._told = dict(verdicts)
         replace(self._announced, {(str(a),): float(v.announce) for a, v in verdicts.items()})
         replace(self._reason, {(str(a), v.reason): 1 for a, v in verdicts.items()})
         replace(self._vips, counted((str(v.announce).lower(), v.reason) for v in verdicts.values()))
