@@ -2,7 +2,7 @@
 PYTHON := python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help tools lab status lab-down test unit lint bench audit lock clean
+.PHONY: help tools lab status lab-down test unit lint audit lock clean
 # A test looks that none is forgotten.
 SHELL_SCRIPTS := .ci/run image/bird-supervisor.sh lab/uml/rootfs/usr/local/sbin/samegate-node
 
@@ -37,9 +37,6 @@ lint: tools ## Check style, security rules, types, import layers, shell scripts 
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports --config pyproject.toml
 	@$(PYTHON) -m tools lock --check
-
-bench: tools ## Measure side by side; figures in .bench/, the readable page in docs/bench/
-	@$(VENV)/python -m bench
 
 audit: tools ## Ask the vulnerability service about every locked Python package; says so where it cannot be reached
 	@$(PYTHON) -m tools audit

@@ -1,4 +1,4 @@
-"""A throw-away machine: a command in a small User-Mode Linux kernel whose root file system is this machine's own, read-only.
+"""Run a command in a small User-Mode Linux machine whose root file system is this machine's own, read-only.
 
 The usual CI kernel has neither IPVS nor IPIP; Debian's ``user-mode-linux`` package has both and needs no KVM. The machine has no
 network device, its ``/tmp``, ``/run`` and ``/var/tmp`` are its own, and only the exchange directory can be written.
@@ -23,7 +23,7 @@ EXCHANGE = Path("/mnt")
 
 _HERE = Path(__file__).resolve().parent
 #: Lets the machine run on processors with a larger register state than it reserves room for.
-_SHIM = _HERE / "uml" / "xstate_shim.c"
+_SHIM = _HERE.parents[1] / "lab" / "uml" / "xstate_shim.c"
 
 _INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1

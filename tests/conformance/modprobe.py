@@ -40,8 +40,8 @@ def main(folder: Path, names: list[str]) -> None:
     loaded = {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
     for wanted in names:
         for name in _names(folder, wanted):
-            itself, before = by_name.get(name.replace("-", "_"), ("", []))
-            for relative in filter(None, (*reversed(before), itself)):
+            path, dependencies = by_name.get(name.replace("-", "_"), ("", []))
+            for relative in (*reversed(dependencies), *([path] if path else [])):
                 if Path(relative).stem.replace("-", "_") not in loaded:
                     _load(folder, relative)
 
