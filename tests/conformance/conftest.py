@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from lab import throwaway
 from lbnode.dataplane.base import EdgeDataPlane, WorkerDataPlane
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
-from tests.conformance import uml
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
 
 INSIDE = "SAMEGATE_IN_MACHINE"
@@ -116,7 +116,7 @@ class StandIn(pytest.Item):
 
     def setup(self) -> None:
         if _REPORTS not in self.config.stash:
-            for tool in (uml.KERNEL, "cc"):
+            for tool in (throwaway.KERNEL, "cc"):
                 if shutil.which(tool) is None:
                     pytest.skip(f"{tool} is not installed (Debian packages user-mode-linux, gcc)")
             wanted = [i.nodeid for i in self.session.items if isinstance(i, StandIn)]
@@ -129,7 +129,7 @@ class StandIn(pytest.Item):
 def _run_inside(nodeids: list[str]) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
-        result = uml.run(
+        result = throwaway.run(
             command,
             Path(exchange),
             modules=_MODULES,
@@ -167,5 +167,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if report.outcome == "skipped" and isinstance(report.longrepr, tuple)
         else report.longreprtext
     )
-    with (uml.EXCHANGE / "reports.jsonl").open("a") as file:
+    with (throwaway.EXCHANGE / "reports.jsonl").open("a") as file:
         file.write(json.dumps({"nodeid": report.nodeid, "outcome": report.outcome, "text": text}) + "\n")
