@@ -1,0 +1,8 @@
+"""Every benchmark there is, in the order of the page."""
+
+from __future__ import annotations
+
+from bench import ipvs_load
+from bench.case import Case
+
+CASES: dict[str, Case] = {case.name: case for case in (ipvs_load.CASE,)}
