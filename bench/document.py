@@ -36,7 +36,8 @@ class BadSamples(ValueError):
 def write(path: Path, measured: Measured) -> None:
     """Keep what was measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(measured), indent=1) + "\n")
+    raw = {name: getattr(measured, name) for name in ("samples", "curves", "notes", "conditions")}
+    path.write_text(json.dumps(raw, indent=1) + "\n")
 
 
 def read(path: Path) -> Measured:
