@@ -104,11 +104,12 @@ def tunnel(vip: str, worker_address: str, behind_us: str) -> None:
 
 
 def dnat(vip: str, worker_address: str, behind_us: str) -> None:
-    """One iptables rule; both directions pass."""
+    """One iptables rule; both directions pass. Connection tracking gets room: by its own choice a machine so small would drop what is new."""
     sh("sysctl -qw net.ipv4.ip_forward=1")
     sh(
         f"iptables-legacy -t nat -A PREROUTING -d {vip} -p tcp --dport {PORT} -j DNAT --to-destination {behind_us}:{PORT}"
     )
+    sh("sysctl -qw net.netfilter.nf_conntrack_buckets=65536 net.netfilter.nf_conntrack_max=262144")
 
 
 def ipvs_nat(vip: str, worker_address: str, behind_us: str) -> None:

@@ -55,5 +55,7 @@ def enter(scratch: Path) -> None:
     netns.run(None, [*mount, "tmpfs", str(scratch)])
     tempfile.tempdir = str(scratch)
     netns.DIRECTORY.mkdir(parents=True, exist_ok=True)
-    netns.run(None, [*mount, "tmpfs", str(netns.DIRECTORY)])
+    # FRR leaves a directory for each process in the latter.
+    for directory in (netns.DIRECTORY, Path("/var/tmp")):  # noqa: S108 - it is ours alone from here on
+        netns.run(None, [*mount, "tmpfs", str(directory)])
     netns.run(None, ["ip", "link", "set", "lo", "up"])
