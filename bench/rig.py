@@ -29,6 +29,8 @@ ROUTER, WORKER = RACK_NETWORK[1], RACK_NETWORK[21]
 _ROOT = Path(__file__).resolve().parent.parent
 _READY_SECONDS = 180.0
 _REQUEST_SECONDS = 30
+_BURST_BYTES, _QUEUE_BYTES = 4000, 400_000
+"""Of a limited port (tc-tbf(8)): room for more packets than a case has in flight."""
 MODULES = (
     "ip_vs",
     "ip_vs_mh",
@@ -88,6 +90,14 @@ class Rig:
         """Let the router spread the VIP's flows over these edge nodes by a hash of addresses and ports."""
         hops = [word for edge in edges for word in ("nexthop", "via", str(edge.address))]
         netns.run(RACK, ["ip", "route", "replace", f"{vip}/32", *hops])
+
+    def limit(self, kbit_per_second: int | None) -> None:
+        """What each edge node's port lets in from the rack; ``None``: as much as there is. Nothing is dropped for it, packets wait."""
+        for edge in self.edges:
+            netns.run(RACK, ["tc", "qdisc", "del", "dev", f"tap{edge.number}", "root"], check=False)
+            if kbit_per_second is not None:
+                rate = f"root tbf rate {kbit_per_second}kbit burst {_BURST_BYTES} limit {_QUEUE_BYTES}"
+                netns.run(RACK, ["tc", "qdisc", "add", "dev", f"tap{edge.number}", *rate.split()])
 
     def ask(self, vip: IPv4Address, path: str, requests: int, at_once: int) -> Answered:
         """Requests to the VIP, each over a connection of its own.
