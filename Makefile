@@ -2,7 +2,7 @@
 PYTHON := python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help tools lab status lab-down test unit lint audit lock clean
+.PHONY: help tools lab status lab-down test unit bench lint audit lock clean
 # A test looks that none is forgotten.
 SHELL_SCRIPTS := .ci/run image/bird-supervisor.sh lab/uml/rootfs/usr/local/sbin/samegate-node
 
@@ -29,6 +29,9 @@ test: tools lint ## Run the linters, then every test; the lab is brought up for 
 
 unit: tools ## Run the tests that need no root, cluster or network
 	@$(VENV)/pytest
+
+bench: tools ## Measure samegate side by side with others, on a quiet machine; writes .bench/ipvs.json and docs/bench
+	@$(VENV)/python -m bench
 
 lint: tools ## Check style, security rules, types, import layers, shell scripts and locks
 	@$(VENV)/ruff check .

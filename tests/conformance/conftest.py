@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
+from lab import throwaway
 from lbnode.dataplane.base import EdgeDataPlane, WorkerDataPlane
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
-from tests.conformance import uml
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
 
 INSIDE = "SAMEGATE_IN_MACHINE"
@@ -129,7 +129,7 @@ class StandIn(pytest.Item):
 
 
 def _lacking() -> str | None:
-    return next((tool for tool in (uml.KERNEL, "cc") if shutil.which(tool) is None), None)
+    return next((tool for tool in (throwaway.KERNEL, "cc") if shutil.which(tool) is None), None)
 
 
 class Machine:
@@ -162,7 +162,7 @@ class Machine:
 def _run_inside(nodeids: list[str], started: Callable[[int], None]) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
-        result = uml.run(
+        result = throwaway.run(
             command,
             Path(exchange),
             modules=_MODULES,
@@ -208,5 +208,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if report.outcome == "skipped" and isinstance(report.longrepr, tuple)
         else report.longreprtext
     )
-    with (uml.EXCHANGE / "reports.jsonl").open("a") as file:
+    with (throwaway.EXCHANGE / "reports.jsonl").open("a") as file:
         file.write(json.dumps({"nodeid": report.nodeid, "outcome": report.outcome, "text": text}) + "\n")
