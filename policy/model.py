@@ -110,7 +110,7 @@ class ResourceRule(Rule):
 
 @dataclass(frozen=True)
 class StackRule(Rule):
-    """A rule about a whole stack. It sees what the engine expects resources to be, which at preview are the inputs with what is known beside them."""
+    """A rule about a whole stack. It sees each resource's inputs, and beside them what else is known of it."""
 
     check: Callable[[Stack, Parameters], Iterator[Finding]]
 

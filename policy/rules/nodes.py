@@ -95,7 +95,8 @@ def edge_nodes_go_one_at_a_time(stack: Stack, parameters: Parameters) -> Iterato
     Machines need a chain of dependencies (without it the engine replaces them together; seen) and deleteBeforeReplace, since the new one takes
     the old one's address. The DaemonSet of edge agents has maxUnavailable 1 and no surge: two agents cannot share a node's ports.
     """
-    edges = [r for r, edge in readable(stack.of(AWS_INSTANCE, GCP_INSTANCE), lambda r: is_edge(r, parameters)) if edge]
+    marked = readable(stack.of(AWS_INSTANCE, GCP_INSTANCE), lambda r: is_edge(r, parameters))
+    edges = sorted((r for r, edge in marked if edge), key=lambda r: r.name)
     waits = {resource.urn: resource.dependencies for resource in stack.resources}
     for number, one in enumerate(edges):
         if not one.delete_before_replace:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from policy_world import BREACHES, UNKNOWN, Breach, World, kept
-from pulumi_policy import PolicyConfigSchema
+from pulumi_policy import PolicyConfigSchema, PolicyCustomTimeouts, PolicyResourceOptions, ResourceValidationArgs
 from pulumi_policy.proxy import UnknownValueError, unknown_checking_proxy
 
 from policy.model import STACK, Resource, ResourceRule, Stack, StackRule
-from policy.pack import config_schema, policy
+from policy.pack import Inputs, config_schema, policy
 from policy.registry import RULES
 
 Found = set[tuple[str, str | None]]
@@ -117,7 +117,7 @@ def test_a_rule_says_what_holds_and_why(rule: ResourceRule | StackRule) -> None:
     what, _, why = (rule.check.__doc__ or "").partition("\n\n")
     assert what.strip().endswith(".")
     assert len(why.split()) >= 10
-    engines = policy(rule)
+    engines = policy(rule, Inputs())
     assert engines.name == rule.name
     assert "\n" not in engines.description
 
@@ -146,3 +146,18 @@ def test_a_pod_of_a_cron_job_is_looked_at_too() -> None:
         "properties": {"spec": {"jobTemplate": {"spec": {"template": pod}}}},
     }
     assert found(world) == {("images-by-digest", "nightly")}
+
+
+def test_a_stack_rule_sees_inputs_where_outputs_are_not_known_and_the_other_way_round() -> None:
+    inputs = Inputs()
+    given = unknown_checking_proxy({"a": "given", "b": UNKNOWN, "c": UNKNOWN, "nested": {"d": UNKNOWN}})
+    args = ResourceValidationArgs(
+        "t", given, "urn", "name", PolicyResourceOptions(False, [], None, [], PolicyCustomTimeouts(0, 0, 0), []), None
+    )
+    inputs.policy().validate(args, lambda message, urn: None)
+    seen = inputs.beside("urn", unknown_checking_proxy({"a": UNKNOWN, "b": "made", "e": "made"}))
+    assert (seen["a"], seen["b"], seen["e"]) == ("given", "made", "made")
+    for read in (lambda: seen["c"], lambda: seen["nested"]["d"]):
+        with pytest.raises(UnknownValueError):
+            read()
+    assert dict(inputs.beside("never seen", unknown_checking_proxy({"a": 1}))) == {"a": 1}
