@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from policy_world import BREACHES, UNKNOWN, World, kept
+from router_stack import router_stack
 
 import tools
+from policy.check import check
 from policy.model import StackRule
 from policy.registry import RULES
-from tests.program.test_engine import Stack, _configure, stack
+from tests.program.test_engine import KEY, Stack, _configure, stack
 
 pytestmark = pytest.mark.root
 __all__ = ["stack"]
@@ -112,10 +114,11 @@ def test_levels_and_parameters_are_the_configurations(previews: Previews, tmp_pa
     configuration = tmp_path / "policy.json"
     settings: dict[str, Any] = {
         "hold-time": {"enforcementLevel": "advisory", "minimumSeconds": 10},
-        "enough-edge-nodes": {"enforcementLevel": "disabled", "minimumNodes": 99},
+        "images-by-digest": "disabled",
     }
     configuration.write_text(json.dumps(settings))
-    status, found = previews.preview(kept(), "--policy-pack-config", str(configuration))
+    world = next(b for b in BREACHES if b.rule == "images-by-digest").world()
+    status, found = previews.preview(world, "--policy-pack-config", str(configuration))
     assert (status, found) == (0, {("hold-time", "advisory", "settings")}), previews.said
 
 
@@ -129,22 +132,29 @@ def test_a_value_that_is_not_known_yet_fails_nothing(previews: Previews) -> None
     assert found <= {("metadata-by-token", "advisory", "edge-a")}
 
 
-@pytest.mark.parametrize("keeps", [True, False], ids=["kept", "broken"])
-def test_the_programs_own_stack_is_checked_at_its_first_preview(keeps: bool, stack: Stack) -> None:
-    agent: dict[str, Any] = {}
-    if not keeps:
-        agent = {"bfd": None}
-    _configure(stack, **_stack_with(agent))
-    done = stack.pulumi("preview", "--stack", "test", "--policy-pack", str(PACK))
-    said = done.stdout + done.stderr
-    assert (done.returncode == 0) is keeps, said
-    assert ("peer tor1 has no BFD" in said) is not keeps, said
-
-
-def _stack_with(peer: dict[str, Any]) -> dict[str, Any]:
-    from router_stack import router_stack
-
+def _stack_with(peer: dict[str, Any], **agent: Any) -> dict[str, Any]:
     values = router_stack("frr")
     values["platform"].pop("kubeconfigFile")
     values["agent"]["bgp"]["peers"][0].update(peer)
-    return {"agent": values["agent"], "platform": values["platform"], "apps": []}
+    return {"agent": values["agent"] | agent, "platform": values["platform"], "apps": []}
+
+
+def test_the_programs_own_first_preview_keeps_every_rule_and_shows_no_secret(stack: Stack) -> None:
+    _configure(stack, **_stack_with({}))
+    outcome = check(stack.pulumi, "test")
+    assert outcome.passed, outcome.preview
+    assert outcome.leaks == ()
+    assert outcome.scanned == ("preview", "events", "plan", "state")
+    # The kubeconfig, the token in it, and the BGP key.
+    assert outcome.secrets == 3
+
+
+def test_a_broken_rule_and_a_secret_in_clear_text_are_found_in_the_programs_own_first_preview(stack: Stack) -> None:
+    # A key where it does not belong is in the ConfigMap, and so in what the engine says and plans.
+    _configure(stack, **_stack_with({"bfd": None}, serviceClass=KEY))
+    outcome = check(stack.pulumi, "test")
+    assert not outcome.passed
+    assert "peer tor1 has no BFD" in outcome.preview
+    assert {leak.what for leak in outcome.leaks} == {"the secret samegate:bgpKeys.tor"}
+    assert "events" in {leak.where for leak in outcome.leaks}
+    assert KEY not in "".join(map(str, outcome.leaks))
