@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from components.routers import frr, model
+from components.routers import frr, ios_words, model
 from lab import netns, processes, topology
 from lab.processes import Daemon, write_text
 from lab.topology import Router
@@ -50,7 +50,7 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
     texts = {
         "zebra": ["log stdout warnings"],
         "bfdd": ["log stdout debugging", "debug bfd peer", *frr.bfd_profile(_BFD)],
-        "bgpd": ["log stdout informational", *frr.prefix_lists(side), *_LISTS, *bgp],
+        "bgpd": ["log stdout informational", *ios_words.prefix_lists(side), *_LISTS, *bgp],
     }
     return {program: "\n".join([f"hostname {router.name}", *lines]) + "\n" for program, lines in texts.items()}
 

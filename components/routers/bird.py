@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 from components.routers.frr import LINUX_HASH
-from components.routers.model import FAMILIES, Router, Session, reference
+from components.routers.model import FAMILIES, Router, Session, md5_key
 
 
 def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
@@ -60,8 +60,8 @@ def _dynamic(
     ]
     if session.ttl_security:
         lines.append("  ttl security on;")
-    if session.password_key is not None:
-        lines.append(f'  password "{keys.get(session.password_key, reference(session.password_key))}";')
+    if (key := md5_key(session, keys)) is not None:
+        lines.append(f'  password "{key}";')
     if session.bfd is not None:
         interval = f"interval {session.bfd.interval_ms} ms"
         lines.append(f"  bfd {{ min rx {interval}; min tx {interval}; multiplier {session.bfd.multiplier}; }};")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.model import FAMILIES, NOTHING, VIPS, Router, Session, reference
+from components.routers.model import FAMILIES, NOTHING, VIPS, Router, Session, md5_key
 
 PEER_FILTER = "SAMEGATE-AS"
 
@@ -62,8 +62,8 @@ def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[st
         lines.append(f"neighbor {group} ebgp-multihop {session.multihop}")
     if session.ttl_security:
         lines.append(f"neighbor {group} ttl maximum-hops 1")
-    if session.password_key is not None:
-        lines.append(f"neighbor {group} password {keys.get(session.password_key, reference(session.password_key))}")
+    if (key := md5_key(session, keys)) is not None:
+        lines.append(f"neighbor {group} password {key}")
     # One number for the session, over all its address families.
     limit = sum(router.maximum_prefixes[version] for version in session.families)
     lines.append(f"neighbor {group} maximum-routes {limit}")

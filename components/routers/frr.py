@@ -8,17 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.model import (
-    BFD_PROFILE,
-    FAMILIES,
-    IMPORT,
-    NOTHING,
-    RESTART_MINUTES,
-    VIPS,
-    Router,
-    Session,
-    reference,
-)
+from components.routers.ios_words import peer_group, prefix_lists
+from components.routers.model import BFD_PROFILE, FAMILIES, IMPORT, NOTHING, RESTART_MINUTES, VIPS, Router, Session
 from lbnode.settings import Bfd
 
 #: Ports are part of the flow hash, so that one client's connections spread (Linux, Documentation/networking/ip-sysctl: 1 is layer 4).
@@ -57,16 +48,6 @@ def bfd_profile(bfd: Bfd) -> list[str]:
     ]
 
 
-def prefix_lists(router: Router) -> list[str]:
-    """What a VIP's route looks like: one list for each IP version."""
-    lines = []
-    for version, suffix in FAMILIES.items():
-        word = "ip" if version == 4 else "ipv6"
-        for number, rule in enumerate(router.accepted_of(version), 1):
-            lines.append(f"{word} prefix-list {VIPS}{suffix} seq {number * 5} permit {rule.network}{rule.span}")
-    return lines
-
-
 def route_maps(router: Router) -> list[str]:
     """The import policies, which let VIPs pass and nothing else, and the export policy, which lets nothing pass."""
     lines = []
@@ -86,23 +67,10 @@ def neighbours(router: Router, keys: Mapping[str, str]) -> list[str]:
 
 
 def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[str]:
-    group = session.group
-    lines = [
-        f" neighbor {group} peer-group",
-        f" neighbor {group} remote-as {router.edge_asn}",
-        f" neighbor {group} description edge nodes, whichever they are",
-    ]
-    if session.bfd is not None:
-        lines.append(f" neighbor {group} bfd profile {BFD_PROFILE}")
-    if session.multihop is not None:
-        lines.append(f" neighbor {group} ebgp-multihop {session.multihop}")
-    if session.ttl_security:
-        lines.append(f" neighbor {group} ttl-security hops 1")
-    if session.password_key is not None:
-        lines.append(f" neighbor {group} password {keys.get(session.password_key, reference(session.password_key))}")
+    own = [f"bfd profile {BFD_PROFILE}"] if session.bfd is not None else []
     if session.graceful_restart:
-        lines.append(f" neighbor {group} graceful-restart-helper")
-    return lines + [f" bgp listen range {network} peer-group {group}" for network in session.networks]
+        own.append("graceful-restart-helper")
+    return peer_group(router, session, keys, own)
 
 
 def family(router: Router, version: int) -> list[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.model import FAMILIES, NOTHING, RESTART_MINUTES, VIPS, Router, Session, reference
+from components.routers.ios_words import peer_group, prefix_lists
+from components.routers.model import FAMILIES, NOTHING, RESTART_MINUTES, VIPS, Router, Session
 
 #: Percent of the limit at which a warning is logged: the command's own default, which it wants written before `restart`.
 WARNING_PERCENT = 75
@@ -15,14 +16,7 @@ WARNING_PERCENT = 75
 
 def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
     """File name and text; ``keys`` are TCP MD5 keys by name, and a reference stands for one that is not there."""
-    lines = []
-    for version in router.families:
-        word = "ip" if version == 4 else "ipv6"
-        for number, rule in enumerate(router.accepted_of(version), 1):
-            lines.append(
-                f"{word} prefix-list {VIPS}{FAMILIES[version]} seq {number * 5} permit {rule.network}{rule.span}"
-            )
-    lines += [f"route-map {NOTHING} deny 10", "!"]
+    lines = [*prefix_lists(router), f"route-map {NOTHING} deny 10", "!"]
     lines += [
         f"{'ip' if version == 4 else 'ipv6'} cef load-sharing algorithm include-ports source destination"
         for version in router.families
@@ -57,18 +51,5 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[str]:
-    group = session.group
-    lines = [
-        f" neighbor {group} peer-group",
-        f" neighbor {group} remote-as {router.edge_asn}",
-        f" neighbor {group} description edge nodes, whichever they are",
-    ]
-    if session.bfd is not None:
-        lines.append(f" neighbor {group} fall-over bfd{' multi-hop' if session.multihop is not None else ''}")
-    if session.multihop is not None:
-        lines.append(f" neighbor {group} ebgp-multihop {session.multihop}")
-    if session.ttl_security:
-        lines.append(f" neighbor {group} ttl-security hops 1")
-    if session.password_key is not None:
-        lines.append(f" neighbor {group} password {keys.get(session.password_key, reference(session.password_key))}")
-    return lines + [f" bgp listen range {network} peer-group {group}" for network in session.networks]
+    how = " multi-hop" if session.multihop is not None else ""
+    return peer_group(router, session, keys, [f"fall-over bfd{how}"] if session.bfd is not None else [])

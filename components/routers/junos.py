@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from components.routers.model import FAMILIES, IMPORT, NOTHING, RESTART_MINUTES, VIPS, Router, Session, reference
+from components.routers.model import FAMILIES, IMPORT, NOTHING, RESTART_MINUTES, VIPS, Router, Session, md5_key
 
 ECMP = "SAMEGATE-ECMP"
 DEFAULT_ECMP_WIDTH = 16
@@ -63,8 +63,8 @@ def _group(router: Router, session: Session, keys: Mapping[str, str]) -> Iterato
     if session.bfd is not None:
         yield f"{base} bfd-liveness-detection minimum-interval {session.bfd.interval_ms}"
         yield f"{base} bfd-liveness-detection multiplier {session.bfd.multiplier}"
-    if session.password_key is not None:
-        yield f'{base} authentication-key "{keys.get(session.password_key, reference(session.password_key))}"'
+    if (key := md5_key(session, keys)) is not None:
+        yield f'{base} authentication-key "{key}"'
     yield f"{base} import {IMPORT}"
     yield f"{base} export {NOTHING}"
     for version in session.families:

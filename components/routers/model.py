@@ -100,6 +100,12 @@ def reference(key: str) -> str:
     return f"${{bgpKeys.{key}}}"
 
 
+def md5_key(session: Session, keys: Mapping[str, str]) -> str | None:
+    """What to write for the session's TCP MD5 key: the key if it is given, else a reference to it; None for a session without one."""
+    name = session.password_key
+    return None if name is None else keys.get(name, reference(name))
+
+
 def accepted(agent: AgentSettings) -> tuple[Accepted, ...]:
     """Exactly what edge nodes may announce: host routes of the pools, and the aggregates that a pool asks for."""
     found: dict[Accepted, None] = {}

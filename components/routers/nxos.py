@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.model import FAMILIES, NOTHING, RESTART_MINUTES, VIPS, Router, Session, reference
+from components.routers.ios_words import prefix_lists
+from components.routers.model import FAMILIES, NOTHING, RESTART_MINUTES, VIPS, Router, Session, md5_key
 
 
 def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
@@ -19,12 +20,7 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
             "feature bfd",
             f"bfd interval {milliseconds} min_rx {milliseconds} multiplier {router.bfd.multiplier}",
         ]
-    for version in router.families:
-        word = "ip" if version == 4 else "ipv6"
-        for number, rule in enumerate(router.accepted_of(version), 1):
-            lines.append(
-                f"{word} prefix-list {VIPS}{FAMILIES[version]} seq {number * 5} permit {rule.network}{rule.span}"
-            )
+    lines += prefix_lists(router)
     lines += [
         f"route-map {NOTHING} deny 10",
         "ip load-sharing address source-destination port source-destination",
@@ -51,8 +47,8 @@ def _neighbour(router: Router, session: Session, keys: Mapping[str, str]) -> lis
         lines.append(f"ebgp-multihop {session.multihop}")
     if session.ttl_security:
         lines.append("ttl-security hops 1")
-    if session.password_key is not None:
-        lines.append(f"password {keys.get(session.password_key, reference(session.password_key))}")
+    if (key := md5_key(session, keys)) is not None:
+        lines.append(f"password {key}")
     for version in session.families:
         lines += [
             f"address-family ipv{version} unicast",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from components.routers.model import BFD_PROFILE, FAMILIES, IMPORT, NOTHING, VIPS, Router, Session, reference
+from components.routers.model import BFD_PROFILE, FAMILIES, IMPORT, NOTHING, VIPS, Router, Session, md5_key
 
 
 def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
@@ -55,8 +55,8 @@ def _group(router: Router, session: Session, keys: Mapping[str, str]) -> Iterato
         yield f"{base} ebgp-multihop {session.multihop}"
     if session.ttl_security:
         yield f"{base} ttl-security hops 1"
-    if session.password_key is not None:
-        yield f"{base} password '{keys.get(session.password_key, reference(session.password_key))}'"
+    if (key := md5_key(session, keys)) is not None:
+        yield f"{base} password '{key}'"
     if session.graceful_restart:
         yield f"{base} graceful-restart restart-helper"
     for version in session.families:
