@@ -57,9 +57,6 @@ def _group(router: Router, session: Session, keys: Mapping[str, str]) -> Iterato
     yield f"{base} multipath"
     if session.multihop is not None:
         yield f"{base} multihop ttl {session.multihop}"
-    if session.ttl_security:
-        # What edge nodes ask for; what comes from them is checked by a firewall filter on lo0 (`ttl-except 255`), which is not ours to write.
-        yield f"{base} ttl 255"
     if session.bfd is not None:
         yield f"{base} bfd-liveness-detection minimum-interval {session.bfd.interval_ms}"
         yield f"{base} bfd-liveness-detection multiplier {session.bfd.multiplier}"

@@ -162,6 +162,12 @@ def _router(router: RouterSettings, agent: AgentSettings) -> Router:
             "router configurations are generated for eBGP, and this is the edge nodes' own AS",
             "Give router and edge nodes different AS numbers, or write this router's configuration yourself",
         )
+    if router.platform == "junos" and any(peer.ttl_security for peer in peers):
+        raise ConfigError(
+            f"{where}: ttlSecurity",
+            "Junos checks TTLs by a firewall filter on lo0, which is not generated, and edge nodes would refuse what it sends without",
+            "Leave ttlSecurity out for this peer, or write this router's configuration yourself",
+        )
     versions = [peer.address.version for peer in peers]
     if len(set(versions)) != len(versions):
         raise ConfigError(

@@ -10,7 +10,7 @@ KEY = "correct-horse-battery-staple"
 
 
 def router_stack(platform: str, **router: Any) -> dict[str, Any]:
-    """Pools of both families, one with aggregates; a session over each family, one with MD5 and TTL security."""
+    """Pools of both families, one with aggregates; a session over each family, one with MD5 and, but for Junos, TTL security."""
     values = raw()
     values["platform"]["routers"] = [{"name": "tor1", "platform": platform, "peers": ["tor1", "tor1-v6"], **router}]
     values["agent"]["pools"] = [
@@ -23,7 +23,7 @@ def router_stack(platform: str, **router: Any) -> dict[str, Any]:
             "address": "198.51.100.2",
             "asn": 65001,
             "passwordKey": "tor",
-            "ttlSecurity": True,
+            "ttlSecurity": platform != "junos",
             "addressFamilies": ["IPv4"],
         },
         {"name": "tor1-v6", "address": "2001:db8:1::2", "asn": 65001, "addressFamilies": ["IPv6"]},

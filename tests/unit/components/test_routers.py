@@ -118,7 +118,6 @@ STATEMENTS = {
         r"group \1 authentication-key \"\$\{bgpKeys\.tor\}\"",
         r"group \1 multipath",
         r"forwarding-options hash-key family inet layer-4",
-        r"group \1 ttl 255",
         r"then load-balance per-packet",
     ),
     "eos": (
@@ -248,6 +247,12 @@ def test_a_router_outside_all_node_networks_needs_to_be_told_where_edge_nodes_ar
     values = _with()
     values["agent"]["network"]["nodeCidrs"] = ["198.18.0.0/24"]
     assert "edgeCidrs" in refused(values)
+
+
+def test_ttl_security_is_refused_where_it_cannot_be_written() -> None:
+    values = router_stack("junos")
+    values["agent"]["bgp"]["peers"][0]["ttlSecurity"] = True
+    assert "Leave ttlSecurity out" in refused(values)
 
 
 def test_fewer_paths_than_edge_nodes_are_refused() -> None:
