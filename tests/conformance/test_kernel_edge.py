@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
@@ -101,17 +101,43 @@ def test_other_peoples_rules_stay_through_everything(kernel_edge: KernelEdge) ->
     assert all_rules() == before
 
 
-def test_rules_of_kube_proxy_start_no_program_and_harm_to_ours_beside_them_is_noticed(kernel_edge: KernelEdge) -> None:
-    started: list[str] = []
+def counting(started: list[str]) -> Callable[[Sequence[str], str], subprocess.CompletedProcess[str]]:
+    """Runs programs, and notes which."""
 
     def run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
         started.append(command[0])
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
+    return run
+
+
+def test_a_filter_that_stands_as_it_was_read_is_replaced_by_one_program_a_family_and_read_back(
+    kernel_edge: KernelEdge,
+) -> None:
+    started: list[str] = []
+    packet_filter = PacketFilter(POOLS, counting(started))
+    packet_filter.replace(FILTER)
+    assert packet_filter.digest() == FILTER.digest
+    started.clear()
+    other = EdgeFilter(POOLS, frozenset({WEB, DNS}))
+    packet_filter.replace(other)
+    assert sorted(started) == [
+        "ip6tables-legacy-restore",
+        *2 * ["ip6tables-legacy-save"],
+        "iptables-legacy-restore",
+        *2 * ["iptables-legacy-save"],
+    ]
+    sh("iptables-legacy -t mangle -D SAMEGATE-INPUT 1")
+    packet_filter.replace(other)
+    assert packet_filter.digest() == other.digest == kernel_edge.read().filter_digest
+
+
+def test_rules_of_kube_proxy_start_no_program_and_harm_to_ours_beside_them_is_noticed(kernel_edge: KernelEdge) -> None:
+    started: list[str] = []
     sh("iptables-legacy -t nat -N KUBE-SERVICES")
     sh("iptables-legacy -t nat -A PREROUTING -j KUBE-SERVICES")
     wanted = TranslationTable(POOLS, frozenset(f.vip for f in FAMILIES))
-    translation = PacketFilter(POOLS, run, TRANSLATION_TABLES)
+    translation = PacketFilter(POOLS, counting(started), TRANSLATION_TABLES)
     translation.replace(wanted)
     assert translation.digest() == wanted.digest
     started.clear()
