@@ -136,7 +136,8 @@ def _stack_with(peer: dict[str, Any], **agent: Any) -> dict[str, Any]:
     values = router_stack("frr")
     values["platform"].pop("kubeconfigFile")
     values["agent"]["bgp"]["peers"][0].update(peer)
-    return {"agent": values["agent"] | agent, "platform": values["platform"], "apps": []}
+    apps = [{"path": "apps/web"}, {"path": "apps/echo"}]
+    return {"agent": values["agent"] | agent, "platform": values["platform"], "apps": apps}
 
 
 def test_the_programs_own_first_preview_keeps_every_rule_and_shows_no_secret(stack: Stack) -> None:
