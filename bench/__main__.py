@@ -6,12 +6,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from bench import conditions, document, page, sandbox
 from bench.cases import CASES
-from bench.document import DOCUMENT, SAMPLES, BadSamples, Measured
+from bench.document import DOCUMENT, SAMPLES, BadSamples, Measured, is_quick
 from bench.figures import NoSamples
 from bench.sandbox import SandboxError
 from bench.schedule import FEWEST_ROUNDS, QUICK_ROUNDS
@@ -87,7 +91,22 @@ def _write_up() -> None:
     DOCUMENT.parent.mkdir(parents=True, exist_ok=True)
     DOCUMENT.write_text(json.dumps(whole, indent=2) + "\n")
     shown = page.write(whole, measured)
+    _show(whole, measured)
     print(f"figures: {DOCUMENT.relative_to(page.ROOT)}; page: {shown.relative_to(page.ROOT)}")
+
+
+def _show(whole: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
+    table = Table(title="samegate, side by side" + (" (QUICK: not a measurement)" if is_quick(measured) else ""))
+    for name in ("key", "min", "median", "max", "ratio", "target", "met"):
+        table.add_column(name)
+    for name in measured:
+        for row in CASES[name].rows:
+            held = whole["cases"][row.key]
+            table.add_row(row.key, *page.cells(row, held), _VERDICTS[held["met"]])
+    Console().print(table)
+
+
+_VERDICTS = {True: "[green]yes[/]", False: "[bold red]no[/]", None: ""}
 
 
 if __name__ == "__main__":

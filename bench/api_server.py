@@ -117,7 +117,8 @@ class Writer:
             base_url=server.url,
             headers=_AUTHORIZED,
             verify=_unchecked(),
-            timeout=30.0,
+            # A server that is slow for a while loses no change.
+            timeout=120.0,
         )
 
     async def close(self) -> None:

@@ -37,10 +37,10 @@ class WatchedEdge(MemoryEdge):
         super().apply(operations)
         at = time.monotonic()
         if self._synced:
+            # What a destination is given on the way to its weight is no state that anybody asked for.
+            last = {(o.key, o.address): o.weight for o in operations if isinstance(o, SetWeight | AddDestination)}
             self._output.writelines(
-                f"{at:.6f} {o.key.address} {o.address} {int(o.weight == 0)}\n"
-                for o in operations
-                if isinstance(o, SetWeight | AddDestination)
+                f"{at:.6f} {key.address} {worker} {int(weight == 0)}\n" for (key, worker), weight in last.items()
             )
         elif len(self.services) == self._services:
             self._synced = True

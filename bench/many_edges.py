@@ -30,6 +30,7 @@ RACK, POOL = IPv4Network("198.18.0.0/24"), IPv4Network("198.19.0.0/22")
 _ROUTER_ADDRESS, _FIRST_EDGE = RACK[1], 101
 _INTERVAL_SECONDS = 0.05
 _SETTLE_SECONDS = 240.0
+_POLL_SECONDS = 0.2
 _ROOT = Path(__file__).resolve().parent.parent
 #: Debian's FRR is built for 256 paths, and listens to 100 neighbours unless it is told otherwise.
 _BGPD = f"""\
@@ -255,7 +256,7 @@ def _until(holds: Callable[[], bool], what: str, seconds: float) -> None:
     while not holds():
         if time.monotonic() > deadline:
             raise NotConverged(f"{what}: not within {seconds:g} s")
-        time.sleep(0.02)
+        time.sleep(_POLL_SECONDS)
 
 
 CASE = Case(

@@ -10,6 +10,7 @@ from bench import plots
 from bench.case import Case
 from bench.cases import CASES
 from bench.document import DIRECTORY, Measured, is_quick
+from bench.figures import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "bench"
@@ -70,16 +71,20 @@ def _table(case: Case, found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "| key | what | min | median | max | ratio | target | met |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in case.rows:
-        held = found[row.key]
-        spread = " | ".join(f"{number(held[name])} {row.unit}".rstrip() for name in ("min", "median", "max"))
-        target = "-" if held["target"] is None else f"{row.direction} {number(held['target'])}"
-        if held["target"] is not None and held["ratio"] is None:
-            target += f" {row.unit}".rstrip()
-        ratio = "-" if held["ratio"] is None else number(held["ratio"])
-        yield f"| `{row.key}` | {row.what} | {spread} | {ratio} | {target} | {_MET[held['met']]} |"
+        told = cells(row, found[row.key])
+        yield f"| `{row.key}` | {row.what} | {' | '.join(told)} | {_MET[found[row.key]['met']]} |"
 
 
 _MET = {True: "yes", False: "**no**", None: "-"}
+
+
+def cells(row: Row, held: Mapping[str, Any]) -> list[str]:
+    """Minimum, median and maximum with their unit, the ratio, and the target, as people read them."""
+    spread = [f"{number(held[name])} {row.unit}".rstrip() for name in ("min", "median", "max")]
+    target = "-" if held["target"] is None else f"{row.direction} {number(held['target'])}"
+    if held["target"] is not None and held["ratio"] is None:
+        target += f" {row.unit}".rstrip()
+    return [*spread, "-" if held["ratio"] is None else number(held["ratio"]), target]
 
 
 def _misses(case: Case, found: Mapping[str, Mapping[str, Any]]) -> list[str]:

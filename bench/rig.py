@@ -27,7 +27,7 @@ CLIENT_NETWORK = IPv4Network("198.18.8.0/24")
 VIPS = IPv4Network("203.0.113.0/24")
 ROUTER, WORKER = RACK_NETWORK[1], RACK_NETWORK[21]
 _ROOT = Path(__file__).resolve().parent.parent
-_READY_SECONDS = 180.0
+_READY_SECONDS = 600.0
 _REQUEST_SECONDS = 30
 _BURST_BYTES, _QUEUE_BYTES = 4000, 400_000
 """Of a limited port (tc-tbf(8)): room for more packets than a case has in flight."""
@@ -151,7 +151,7 @@ def standing(edges: Sequence[EdgeNode], scratch: Path) -> Iterator[Rig]:
         RigError: a machine does not come up, or a VIP does not answer.
     """
     _cable([f"tap{n}" for n in range(len(edges) + 1)])
-    answering = [word for e in edges for word in (f"{e.number}:{e.worker_address}:{e.address}",)]
+    answering = [f"{e.number}:{e.worker_address}:{e.address}" for e in edges]
     vips = sorted({str(e.vip) for e in edges})
     with ExitStack() as stack:
         worker = ["worker", str(WORKER), ",".join(vips), *answering]
