@@ -57,7 +57,8 @@ def stubborn_processes(answer: Path) -> list[str]:
 
 
 def start(modules: dict[str, str], answer: Path, seconds: float) -> tuple[subprocess.Popen[bytes], dict[str, object]]:
-    command = [sys.executable, "-c", _OUTSIDE, str(answer), str(seconds)]
+    # A shell starts what runs in its background with SIGINT ignored, and that is handed on.
+    command = ["env", "--default-signal=INT,TERM", sys.executable, "-c", _OUTSIDE, str(answer), str(seconds)]
     process = subprocess.Popen(command, env=modules, start_new_session=True)
     wait_until(answer.exists, 30, "the sandbox says who it is")
     time.sleep(0.1)
