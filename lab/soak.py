@@ -27,6 +27,7 @@ from lab.report.bench import Bench, NotReached
 from lab.report.route_watch import RouteWatch
 from lab.report.steady import ECHO
 from lab.traffic.client import TrafficFailed
+from lab.traffic.connections import Sample
 
 RESULT = topology.STATE / "soak.json"
 FLOWS = 100
@@ -211,7 +212,7 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
                 attempts = load.stop()
             state = flows.check()
             wrong = wrongly_broken(step.hazard, state.broken_flows, WORKER)
-            failed = [a for a in attempts if not a.ok]
+            failed = connections(attempts)["new_failed"]
             told.append(
                 {
                     **asdict(step),
@@ -219,13 +220,11 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
                     "trouble": trouble,
                     "flows_broken": state.broken,
                     "wrongly_broken": list(wrong),
-                    "new_connections": len(attempts),
-                    "new_failed": len(failed),
-                    "new_failed_by": dict(Counter(str(a.error) for a in failed)),
+                    **connections(attempts),
                 }
             )
             bench.say(
-                f"  {len(wrong)} flows broken that should live, {state.broken - len(wrong)} excused; {len(failed)} of {len(attempts)} new connections failed"
+                f"  {len(wrong)} flows broken that should live, {state.broken - len(wrong)} excused; {failed} of {len(attempts)} new connections failed"
                 + (f"; {trouble}" if trouble else "")
             )
             if trouble:
@@ -237,6 +236,16 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
     finally:
         flows.stop()
     return {"steps": told, "grown": grown(usages), "usage": [asdict(u) for u in usages]}
+
+
+def connections(attempts: Sequence[Sample]) -> dict[str, Any]:
+    """How many new connections were tried and failed, and by what."""
+    failed = [a for a in attempts if not a.ok]
+    return {
+        "new_connections": len(attempts),
+        "new_failed": len(failed),
+        "new_failed_by": dict(Counter(str(a.error) for a in failed)),
+    }
 
 
 def calm(bench: Bench, minutes: float) -> dict[str, Any]:
@@ -262,13 +271,10 @@ def calm(bench: Bench, minutes: float) -> dict[str, Any]:
         attempts = load.stop()
         state = flows.check()
         withdrawals = [asdict(e) for watch in (one, other) for e in watch.withdrawals(began)]
-    failed = [a for a in attempts if not a.ok]
     return {
         "trouble": trouble,
         "flows_broken": state.broken,
-        "new_connections": len(attempts),
-        "new_failed": len(failed),
-        "new_failed_by": dict(Counter(str(a.error) for a in failed)),
+        **connections(attempts),
         "withdrawals": [{**w, "next_hops": sorted(w["next_hops"])} for w in withdrawals],
         "bfd_downs": routers.bfd_down_count() - downs,
         "restarts": bench.restarts() - restarts,

@@ -115,7 +115,7 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health, kernel: _Ker
         if vip.endpoints:
             return Verdict(False, "NoWorker", "its endpoints are on no worker that takes traffic")
         return Verdict(False, "NoReadyEndpoints", "no endpoint is ready on a worker that takes traffic")
-    if (difference := kernel.difference_of(vip.address)) is not None:
+    if (difference := kernel.differences.of(vip.address)) is not None:
         return Verdict(False, "DataPlaneDiffers", difference)
     if not vip.probed:
         if facts.observed is None or facts.observed.translation_digest != facts.desired.translation_digest:
@@ -191,38 +191,34 @@ def _count(fit: frozenset[IPAddress], vip: VipFacts) -> str:
     return f"{len(fit)} of {len(vip.workers)} workers"
 
 
-def difference_of(address: IPAddress, desired: EdgeState, observed: EdgeState) -> str | None:
-    """What of one VIP differs between two states, for people, or ``None``."""
-    return _difference(address, desired, observed, _at(desired, address), _at(observed, address), alike)
+class Differences:
+    """What differs between two states, by VIP; each VIP is compared with its own services alone. ``alike`` as in :func:`lbnode.diff.diff_edge`."""
 
+    def __init__(self, desired: EdgeState, observed: EdgeState, alike: Alike = alike) -> None:
+        self._vips, self._here = desired.vips, observed.vips
+        self._want, self._have = _by_address(desired), _by_address(observed)
+        self._alike = alike
 
-def _at(state: EdgeState, address: IPAddress) -> Services:
-    return {s.key: s for s in state.services if s.key.address == address}
-
-
-def _difference(
-    address: IPAddress, desired: EdgeState, observed: EdgeState, want: Services, have: Services, alike: Alike
-) -> str | None:
-    if address in desired.vips and address not in observed.vips:
-        return f"{address} is not on the loopback device"
-    for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
-        if key not in have:
-            return f"IPVS lacks {key}"
-        if key not in want:
-            return f"IPVS has {key}, which is not wanted"
-        if not alike(want[key], have[key]):
-            return f"IPVS differs at {key}"
-    return None
+    def of(self, address: IPAddress) -> str | None:
+        """What differs of one VIP, for people, or ``None``."""
+        if address in self._vips and address not in self._here:
+            return f"{address} is not on the loopback device"
+        want, have = self._want.get(address, {}), self._have.get(address, {})
+        for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
+            if key not in have:
+                return f"IPVS lacks {key}"
+            if key not in want:
+                return f"IPVS has {key}, which is not wanted"
+            if not self._alike(want[key], have[key]):
+                return f"IPVS differs at {key}"
+        return None
 
 
 class _Kernel:
-    """What concerns every VIP, looked at once: both states' services by address, which workers are probed and decided, of which Services
-    workers say something."""
+    """What concerns every VIP, looked at once: what differs, which workers are probed and decided, of which Services workers say something."""
 
     def __init__(self, facts: EdgeFacts, alike: Alike) -> None:
-        self._desired, self._observed = facts.desired, facts.observed or EdgeState()
-        self._want, self._have = _by_address(self._desired), _by_address(self._observed)
-        self._alike = alike
+        self.differences = Differences(facts.desired, facts.observed or EdgeState(), alike)
         against = (*facts.health.failing_probes, *facts.health.without_endpoints)
         self.spoken_against = {service for service, _ in against}
         self.decided = facts.health.healthy | facts.health.unhealthy
@@ -230,10 +226,6 @@ class _Kernel:
             version: {w.address for w in facts.workers if w.probe_address is not None and w.address.version == version}
             for version in (4, 6)
         }
-
-    def difference_of(self, address: IPAddress) -> str | None:
-        want, have = self._want.get(address, {}), self._have.get(address, {})
-        return _difference(address, self._desired, self._observed, want, have, self._alike)
 
 
 def _by_address(state: EdgeState) -> dict[IPAddress, Services]:
