@@ -46,7 +46,7 @@ class Previews:
         environment.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
         command = [str(tools.locate("pulumi")), *arguments, "--non-interactive", "--color", "never"]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.folder, env=environment, timeout=180, check=False
+            command, capture_output=True, text=True, cwd=self.folder, env=environment, timeout=600, check=False
         )
         self.said = done.stdout + done.stderr
         return done.returncode
