@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Exit codes: 0 measured (targets met or not); 1 a case failed; 2 called wrongly."""
+    """Run the command. Exit codes: 0 measured (targets met or not); 1 a case failed; 2 called wrongly, or nothing to write up; 130 stopped."""
     options = parser().parse_args(arguments)
     unknown = [name for name in options.cases if name not in CASES]
     if unknown:
@@ -49,11 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else FEWEST_ROUNDS)
     if rounds < (1 if options.quick else FEWEST_ROUNDS):
         return _refuse(f"--rounds {rounds}: at least {FEWEST_ROUNDS} rounds make a result; --quick takes fewer")
-    failed = [] if options.page else [n for n in options.cases or CASES if not _measure(n, rounds, options.quick)]
     try:
+        failed = [] if options.page else [n for n in options.cases or CASES if not _measure(n, rounds, options.quick)]
         _write_up()
     except (BadSamples, NoSamples) as error:
         return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("bench: stopped; what was measured before stays, `--page` writes it up", file=sys.stderr)
+        return 130
     return 1 if failed else 0
 
 
@@ -87,6 +90,8 @@ def _write_up() -> None:
         path = SAMPLES / f"{name}.json"
         if path.exists():
             measured[name] = document.read(path)
+    if not measured:
+        raise NoSamples("nothing was ever measured here; name a case, or run all of them")
     whole = document.document({n: c.rows for n, c in CASES.items()}, measured)
     DOCUMENT.parent.mkdir(parents=True, exist_ok=True)
     DOCUMENT.write_text(json.dumps(whole, indent=2) + "\n")

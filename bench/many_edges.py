@@ -30,7 +30,6 @@ RACK, POOL = IPv4Network("198.18.0.0/24"), IPv4Network("198.19.0.0/22")
 _ROUTER_ADDRESS, _FIRST_EDGE = RACK[1], 101
 _INTERVAL_SECONDS = 0.05
 _SETTLE_SECONDS = 240.0
-_POLL_SECONDS = 0.2
 _ROOT = Path(__file__).resolve().parent.parent
 #: Debian's FRR is built for 256 paths, and listens to 100 neighbours unless it is told otherwise.
 _BGPD = f"""\
@@ -228,7 +227,7 @@ def measure(order: Order) -> Measured:
             order.say(f"round {round_number + 1}, {name}: {samples[f'{name}_seconds'][-1]:.2f} s")
 
         # Else the death of a node is seen by BGP's hold time alone.
-        _until(lambda: fabric.bfd_up() == edges, "BFD with all nodes", _SETTLE_SECONDS)
+        _until(lambda: fabric.bfd_up() == edges, "BFD with all nodes", _SETTLE_SECONDS, 0.5)
         leaver = number % edges
         with fabric.watched(leaver) as reading:
             since = time.monotonic()
@@ -251,12 +250,22 @@ def measure(order: Order) -> Measured:
     return Measured(samples, curves, conditions={"edges": edges, "vips": vips, "bfd_ms": routers.BFD_INTERVAL_MS})
 
 
-def _until(holds: Callable[[], bool], what: str, seconds: float) -> None:
+def _until(holds: Callable[[], bool], what: str, seconds: float, pause_seconds: float = 0.01) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
             raise NotConverged(f"{what}: not within {seconds:g} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause_seconds)
+
+
+_HOST_STOOD_STILL = (
+    "BFD gives a node 0.9 s. A host too busy to let a hundred of them speak within that looks to the router like a rack without power, and all VIPs go until "
+    "the sessions are back. See `load` in the conditions; on a quiet machine measure anew."
+)
+
+
+def _lost(key: str, series: str) -> Row:
+    return Row(key, "VIPs without any route meanwhile", "", series, target=0.0, why_missed=_HOST_STOOD_STILL)
 
 
 CASE = Case(
@@ -266,16 +275,17 @@ CASE = Case(
     method=(
         "Each edge node is a network namespace with a BIRD of its own, by the configuration that the agent renders for these VIPs, BFD at 300 ms times 3; "
         "the router is FRR with up to 128 paths. The agents themselves do not run: a hundred of them do not fit two processors, and what is asked is what "
-        "routers and daemons do. The router's kernel is read every 50 ms by netlink: a node has left when no route names it any more; the router is back "
+        "routers and daemons do. The router's kernel is read by netlink again and again, with pauses of 50 ms: a node has left when no route names it any more; the router is back "
         "when every VIP has all next hops. *Dies* is a cable that goes silent, so BFD's 0.9 s are in it; *stops* is a BIRD that is told to end. *Restart* "
         "begins when the router's daemons, killed before, are started with an empty routing table. A VIP is lost while it has no route at all."
     ),
     rows=(
         Row("many-edges-node-dies", "from the cable's silence to the last route without the node", "s", "dies_seconds"),
-        Row("many-edges-node-dies-lost", "VIPs without any route meanwhile", "", "dies_lost", target=0.0),
+        _lost("many-edges-node-dies-lost", "dies_lost"),
         Row("many-edges-node-returns", "from the cable's return to all routes with the node", "s", "returns_seconds"),
+        _lost("many-edges-node-returns-lost", "returns_lost"),
         Row("many-edges-node-stops", "from BIRD's SIGTERM to the last route without the node", "s", "stops_seconds"),
-        Row("many-edges-node-stops-lost", "VIPs without any route meanwhile", "", "stops_lost", target=0.0),
+        _lost("many-edges-node-stops-lost", "stops_lost"),
         Row(
             "many-edges-router-restart",
             "from the start of the router's daemons to all next hops of all VIPs",

@@ -1,7 +1,8 @@
 """Where a case runs: in mount, process and network namespaces of its own, with a memory file system for its files.
 
 Whatever ends the case, be it its own end, Ctrl-C, a crash or SIGKILL, ends the first process in there, and the kernel then takes away every
-process, network device, mount and file of the case: nothing has to be cleaned up by anybody. The names of network namespaces are private too,
+process, network device, mount and file of the case: nothing has to be cleaned up by anybody. What SIGKILL to the outside may leave is the empty
+directory that the file system was mounted on. The names of network namespaces are private too,
 so a lab that runs on the same machine is neither seen nor touched.
 """
 
