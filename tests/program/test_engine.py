@@ -71,12 +71,6 @@ class Stack:
                 return dict(summary["resourceChanges"])
         return {}
 
-    def owners(self) -> set[str]:
-        """Under which names the provider will own the objects' fields."""
-        planned = [json.loads(line).get("resourcePreEvent") for line in (self.folder / "events.json").open()]
-        inputs = [event["metadata"]["new"]["inputs"] for event in planned if event]
-        return {i["__fieldManager"] for i in inputs if "__fieldManager" in i}
-
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
@@ -120,7 +114,6 @@ def test_a_first_preview_works_with_no_cluster_reachable_and_shows_no_secret(sta
     listed = len((ROOT / "tests/golden/components/resources.txt").read_text().splitlines())
     assert stack.planned() == {"create": listed + 1}
     assert "198.51.100.10:6443 does not answer" in said
-    assert stack.owners() == {"samegate"}
     for secret in (KEY, "token-of-the-admin"):
         assert secret not in said
         for path in (p for p in stack.folder.rglob("*") if p.is_file()):
