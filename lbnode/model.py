@@ -187,13 +187,13 @@ class WorkerFilter:
 class Delivery:
     """Where a worker sends new connections to ``key`` that its kube-proxy does not take: its own pods, as address and port.
 
-    ``source_ranges`` limits the clients; empty means everybody. ``one_endpoint`` is for session affinity: all clients get the first one.
+    ``source_ranges`` limits the clients; empty means everybody. ``by_client`` is for session affinity: all connections of a client get one of them.
     """
 
     key: VirtualKey
     endpoints: tuple[tuple[IPAddress, int], ...]
     source_ranges: tuple[IPNetwork, ...] = ()
-    one_endpoint: bool = False
+    by_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,9 +301,10 @@ def translate_worker(
     settings: AgentSettings,
     node_name: str,
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+    failing: frozenset[tuple[ServiceName, IPAddress]] = frozenset(),
 ) -> WorkerPlan:
     """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
-    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`.
+    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`; ``failing`` are pods that fail those probes.
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
@@ -332,7 +333,7 @@ def translate_worker(
     if node is None:
         blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
     delivery, delivered = delivery_table(
-        snapshot.services.values(), snapshot.nodes, _by_service(snapshot), settings, node_name, graced
+        snapshot.services.values(), snapshot.nodes, _by_service(snapshot), settings, node_name, graced, failing
     )
     state = WorkerState(
         filter_digest=table.digest,

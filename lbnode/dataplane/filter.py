@@ -19,7 +19,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 from lbnode.dataplane.xtables import fingerprint
@@ -27,6 +27,7 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     PROBE_DEVICES,
     TUNNEL_DEVICE_PREFIX,
+    Delivery,
     DeliveryTable,
     EdgeFilter,
     IPAddress,
@@ -186,13 +187,36 @@ def _delivery(table: DeliveryTable, version: int) -> Rules:
         rules = _group(chains, dispatch, delivery.key.address)
         anybody = not delivery.source_ranges or any(r.prefixlen == 0 for r in delivery.source_ranges)
         sources = [""] if anybody else [f"-s {r} " for r in delivery.source_ranges]
-        endpoints = delivery.endpoints[:1] if delivery.one_endpoint else delivery.endpoints
+        if delivery.by_client and len(delivery.endpoints) > 1:
+            own = _named(str(delivery.key))
+            chains[own] = _by_client(delivery, version)
+            rules += [f"{source}{_to(delivery.key)} -j {own}" for source in sources]
+            continue
         for source in sources:
-            for position, (address, port) in enumerate(endpoints):
-                place = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
-                chance = _one_in(len(endpoints) - position)
-                rules.append(f"{source}{_to(delivery.key)}{chance} -j DNAT --to-destination {place}")
+            for position, endpoint in enumerate(delivery.endpoints):
+                chance = _one_in(len(delivery.endpoints) - position)
+                rules.append(f"{source}{_to(delivery.key)}{chance} -j DNAT --to-destination {_place(endpoint)}")
     return chains
+
+
+def _place(endpoint: tuple[IPAddress, int]) -> str:
+    address, port = endpoint
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _by_client(delivery: Delivery, version: int) -> list[str]:
+    """A rule for each value of the lowest bits of the client's address, in which clients of one network differ most: as good a hash as a rule can
+    take without a further kernel module. Up to 16 endpoints have at least four values each, so that the largest share is at most a quarter above
+    the smallest; more endpoints have at least one, which keeps the chain short.
+    """
+    count = len(delivery.endpoints)
+    values = 1 << (min(4 * count, max(count, 64)) - 1).bit_length()
+    lowest = IPv4Address if version == 4 else IPv6Address
+    return [
+        f"-s {lowest(value)}/{lowest(values - 1)} -p {delivery.key.protocol.value.lower()}"
+        f" -j DNAT --to-destination {_place(delivery.endpoints[value % count])}"
+        for value in range(values)
+    ]
 
 
 def _one_in(count: int) -> str:

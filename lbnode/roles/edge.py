@@ -175,9 +175,26 @@ class Edge:
     def _peers_reach_a_worker(self) -> dict[int, bool]:
         if self.peers is None:
             return {}
-        answers = [s for node in self.peer_pages() if (s := self.peers.said(node, FRESH_SECONDS)) is not None]
-        reached = {version for answer in answers for version in _families_reached(answer)}
-        return {version: version in reached for version in (4, 6)} if answers else {}
+        found = {}
+        for version in (4, 6):
+            within_seconds = self._peers_count_within_seconds(version)
+            answers = [s for node in self.peer_pages() if (s := self.peers.said(node, within_seconds)) is not None]
+            if answers:
+                found[version] = any(version in _families_reached(answer) for answer in answers)
+        return found
+
+    def _peers_count_within_seconds(self, version: int) -> float:
+        """How old the word of another edge node may be; below 0 none counts yet.
+
+        What everybody loses, each notices in a round of probes of its own: who is first must not take what the others said before they
+        noticed for proof that it is alone.
+        """
+        lost = rise_and_fall.lost_since(self._workers, version)
+        if lost is None:
+            return FRESH_SECONDS
+        settings = self._settings().health
+        noticed = lost + (settings.interval_ms + settings.timeout_ms) / 1000
+        return min(FRESH_SECONDS, self._clock() - noticed)
 
     # The pass.
 

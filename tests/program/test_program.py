@@ -151,6 +151,14 @@ def test_a_bgp_key_stays_a_secret_and_is_in_no_other_resource(run: Run) -> None:
             assert KEY not in json.dumps(args.inputs, default=str), args.name
 
 
+def test_every_object_is_owned_under_one_name_so_that_an_up_after_a_killed_one_meets_no_stranger(run: Run) -> None:
+    """The annotation is the provider's (Managing Resources with Server-Side Apply, in its registry)."""
+    objects = [a for a in run.engine.registered if a.typ.startswith("kubernetes:")]
+    assert len(objects) > 20
+    owners = {a.name: a.inputs["metadata"]["annotations"]["pulumi.com/patchFieldManager"] for a in objects}
+    assert set(owners.values()) == {"samegate"}
+
+
 def test_the_kubeconfig_stays_a_secret(run: Run) -> None:
     request = run.request("kubernetes")
     assert dict(request.object["kubeconfig"]) == {SECRET_MARK: SECRET_VALUE, "value": KUBECONFIG}
