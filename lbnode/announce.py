@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from lbnode.health import watermark
 from lbnode.model import (
@@ -22,6 +23,7 @@ from lbnode.model import (
     address_order,
     alike,
 )
+from lbnode.remembered import Remembered
 from lbnode.settings import Health
 
 Alike = Callable[[VirtualService, VirtualService], bool]
@@ -50,20 +52,44 @@ class EdgeFacts:
     peers_reach_a_worker: Mapping[int, bool] = field(default_factory=dict)
 
 
-def announce(facts: EdgeFacts, settings: Health, alike: Alike = alike) -> dict[IPAddress, Verdict]:
-    """A verdict for every VIP that is wanted or announced now. ``alike`` as in :func:`lbnode.diff.diff_edge`."""
+def announce(
+    facts: EdgeFacts, settings: Health, alike: Alike = alike, memory: Remembered[Verdict] | None = None
+) -> dict[IPAddress, Verdict]:
+    """A verdict for every VIP that is wanted or announced now.
+
+    ``alike`` as in :func:`lbnode.diff.diff_edge`. With the ``memory`` of the last time the same verdicts come sooner.
+    """
+    memory = Remembered() if memory is None else memory
     node = _node_verdict(facts)
     kernel = _Kernel(facts, alike)
+    translated = facts.observed is not None and facts.observed.translation_digest == facts.desired.translation_digest
     verdicts = {}
     for address in sorted(facts.vips.keys() | facts.announced, key=address_order):
         vip = facts.vips.get(address)
         if vip is None:
             verdicts[address] = Verdict(False, "NotWanted", "no Service has this address any more")
             continue
-        # A shared address is on the air while one of its Services can be served.
-        each = [_held(v, address, facts) for v in _service_verdicts(facts, vip, node, settings, kernel)]
-        verdicts[address] = next((v for v in each if v.announce), each[0])
+        family = address.version
+        # Everything that the decision about one VIP takes from the facts.
+        own = (
+            *(vip, node, kernel.differences.of(address), facts.unserved.get(family), translated, facts.observed is None),
+            *(
+                facts.workers,
+                facts.health,
+                facts.peers_reach_a_worker.get(family),
+                address in facts.announced,
+                settings,
+            ),
+        )
+        verdicts[address] = memory.get(address, own, partial(_verdict, facts, vip, node, settings, kernel))
+    memory.end_of_round()
     return verdicts
+
+
+def _verdict(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, settings: Health, kernel: _Kernel) -> Verdict:
+    # A shared address is on the air while one of its Services can be served.
+    each = [_held(v, vip.address, facts) for v in _service_verdicts(facts, vip, node, settings, kernel)]
+    return next((v for v in each if v.announce), each[0])
 
 
 #: Reasons that leave things as they are. An announced VIP stays, another one does not come. Among them is that every kube-proxy reports
@@ -204,6 +230,8 @@ class Differences:
         if address in self._vips and address not in self._here:
             return f"{address} is not on the loopback device"
         want, have = self._want.get(address, {}), self._have.get(address, {})
+        if want.keys() == have.keys() and all(self._alike(service, have[key]) for key, service in want.items()):
+            return None
         for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
             if key not in have:
                 return f"IPVS lacks {key}"

@@ -70,6 +70,10 @@ class VirtualKey:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{self.protocol.value.lower()}://{host}:{self.port}"
 
+    def __hash__(self) -> int:
+        # Of the address as a number: that of the address itself goes by way of its hexadecimal text, and a pass asks for thousands.
+        return hash((int(self.address), self.protocol, self.port))
+
     @property
     def order(self) -> tuple[int, int, str, int]:
         return (*address_order(self.address), self.protocol.value, self.port)

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from lbnode import sharing
 from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
-from lbnode.attributes import asks_for_attributes, attributes_of
+from lbnode.attributes import asks_for_attributes
 from lbnode.delivery import delivery_table
-from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
     DeliveryTable,
-    Destination,
     EdgeFilter,
     EdgeState,
     IPAddress,
@@ -42,21 +39,16 @@ from lbnode.model import (
     address_order,
 )
 from lbnode.objects import (
-    FORWARDING_ANNOTATION,
-    ONE_PACKET_ANNOTATION,
-    SERVICE_PROXY_LABEL,
     SHARING_ANNOTATION,
     EndpointSliceObject,
     NodeObject,
     ServiceObject,
-    ServicePort,
     Snapshot,
     forwarding_of,
-    is_on,
     is_ours,
 )
-from lbnode.pools import Pool, pool_of
 from lbnode.remembered import Remembered
+from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
 
 #: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
@@ -83,7 +75,6 @@ ALL_EDGE_SYSCTLS = (
     *SCTP_SYSCTLS,
     *(name for names in FORWARDING_SYSCTLS.values() for name in names),
 )
-NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
 #: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
 WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
@@ -139,16 +130,15 @@ class Memory:
     """What :func:`translate_edge` worked out last time, for a caller that asks after every change. See :mod:`lbnode.remembered`."""
 
     def __init__(self) -> None:
-        self.targets: Remembered[tuple[Target, list[Rejection]]] = Remembered()
-        self.fitted: Remembered[tuple[Destination, ...]] = Remembered()
-        self.services: Remembered[VirtualService] = Remembered()
-        self.facts: Remembered[tuple[VipFacts, list[Rejection]]] = Remembered()
+        self.workers: Remembered[tuple[tuple[Worker, ...], tuple[str, ...]]] = Remembered()
+        self.surroundings: Remembered[Surroundings] = Remembered()
+        self.served: Remembered[Served] = Remembered()
         self.strays: Remembered[list[str]] = Remembered()
         self.digests: Remembered[str] = Remembered()
 
     def end_of_round(self) -> None:
         """Forget what this round had no use for."""
-        for each in (self.targets, self.fitted, self.services, self.facts, self.strays, self.digests):
+        for each in (self.workers, self.surroundings, self.served, self.strays, self.digests):
             each.end_of_round()
 
 
@@ -167,10 +157,10 @@ def translate_edge(
     that this node's kernel does not have. With the ``memory`` of the last time the same plan comes sooner.
     """
     memory = Memory() if memory is None else memory
-    graced_of = _by_name(graced)
-    speaks_against = (_by_name(health.without_endpoints), _by_name(health.failing_probes))
     pools = settings.pool_networks
-    workers, warnings = _workers(snapshot, settings)
+    seen = (snapshot.nodes, settings)
+    workers, doubts = memory.workers.get("", seen, partial(_workers, *seen))
+    warnings = list(doubts)
     node = snapshot.nodes.get(node_name)
     unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
@@ -182,7 +172,14 @@ def translate_edge(
             f"edge nodes run different kernels ({shown}): their hash tables may differ in size, and flows break when one leaves. Use one build"
         )
 
+    facts = (snapshot.nodes, settings, node, frozenset(unserved), missing, health.unhealthy)
+    around = memory.surroundings.get("", facts, partial(Surroundings, *facts))
     slices = _by_service(snapshot)
+    graced_of, without_of, failing_of = (
+        _by_name(graced),
+        _by_name(health.without_endpoints),
+        _by_name(health.failing_probes),
+    )
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
     holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
@@ -191,71 +188,27 @@ def translate_edge(
     for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
         if not is_ours(service, settings):
             continue
-        forwarding = forwarding_of(service, settings)
-        if (problem := _forwarding_problem(service, forwarding)) is not None:
-            rejections.append(problem)
-            continue
-        nat = forwarding == "nat"
-        if nat:
-            warnings.append(f"{service.name}: {NAT_NOTE}")
-        ports, refused = _ports(service, nat, missing)
-        rejections += refused
-        if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
-            rejections.append(mistake)
-        refusal = (refused[0].reason, refused[0].message) if refused and not ports else None
-        for address in service.addresses:
-            if any(holder.name == service.name for holder in holders[address]):
-                continue
-            pool = pool_of(address, settings.pools)
-            problem = _address_problem(service, address, holders[address], settings)
-            if pool is None or problem is not None:
-                rejections += [problem] if problem is not None else []
-                continue
-            holders[address].append(service)
-            targets: list[Target] = []
-            for port, protocol in ports:
-                asked = (
-                    snapshot.nodes,
-                    slices[service.name],
-                    settings,
-                    service,
-                    port,
-                    protocol,
-                    address.version,
-                    graced_of.get(service.name, frozenset()),
-                    nat,
-                )
-                place = (service.name, address.version, protocol, port.port)
-                target, refused = memory.targets.get(place, asked, partial(destinations_of, *asked))
-                rejections += [r for r in refused if r not in rejections]
-                targets.append(target)
-                if address.version in unserved:
-                    continue
-                key = VirtualKey(address, protocol, port.port)
-                # A probe speaks of workers and their tunnels, not of pods.
-                destinations = target.destinations
-                if not nat:
-                    against = tuple(each.get(service.name, frozenset()) for each in speaks_against)
-                    destinations = memory.fitted.get(
-                        place,
-                        (destinations, health.unhealthy, *against),
-                        partial(drain_unfit, destinations, service.name, protocol, health),
-                    )
-                if nat:
-                    limited |= {
-                        (key, network) for network in service.source_ranges if network.version == address.version
-                    }
-                one_packet = protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION))
-                said = (key, destinations, not service.client_ip_affinity, one_packet)
-                services.append(memory.services.get(place, said, partial(VirtualService, *said)))
-            known = (service, address, targets, pool, settings, node, nat, refusal)
-            facts, refused = memory.facts.get((service.name, address), known, partial(_facts, *known))
-            rejections += [r for r in refused if r not in rejections]
-            if address in vips:
-                vips[address] = replace(vips[address], sharing=(*vips[address].sharing, facts))
-                rejections += _attributes_that_differ(service, facts, vips[address])
+        own = (
+            around,
+            service,
+            slices[service.name],
+            tuple(tuple(holders[address]) for address in service.addresses),
+            graced_of.get(service.name, frozenset()),
+            without_of.get(service.name, frozenset()),
+            failing_of.get(service.name, frozenset()),
+        )
+        served = memory.served.get(service.name, own, partial(serve, *own))
+        services += served.services
+        limited |= served.limited
+        rejections += served.rejections
+        warnings += served.warnings
+        for vip in served.facts:
+            holders[vip.address].append(service)
+            if vip.address in vips:
+                vips[vip.address] = replace(vips[vip.address], sharing=(*vips[vip.address].sharing, vip))
+                rejections += _attributes_that_differ(service, vip, vips[vip.address])
             else:
-                vips[address] = facts
+                vips[vip.address] = vip
 
     services.sort(key=lambda s: s.key.order)
     here = frozenset(a for a in vips if a.version not in unserved)
@@ -287,7 +240,7 @@ def translate_edge(
         filter=table,
         translation=translation,
         vips=vips,
-        workers=tuple(workers),
+        workers=workers,
         draining=node is not None and node.draining,
         blocked=_edge_blocked(node, node_name, settings),
         unserved=unserved,
@@ -308,7 +261,7 @@ def translate_worker(
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
-    workers, warnings = _workers(snapshot, settings)
+    workers, warnings = _workers(snapshot.nodes, settings)
     probe_addresses = tuple(w.probe_address for w in workers if w.name == node_name and w.probe_address is not None)
     families = sorted({n.version for n in pools})
     table = WorkerFilter(pools, probe_addresses, tuple((f, settings.max_segment_bytes(f)) for f in families))
@@ -379,13 +332,13 @@ def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[I
     return replace(plan, state=state, filter=table)
 
 
-def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker], list[str]]:
+def _workers(nodes: Mapping[str, NodeObject], settings: AgentSettings) -> tuple[tuple[Worker, ...], tuple[str, ...]]:
     """Workers by address, with their probe addresses; two that would share one get it for the first only."""
     found: list[Worker] = []
     warnings: list[str] = []
     owners: dict[IPAddress, str] = {}
     families = sorted({n.version for n in settings.pool_networks})
-    for _, node in sorted(snapshot.nodes.items()):
+    for _, node in sorted(nodes.items()):
         if not node.matches(settings.worker_node_selector):
             continue
         for family in families:
@@ -406,7 +359,7 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
                 )
                 probe = None
             found.append(Worker(node.name, address, probe))
-    return sorted(found, key=lambda w: address_order(w.address)), warnings
+    return tuple(sorted(found, key=lambda w: address_order(w.address))), tuple(warnings)
 
 
 def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
@@ -415,13 +368,6 @@ def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
     if not families:
         return wanted
     return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
-
-
-def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
-    if forwarding in ("tunnel", "nat"):
-        return None
-    message = f"annotation {FORWARDING_ANNOTATION} = {forwarding!r} is neither tunnel nor nat. Write one of them, or remove it"
-    return Rejection(service.name, "InvalidForwarding", message)
 
 
 def _closed_families(
@@ -433,78 +379,10 @@ def _closed_families(
         for service in (snapshot.services[v.service] for v in vips[address].all_services):
             if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
                 found |= {
-                    VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True, frozenset())[0]
+                    VirtualKey(address, protocol, port.port)
+                    for port, protocol in ports_of(service, True, frozenset())[0]
                 }
     return frozenset(found)
-
-
-def _ports(
-    service: ServiceObject, nat: bool, missing: frozenset[Protocol]
-) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
-    served: list[tuple[ServicePort, Protocol]] = []
-    refused: list[Rejection] = []
-    seen: set[tuple[Protocol, int]] = set()
-    for port in service.ports:
-        label = f"port {port.name or port.port}"
-        if port.protocol not in Protocol.__members__:
-            message = f"{label}: protocol {port.protocol} is not served, only TCP, UDP and SCTP are. Use another load balancer class for it"
-            refused.append(Rejection(service.name, "UnsupportedProtocol", message))
-            continue
-        key = (Protocol(port.protocol), port.port)
-        if key in seen:
-            message = f"{label}: {port.protocol} {port.port} is there twice. Remove one"
-            refused.append(Rejection(service.name, "DuplicatePort", message))
-            continue
-        seen.add(key)
-        if key[0] in missing:
-            message = (
-                f"{label}: {port.protocol} is not in this edge node's kernel (IPVS with CONFIG_IP_VS_PROTO_{port.protocol}, module xt_{port.protocol.lower()}). "
-                f"Run `modprobe xt_{port.protocol.lower()}` on the node or use a kernel that has both, and start the agent anew"
-            )
-            refused.append(Rejection(service.name, "ProtocolNotInKernel", message))
-            continue
-        if nat and key[0] is Protocol.SCTP:
-            message = (
-                f"{label}: SCTP together with forwarding nat: an association names its addresses inside, where nobody translates them. "
-                f"Use forwarding tunnel ({FORWARDING_ANNOTATION})"
-            )
-            refused.append(Rejection(service.name, "SctpWithNat", message))
-            continue
-        if nat and key[0] is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)):
-            message = (
-                f"{label}: one packet at a time ({ONE_PACKET_ANNOTATION}) together with forwarding nat: the answers would come back untranslated. "
-                "Remove one of the two annotations"
-            )
-            refused.append(Rejection(service.name, "OnePacketWithNat", message))
-            continue
-        served.append((port, key[0]))
-    return served, refused
-
-
-def _address_problem(
-    service: ServiceObject, address: IPAddress, holders: Sequence[ServiceObject], settings: AgentSettings
-) -> Rejection | None:
-    """Why ``service`` is not served at ``address``, which older Services may hold."""
-    if not any(address in network for network in settings.pool_networks):
-        pools = ", ".join(map(str, settings.pool_networks))
-        message = f"address {address} is in no pool ({pools}). Clear the Service's status or add a pool that holds it"
-        return Rejection(service.name, "AddressOutsidePool", message)
-    for holder in holders:
-        problem = sharing.obstacle(service, holder, address, settings.share_across_namespaces)
-        if problem is not None:
-            return Rejection(service.name, *problem)
-        mine, theirs = (forwarding_of(s, settings) for s in (service, holder))
-        if mine != theirs:
-            # Translation is by address: what one port's packets need would break the other's.
-            message = (
-                f"address {address} is shared with {holder.name}, which is forwarded by {theirs}, and this Service by {mine}: an address has one way "
-                f"of forwarding. Give both the same {FORWARDING_ANNOTATION}, or use another {SHARING_ANNOTATION}"
-            )
-            return Rejection(service.name, "SharingForwardingDiffers", message)
-    if (proxy := service.labels.get(SERVICE_PROXY_LABEL)) is not None:
-        message = f"label {SERVICE_PROXY_LABEL}={proxy}: kube-proxy leaves this Service to another proxy and would not deliver. Remove the label"
-        return Rejection(service.name, "ForeignServiceProxy", message)
-    return None
 
 
 def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts) -> list[Rejection]:
@@ -516,18 +394,6 @@ def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts
         f"not as this Service does ({str(own.attributes) or 'nothing'}). Ask for the same there, or use another {SHARING_ANNOTATION}"
     )
     return [Rejection(service.name, "SharingAttributesDiffer", message)]
-
-
-def _elsewhere(node: NodeObject | None, pool: Pool) -> tuple[str, str] | None:
-    """Why an edge node leaves the VIPs of ``pool`` to others, for good. It still programs them, so that a change finds it ready."""
-    if node is None:
-        return None
-    if node.excluded:
-        return ("NodeExcluded", f"Node {node.name} has the label exclude-from-external-load-balancers")
-    if not pool.announced_by(node.name, node.labels):
-        chosen = [*pool.nodes, *([_selector(pool.node_selector)] if pool.node_selector else [])]
-        return ("NodeNotSelected", f"pool {pool.name} is for {', '.join(chosen)}")
-    return None
 
 
 def _silent_pools(edges: Sequence[NodeObject], settings: AgentSettings) -> list[str]:
@@ -552,34 +418,6 @@ def _by_name(pairs: Iterable[tuple[ServiceName, Other]]) -> dict[ServiceName, fr
     for pair in pairs:
         found[pair[0]].add(pair)
     return {name: frozenset(each) for name, each in found.items()}
-
-
-def _facts(
-    service: ServiceObject,
-    address: IPAddress,
-    targets: Sequence[Target],
-    pool: Pool,
-    settings: AgentSettings,
-    node: NodeObject | None,
-    nat: bool,
-    refusal: tuple[str, str] | None,
-) -> tuple[VipFacts, list[Rejection]]:
-    """One VIP's facts over all its ports, and what of its attributes is refused: a worker counts when it is active for any port."""
-    attributes, refused = attributes_of(service, address, pool, settings.bgp)
-    facts = VipFacts(
-        address=address,
-        service=service.name,
-        workers=frozenset(d.address for t in targets for d in t.destinations if not d.drained),
-        held=frozenset(a for t in targets for a in t.held),
-        endpoints=max((t.endpoints for t in targets), default=0),
-        terminating_only=any(t.terminating_only for t in targets),
-        deleting=service.deleting,
-        attributes=attributes,
-        elsewhere=_elsewhere(node, pool),
-        probed=not nat,
-        refused=refusal,
-    )
-    return facts, list(refused)
 
 
 def _unserved(node: NodeObject | None, settings: AgentSettings) -> dict[int, tuple[str, str]]:
@@ -653,10 +491,6 @@ def _strays_of(
             what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
             warnings.append(
                 f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
-                f"Keep its pods on workers ({_selector(settings.worker_node_selector)})"
+                f"Keep its pods on workers ({selector_text(settings.worker_node_selector)})"
             )
     return warnings
-
-
-def _selector(selector: Mapping[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))

@@ -26,7 +26,7 @@ from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, W
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
-from lbnode.remembered import Comparison
+from lbnode.remembered import Comparison, Remembered
 from lbnode.roles import worker_page
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.edge_page import modules_at_work, node_page
@@ -110,6 +110,8 @@ class Edge:
         self._grace = grace.Memory()
         self._told: dict[IPAddress, Verdict] = {}
         self._memory, self._comparison = Memory(), Comparison()
+        self._verdicts: Remembered[Verdict] = Remembered()
+        self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
         self._traffic_seen: traffic.Seen | None = None
         self._traffic_at = float("-inf")
@@ -213,7 +215,9 @@ class Edge:
         now = self._clock()
         self._last_announced |= dict.fromkeys(speaks.announced, now)
 
-        health = self.health(snapshot.nodes)
+        # The same value stays the same object, so that what depends on it need not be worked out again.
+        self._health = self._health if (health := self.health(snapshot.nodes)) == self._health else health
+        health = self._health
         self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
         plan = translate_edge(
             snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot), self._memory
@@ -237,7 +241,7 @@ class Edge:
             unserved=plan.unserved,
             peers_reach_a_worker=self._peers_reach_a_worker(),
         )
-        verdicts = announce(facts, settings.health, self._comparison.alike)
+        verdicts = announce(facts, settings.health, self._comparison.alike, self._verdicts)
         self._comparison.forget_but(s.key for s in plan.state.services)
         wanted = frozenset(a for a, v in verdicts.items() if v.announce)
         self._tell(plan, verdicts)

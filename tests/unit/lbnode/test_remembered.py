@@ -15,7 +15,17 @@ from lbnode import grace
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.diff import diff_edge
-from lbnode.model import Destination, Protocol, ServiceName, VirtualKey, VirtualService, WorkerHealth, alike
+from lbnode.model import (
+    Destination,
+    IPAddress,
+    Protocol,
+    ServiceName,
+    Verdict,
+    VirtualKey,
+    VirtualService,
+    WorkerHealth,
+    alike,
+)
 from lbnode.objects import SnapshotReader, read_snapshot
 from lbnode.remembered import Comparison, Remembered
 from lbnode.translate import Memory, translate_edge
@@ -103,6 +113,8 @@ def test_an_edge_node_that_remembers_plans_and_decides_as_one_that_does_not(
     objects, health, used, now = start(), health_of("fine", "web"), SETTINGS, 0.0
     reader, memory, comparison = SnapshotReader(), Memory(), Comparison()
     kernel, known = MemoryEdge(SETTINGS.pool_networks), grace.Memory()
+    verdicts: Remembered[Verdict] = Remembered()
+    announced: frozenset[IPAddress] = frozenset()
     for kind, what, how in [("time", 0.0, None), *changes]:
         change(objects, kind, what, how)
         health = health_of(what, how) if kind == "health" else health
@@ -119,8 +131,19 @@ def test_an_edge_node_that_remembers_plans_and_decides_as_one_that_does_not(
         observed = kernel.read()
         operations = diff_edge(plan.state, plan.filter, observed, plan.translation, comparison.alike)
         assert operations == diff_edge(plan.state, plan.filter, observed, plan.translation)
-        facts = EdgeFacts(plan.vips, plan.workers, plan.state, observed, health, blocked=plan.blocked)
-        assert announce(facts, used.health, comparison.alike) == announce(facts, used.health)
+        facts = EdgeFacts(
+            plan.vips,
+            plan.workers,
+            plan.state,
+            observed,
+            health,
+            announced,
+            blocked=plan.blocked,
+            unserved=plan.unserved,
+        )
+        decided = announce(facts, used.health, comparison.alike, verdicts)
+        assert decided == announce(facts, used.health)
+        announced = frozenset(a for a, v in decided.items() if v.announce)
         kernel.apply(operations)
         comparison.forget_but(s.key for s in plan.state.services)
 
