@@ -72,7 +72,14 @@ def announce(
         family = address.version
         # Everything that the decision about one VIP takes from the facts.
         own = (
-            *(vip, node, kernel.differences.of(address), facts.unserved.get(family), translated, facts.observed is None),
+            *(
+                vip,
+                node,
+                kernel.differences.of(address),
+                facts.unserved.get(family),
+                translated,
+                facts.observed is None,
+            ),
             *(
                 facts.workers,
                 facts.health,
