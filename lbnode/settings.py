@@ -115,7 +115,7 @@ class Peer(Strict):
                 f"peer {self.name} has localAddresses {shown} for {len(self.nodes) or 'all'} nodes: an address is held by one node only. "
                 "Name that node in `nodes`, and write a peer for each other node"
             )
-        if first_duplicate(a.version for a in self.local_addresses) is not None:
+        if first_duplicate(str(a.version) for a in self.local_addresses) is not None:
             raise ValueError(
                 f"peer {self.name} has two localAddresses of one family, {shown}: a session has one end. "
                 "Keep one IPv4 and one IPv6 address at most"
