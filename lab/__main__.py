@@ -16,7 +16,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.live import Live
 
-from lab import lock, machines, naming, netns, rack, status, steps, topology
+from lab import lock, machines, naming, netns, rack, routers, status, steps, topology
 from lab.machines import Machine
 
 ELSEWHERE = {
@@ -47,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="TCP-MD5 key of the ToRs' sessions with the edge nodes; give it at every `up`, without it they have none",
     )
+    up.add_argument(
+        "--routers",
+        choices=list(routers.SOFTWARE),
+        help="what the ToRs run; without it what they have, frr at first. gobgp is GoBGP with FRR's zebra; the core always runs FRR",
+    )
     commands.add_parser("down", help="take everything away that `up` made")
     show = commands.add_parser("status", help="machines, programs, sessions, addresses and their next hops")
     show.add_argument("--json", action="store_true", help="as JSON")
@@ -68,14 +73,14 @@ def places() -> list[str]:
     return [node.name for node in topology.NODES] + [name.removeprefix(topology.PREFIX) for name in topology.NAMESPACES]
 
 
-def up(*, as_json: bool, bgp_password: str | None) -> int:
+def up(*, as_json: bool, bgp_password: str | None, software: str | None) -> int:
     """Bring the rack up. Returns the exit code: 0, or 1 when a step failed."""
     console = Console(highlight=False, soft_wrap=True)
     outcomes = []
     started = time.monotonic()
     with lock.held(alone=True), console.status("") as spinner:
         for outcome in steps.run(
-            rack.steps(bgp_password=bgp_password),
+            rack.steps(bgp_password=bgp_password, software=software),
             begin=lambda name: None if as_json else spinner.update(f"{name} ..."),
         ):
             outcomes.append(outcome)
@@ -175,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if name is not None and name != topology.NAME:
         # A lab's names are constants from its first import on: the command starts anew under the other name.
-        os.execve(sys.executable, [sys.executable, "-m", "lab", *given], {**os.environ, naming.VARIABLE: name})
+        environment = {**os.environ, naming.VARIABLE: name}
+        os.execve(sys.executable, [sys.executable, "-m", "lab", *given], environment)  # noqa: S606 - no shell is meant
     if given and given[0] in ELSEWHERE:
         code: int = importlib.import_module(ELSEWHERE[given[0]][0]).main(given)
         return code
@@ -183,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "up":
-                return up(as_json=options.json, bgp_password=options.bgp_password)
+                return up(as_json=options.json, bgp_password=options.bgp_password, software=options.routers)
             case "down":
                 return down()
             case "status":

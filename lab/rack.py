@@ -41,8 +41,8 @@ COMMANDS = {
 """Commands that the lab runs and the Debian package of each."""
 
 
-def prerequisites() -> str | None:
-    """What this machine lacks, or None."""
+def prerequisites(software: str | None = None) -> str | None:
+    """What this machine lacks, or None. `software`: what the ToRs are to run; None: what they have."""
     if os.geteuid() != 0:
         return "the lab makes network namespaces and needs root: run it with sudo"
     missing = sorted({package for command, package in COMMANDS.items() if shutil.which(command) is None})
@@ -57,14 +57,20 @@ def prerequisites() -> str | None:
             tools.locate(tool)
         except tools.ToolMissing as error:
             return str(error)
-    return None
+    return routers.missing(software)
 
 
-def steps(*, bgp_password: str | None = None) -> list[Step]:
-    """Everything that has to hold for a rack in service, in the order in which it can be made to hold."""
+def steps(*, bgp_password: str | None = None, software: str | None = None) -> list[Step]:
+    """Everything that has to hold for a rack in service, in the order in which it can be made to hold.
+
+    `software`: what the ToRs are to run (`routers.SOFTWARE`); None: what they have.
+    """
+
+    def lacking() -> str | None:
+        return prerequisites(software)
 
     def refuse() -> None:
-        raise RuntimeError(prerequisites() or "")
+        raise RuntimeError(lacking() or "")
 
     def start_machines() -> None:
         for machine in _machines():
@@ -72,14 +78,14 @@ def steps(*, bgp_password: str | None = None) -> list[Step]:
                 machine.start()
 
     return [
-        Step("prerequisites", prerequisites, refuse),
+        Step("prerequisites", lacking, refuse),
         Step("namespaces", network.namespaces_trouble, network.make_namespaces),
         Step("cables and addresses", network.cabling_trouble, network.cable),
         Step("credentials", credentials.trouble, credentials.make),
         Step(
             "routers",
-            lambda: routers.trouble(bgp_password=bgp_password),
-            lambda: routers.start(bgp_password=bgp_password),
+            lambda: routers.trouble(bgp_password=bgp_password, software=software),
+            lambda: routers.start(bgp_password=bgp_password, software=software),
         ),
         Step("control plane started", control_plane.trouble, control_plane.start),
         Step("registry", _registry_trouble, registry.start, wait_seconds=15),

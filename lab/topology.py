@@ -80,7 +80,7 @@ Role = Literal["edge", "worker"]
 
 @dataclass(frozen=True)
 class Router:
-    """One FRR router in its own namespace."""
+    """One router in its own namespace."""
 
     name: str
     namespace: str
