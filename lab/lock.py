@@ -20,7 +20,6 @@ def held(*, alone: bool) -> Iterator[None]:
 
     Raises Busy at once when that cannot be.
     """
-    topology.STATE.mkdir(exist_ok=True)
     descriptor = _locked(fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
     try:
         yield
@@ -30,9 +29,13 @@ def held(*, alone: bool) -> Iterator[None]:
 
 def _locked(how: int) -> int:
     while True:
+        topology.STATE.mkdir(exist_ok=True)
         # The lab without a name is locked by its checkout, which stays when `down` removes the state folder.
         place = topology.STATE if topology.NAME else topology.ROOT
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), os.stat(place)):  # noqa: PTH116 - beside fstat
@@ -43,6 +46,6 @@ def _locked(how: int) -> int:
                 "another `python -m lab` (up, down, deploy or destroy) is at work in this checkout: wait for it"
             ) from None
         except FileNotFoundError:
-            topology.STATE.mkdir(exist_ok=True)
+            pass
         # `down` removed the folder between opening and locking: what is locked is nobody's any more.
         os.close(descriptor)

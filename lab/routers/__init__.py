@@ -116,7 +116,7 @@ def vtysh(router: str, *commands: str) -> str:
     Raises CommandError when it refuses a command, ValueError when the router runs something else.
     """
     found = topology.router(router)
-    if _of(found) is not frr:
+    if found in topology.TORS and chosen() != DEFAULT:
         raise ValueError(f"{router} has no vtysh: it runs {chosen()}. Ask a lab of `python -m lab up --routers frr`")
     return frr.vtysh(found, *commands)
 
