@@ -26,7 +26,7 @@ CORE = "198.18.1.0"
 UP = ("Established", "up")
 
 
-@pytest.fixture(scope="module", params=SOFTWARE)
+@pytest.fixture(scope="class", params=SOFTWARE)
 def running(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Core, ToR and both edge nodes' BIRD, for several tests: each makes it serve first."""
     with pytest.MonkeyPatch.context() as patches, rig(request.param, patches) as made:
@@ -44,49 +44,55 @@ def serving(made: Rig) -> Rig:
     return made
 
 
-def test_a_vip_of_two_edge_nodes_has_both_as_next_hops_in_both_families_and_the_core_learns_it(running: Rig) -> None:
-    made = serving(running)
-    assert set(made.sessions(made.tor)) == {*BOTH, CORE}
-    wait_until(lambda: made.hops(made.core, VIP) == ("198.18.1.1",), 10, "the core has the VIP")
-    wait_until(lambda: made.hops(made.core, VIP6) == ("2001:db8:0:11::2",), 10, "the core has the IPv6 VIP")
-    wait_until(lambda: made.sessions(made.core)["198.18.1.1"] == UP, 10, "so says the core")
-    # What replies go by, and what the clients reach the rack by.
-    assert routers.routes("tor1", str(topology.CLIENT_NETWORK)) == (CORE,)
-    assert routers.routes("tor1", str(topology.CLIENT_NETWORK6)) == ("2001:db8:0:11::1",)
-    assert routers.routes("core", str(topology.RACK_NETWORK)) == ("198.18.1.1",)
-    assert routers.routes("core", str(topology.RACK_NETWORK6)) == ("2001:db8:0:11::2",)
+class TestServing:
+    """One rack of routers per software, which goes with the last of these tests: no two stand at once."""
 
+    def test_a_vip_of_two_edge_nodes_has_both_as_next_hops_in_both_families_and_the_core_learns_it(
+        self, running: Rig
+    ) -> None:
+        made = serving(running)
+        assert set(made.sessions(made.tor)) == {*BOTH, CORE}
+        wait_until(lambda: made.hops(made.core, VIP) == ("198.18.1.1",), 10, "the core has the VIP")
+        wait_until(lambda: made.hops(made.core, VIP6) == ("2001:db8:0:11::2",), 10, "the core has the IPv6 VIP")
+        wait_until(lambda: made.sessions(made.core)["198.18.1.1"] == UP, 10, "so says the core")
+        # What replies go by, and what the clients reach the rack by.
+        assert routers.routes("tor1", str(topology.CLIENT_NETWORK)) == (CORE,)
+        assert routers.routes("tor1", str(topology.CLIENT_NETWORK6)) == ("2001:db8:0:11::1",)
+        assert routers.routes("core", str(topology.RACK_NETWORK)) == ("198.18.1.1",)
+        assert routers.routes("core", str(topology.RACK_NETWORK6)) == ("2001:db8:0:11::2",)
 
-def test_what_is_no_host_route_of_the_pools_is_not_taken_in_and_edge_nodes_are_told_nothing(running: Rig) -> None:
-    made = serving(running)
-    assert set(routers.pool_routes("tor1")) == {VIP, VIP6}
-    assert made.hops(made.tor, FOREIGN) == ()
-    assert made.hops(made.core, FOREIGN) == ()
-    # Two edge nodes and the core gave the ToR routes; none came back to an edge node.
-    assert [edge.learnt() for edge in made.edges] == [0, 0]
+    def test_what_is_no_host_route_of_the_pools_is_not_taken_in_and_edge_nodes_are_told_nothing(
+        self, running: Rig
+    ) -> None:
+        made = serving(running)
+        assert set(routers.pool_routes("tor1")) == {VIP, VIP6}
+        assert made.hops(made.tor, FOREIGN) == ()
+        assert made.hops(made.core, FOREIGN) == ()
+        # Two edge nodes and the core gave the ToR routes; none came back to an edge node.
+        assert [edge.learnt() for edge in made.edges] == [0, 0]
 
+    def test_an_edge_node_that_falls_silent_is_no_next_hop_within_a_second_and_a_half(self, running: Rig) -> None:
+        made = serving(running)
+        before = len(made.downs())
+        made.edges[0].signal(signal.SIGSTOP)
+        # 3 x 300 ms of BFD, and what the daemon and the kernel take.
+        wait_until(lambda: made.hops(made.tor, VIP) == BOTH[1:], 1.5, "the VIP has one next hop")
+        wait_until(lambda: made.hops(made.tor, VIP6) == BOTH6[1:], 0.5, "so has the IPv6 VIP")
+        assert made.sessions(made.tor)[BOTH[1]] == UP
+        assert made.downs()[before:] == [(BOTH[0], "control-expired")]
+        made.edges[0].signal(signal.SIGCONT)
+        wait_until(lambda: made.hops(made.tor, VIP) == BOTH, 60, "the edge node is back")
 
-def test_an_edge_node_that_falls_silent_is_no_next_hop_within_a_second_and_a_half(running: Rig) -> None:
-    made = serving(running)
-    before = len(made.downs())
-    made.edges[0].signal(signal.SIGSTOP)
-    # 3 x 300 ms of BFD, and what the daemon and the kernel take.
-    wait_until(lambda: made.hops(made.tor, VIP) == BOTH[1:], 1.5, "the VIP has one next hop")
-    wait_until(lambda: made.hops(made.tor, VIP6) == BOTH6[1:], 0.5, "so has the IPv6 VIP")
-    assert made.sessions(made.tor)[BOTH[1]] == UP
-    assert made.downs()[before:] == [(BOTH[0], "control-expired")]
-    made.edges[0].signal(signal.SIGCONT)
-    wait_until(lambda: made.hops(made.tor, VIP) == BOTH, 60, "the edge node is back")
-
-
-def test_a_withdrawn_vip_is_gone_within_a_second_and_a_changed_set_is_followed(running: Rig) -> None:
-    made = serving(running)
-    made.edges[0].announce(OTHER)
-    wait_until(lambda: (made.hops(made.tor, VIP), made.hops(made.tor, OTHER)) == (BOTH[1:], BOTH[:1]), 1, "it moves")
-    assert made.hops(made.tor, VIP6) == BOTH6[1:]
-    made.edges[1].announce()
-    wait_until(lambda: routers.pool_routes("tor1") == {OTHER: BOTH[:1]}, 1, "the last announcer's VIPs go")
-    wait_until(lambda: made.hops(made.core, VIP) == () and made.hops(made.core, OTHER) != (), 5, "the core follows")
+    def test_a_withdrawn_vip_is_gone_within_a_second_and_a_changed_set_is_followed(self, running: Rig) -> None:
+        made = serving(running)
+        made.edges[0].announce(OTHER)
+        wait_until(
+            lambda: (made.hops(made.tor, VIP), made.hops(made.tor, OTHER)) == (BOTH[1:], BOTH[:1]), 1, "it moves"
+        )
+        assert made.hops(made.tor, VIP6) == BOTH6[1:]
+        made.edges[1].announce()
+        wait_until(lambda: routers.pool_routes("tor1") == {OTHER: BOTH[:1]}, 1, "the last announcer's VIPs go")
+        wait_until(lambda: made.hops(made.core, VIP) == () and made.hops(made.core, OTHER) != (), 5, "the core follows")
 
 
 @pytest.mark.parametrize("name", SOFTWARE)
