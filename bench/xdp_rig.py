@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lbnode.dataplane.libbpf import Map, Object, load
-from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_STATELESS, Flow, Vip, limits
+from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Vip, limits
 from lbnode.dataplane.xdp_table import destination_record, vip_table, wire_service
 from lbnode.model import Destination, IPAddress, Protocol, VirtualKey
 from lbnode.ring import halves, ring, seed
@@ -85,16 +85,16 @@ class Bench:
             table = loaded.new_array("flows", SET_BYTES, FLOW_SETS)
             loaded.map("flows").point(number, table)
             self.tables.append(table)
-        for key in (WEB, DNS, BY_HASH, WEB6):
-            self._serve(key, VIP_STATELESS if key is BY_HASH else 0)
+        for number, key in enumerate((WEB, DNS, BY_HASH, WEB6), 1):
+            self._serve(number, key, VIP_STATELESS if key is BY_HASH else 0)
         table = loaded.new_array("vips", ctypes.sizeof(Vip), VIP_PLACES)
         for place, vip in enumerate(vip_table(self._vips, VIP_PLACES)):
             if vip is not None:
                 table[place] = vip
         loaded.map("vips").point(0, table)
 
-    def _serve(self, key: VirtualKey, flags: int) -> None:
-        number, version = len(self._vips) + 1, key.address.version
+    def _serve(self, number: int, key: VirtualKey, flags: int) -> None:
+        version = key.address.version
         places: dict[IPAddress, int] = {}
         for offset, worker in enumerate(self.workers[version]):
             places[worker] = (number - 1) * WORKERS + offset + 1
@@ -105,26 +105,15 @@ class Bench:
         self.object.map("rings").point(number, table)
         high, low = halves(key.address)
         service = wire_service(version, key.protocol.number, key.port)
-        self._vips.append(
-            Vip(high, low, service, number, seed(key), number, flags),
-        )
+        self._vips.append(Vip(high, low, service, number, seed(key), number, flags))
+        if all((v.address_low, v.service) != (low, wire_service(version)) for v in self._vips):
+            self._vips.append(Vip(high, low, wire_service(version), flags=VIP_ADDRESS))
 
     def forget_flows(self) -> None:
         """Empty the flow tables."""
         for table in self.tables:
             with table.mapped(FLOW_SETS * SET_BYTES) as memory:
                 memory[:] = bytes(FLOW_SETS * SET_BYTES)
-
-    def known_flows(self) -> int:
-        """How many flows the tables hold."""
-        flow = ctypes.sizeof(Flow)
-        found = 0
-        for table in self.tables:
-            with table.mapped(FLOW_SETS * SET_BYTES) as memory:
-                words = memoryview(memory).cast("Q")
-                found += sum(1 for n in range(0, len(words), flow // 8) if words[n])
-                words.release()
-        return found
 
 
 @contextmanager

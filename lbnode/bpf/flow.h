@@ -35,8 +35,11 @@ static __always_inline struct sg_vip *find_vip(const struct sg_packet *packet, _
 {
 	__u32 zero = 0;
 	void *table = bpf_map_lookup_elem(&vips, &zero);
-	__u64 hash = (packet->vip_high * SG_MIX ^ packet->vip_low ^ (__u64)service << 32) * SG_GOLDEN;
+	__u64 hash = packet->vip_high * SG_MIX ^ packet->vip_low ^ (__u64)service << 32;
 	struct sg_vip *vip;
+
+	/* What differs most is at the top (the last byte of an address, the port): folded, so that all bits below depend on it too. */
+	hash = (hash ^ hash >> 32) * SG_GOLDEN;
 
 	if (!table)
 		return 0;

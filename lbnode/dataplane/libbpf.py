@@ -107,7 +107,7 @@ def _library() -> tuple[ctypes.CDLL, _Log]:
         library = ctypes.CDLL(_LIBRARY, use_errno=True)
     except OSError as error:
         raise ConfigError(
-            f"{_LIBRARY} cannot be loaded: {error}. The XDP data plane needs it: install the package libbpf1"
+            _LIBRARY, f"it cannot be loaded, and the XDP data plane needs it: {error}", "Install the package libbpf1"
         ) from None
     for name in ("bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name"):
         getattr(library, name).restype = ctypes.c_void_p
@@ -142,6 +142,19 @@ class Map:
             f"place {place} of a map cannot be read",
         )
         return value.raw
+
+    def each_processor(self, place: int) -> list[bytes]:
+        """The values of a map that has one for each processor that the kernel can have; each is padded to 8 bytes there."""
+        padded = -(-self.value_bytes // 8) * 8
+        count = self._library.libbpf_num_possible_cpus()
+        _check(count, "the number of possible processors cannot be read")
+        key = ctypes.c_uint32(place)
+        values = ctypes.create_string_buffer(padded * count)
+        _check(
+            self._library.bpf_map_lookup_elem(self.descriptor, ctypes.byref(key), values),
+            f"place {place} of a map cannot be read",
+        )
+        return [values.raw[n * padded : n * padded + self.value_bytes] for n in range(count)]
 
     def point(self, place: int, inner: Map) -> None:
         """Put a map into a place of this map of maps: programs see the old one or the new one, nothing between."""
@@ -187,7 +200,6 @@ class Object:
             if not found:
                 raise KeyError(name)
             descriptor = self._library.bpf_map__fd(found)
-            # The value as user space sees it: of a map by CPU, one padded value for each possible CPU.
             self._maps[name] = Map(self._library, descriptor, self._library.bpf_map__value_size(found))
         return self._maps[name]
 
@@ -242,7 +254,11 @@ def load(
     library, log = _library()
     handle = ctypes.c_void_p(library.bpf_object__open_file(str(path).encode(), None))
     if not handle:
-        raise ConfigError(f"{path} cannot be opened: {os.strerror(ctypes.get_errno())}. {_last(log)}")
+        raise ConfigError(
+            str(path),
+            f"it cannot be opened: {os.strerror(ctypes.get_errno())}. {_last(log)}",
+            "Build it with tools.bpf",
+        )
     models: list[Map] = []
     try:
         for name, count in (entries or {}).items():
@@ -265,7 +281,7 @@ def load(
             )
         code = library.bpf_object__load(handle)
         if code != 0:
-            raise ConfigError(_refused(path, -code, log))
+            raise _refused(path, -code, log)
     except BaseException:
         library.bpf_object__close(handle)
         raise
@@ -290,11 +306,11 @@ def _found(library: ctypes.CDLL, handle: ctypes.c_void_p, name: str) -> ctypes.c
     return found
 
 
-def _refused(path: Path, number: int, log: _Log) -> str:
-    what = f"the kernel refuses {path.name}: {os.strerror(number)}"
+def _refused(path: Path, number: int, log: _Log) -> ConfigError:
+    way_out = "Take a newer kernel, or IPVS"
     if number == errno.EPERM:
-        what += ". Loading needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    return f"{what}. {_last(log)}"
+        way_out = "Run with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    return ConfigError(path.name, f"the kernel refuses it: {os.strerror(number)}. {_last(log)}", way_out)
 
 
 def _last(log: _Log) -> str:

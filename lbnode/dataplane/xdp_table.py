@@ -22,7 +22,7 @@ def wire_service(version: int, protocol: int = 0, port: int = 0) -> int:
 def places(vip: Vip, mask: int) -> tuple[int, int]:
     """The two places of the table where the program looks for ``vip``; ``find_vip()`` of lbnode/bpf/flow.h."""
     word = (vip.address_high * MIX ^ vip.address_low ^ vip.service << 32) & _MASK
-    hashed = word * _GOLDEN & _MASK
+    hashed = (word ^ word >> 32) * _GOLDEN & _MASK
     return hashed >> 48 & mask, hashed >> 32 & mask
 
 
@@ -44,7 +44,9 @@ def vip_table(vips: Sequence[Vip], size: int) -> list[Vip | None]:
             at = other if at == one else one
         else:
             raise ConfigError(
-                f"{len(vips)} addresses and ports do not fit into the XDP program's table of {size}: set it to {2 * size}"
+                f"{len(vips)} addresses and ports",
+                f"they do not fit into the XDP program's table of {size}",
+                f"Set it to {2 * size}",
             )
     return table
 
