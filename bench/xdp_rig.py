@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lbnode.dataplane.libbpf import Map, Object, load
-from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Vip, limits
+from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Traffic, Vip, limits
 from lbnode.dataplane.xdp_table import destination_record, vip_table, wire_service
 from lbnode.model import Destination, IPAddress, Protocol, VirtualKey
 from lbnode.ring import halves, ring, seed
@@ -108,6 +108,12 @@ class Bench:
         self._vips.append(Vip(high, low, service, number, seed(key), number, flags))
         if all((v.address_low, v.service) != (low, wire_service(version)) for v in self._vips):
             self._vips.append(Vip(high, low, wire_service(version), flags=VIP_ADDRESS))
+
+    def table_hits(self) -> int:
+        """How many packets found their flow in a table, since the object was loaded."""
+        traffic = self.object.map("traffic")
+        values = (v for n in range(4 * WORKERS + 1) for v in traffic.each_processor(n))
+        return sum(Traffic.from_buffer_copy(value).table_hits for value in values)
 
     def forget_flows(self) -> None:
         """Empty the flow tables."""
