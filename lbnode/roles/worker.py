@@ -90,7 +90,7 @@ class Worker:
             raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
         snapshot, now = self._cluster.snapshot(), self._clock()
         self._grace, graced = grace.step(self._grace, snapshot, now, self._cluster.raw.returned_seconds)
-        plan = translate_worker(snapshot, self._settings(), self._node_name, graced)
+        plan = translate_worker(snapshot, self._settings(), self._node_name, graced, backends.failing(self._probed))
         if (refused := self._refusal()) is not None:
             # Without its probe address no edge node sends anything here; tunnels and filter stay for the day it is mended.
             plan = replace(plan, blocked=refused, state=replace(plan.state, probe_addresses=frozenset()))

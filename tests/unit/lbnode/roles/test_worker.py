@@ -245,6 +245,32 @@ def test_the_status_page_says_for_which_services_its_pods_pass_their_active_prob
     assert world.worker.status()["active_probes"] == page_line(fit=False, failing=1)
 
 
+def test_what_it_delivers_by_itself_leaves_out_a_pod_that_fails_its_active_probe_until_it_passes_again() -> None:
+    world = probed_world()
+    world.copy.slices[ServiceName("shop", "web-1")]["endpoints"] += endpoints(other="ready", worker1="ready")[
+        "endpoints"
+    ][1:]
+    world.copy.version += 1
+    world.run()
+    good, bad = sorted(str(b.address) for b in world.worker.wanted_backends())
+
+    def pods() -> list[str]:
+        world.run()
+        return [str(address) for address, _ in delivered(world)[0].endpoints]
+
+    def probe_bad(rounds: int, ok: bool) -> None:
+        for _ in range(rounds):
+            world.now += 2.0
+            for backend, asked in world.worker.wanted_backends().items():
+                world.worker.backend_probed(backend, asked, BackendResult(ok or str(backend.address) == good, "Told"))
+
+    assert pods() == [good, bad]
+    probe_bad(3, ok=False)
+    assert pods() == [good]
+    probe_bad(2, ok=True)
+    assert pods() == [good, bad]
+
+
 def test_a_service_without_the_annotation_is_not_probed() -> None:
     world = World()
     world.run()
