@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lbnode.dataplane.libbpf import Map, Object, load
-from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Traffic, Vip, limits
+from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Traffic, Vip, limits, timeouts
 from lbnode.dataplane.xdp_table import destination_record, vip_table, wire_service
 from lbnode.model import Destination, IPAddress, Protocol, VirtualKey
 from lbnode.ring import halves, ring, seed
@@ -24,6 +24,7 @@ VIP_PLACES = 4096
 FLOW_SETS = 1 << 20
 SET_BYTES = 64
 WORKERS = 100
+UDP_SECONDS = 30
 EDGE = {4: ip_address("198.18.0.1"), 6: ip_address("2001:db8::1")}
 FIRST_WORKER = {4: ip_address("198.19.0.1"), 6: ip_address("2001:db8:1::1")}
 WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
@@ -81,6 +82,7 @@ class Bench:
         self.tables: list[Map] = []
         self.workers = {v: [FIRST_WORKER[v] + n for n in range(WORKERS)] for v in (4, 6)}
         self._vips: list[Vip] = []
+        loaded.map("timeouts")[0] = timeouts(900, 120, UDP_SECONDS, kernel_hertz())
         for number in range(os.cpu_count() or 1):
             table = loaded.new_array("flows", SET_BYTES, FLOW_SETS)
             loaded.map("flows").point(number, table)

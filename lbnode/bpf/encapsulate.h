@@ -22,6 +22,8 @@ static __always_inline __u16 folded(__u32 sum)
 static __noinline int look_up_way(struct xdp_md *ctx, struct sg_traffic *way, const struct sg_destination *destination)
 {
 	struct bpf_fib_lookup route = { .ifindex = ctx->ingress_ifindex };
+	struct sg_link *link;
+	__u32 device, answer;
 	int i;
 
 	if (!way || !destination)
@@ -37,9 +39,23 @@ static __noinline int look_up_way(struct xdp_md *ctx, struct sg_traffic *way, co
 			route.ipv6_dst[i] = destination->worker[i];
 		}
 	}
-	if (bpf_fib_lookup(ctx, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+	answer = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
+	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return -1;
-	way->device = route.ifindex;
+	device = route.ifindex;
+	link = bpf_map_lookup_elem(&links, &device);
+	if (link)
+		device = link->device;
+	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		/* The kernel is asking for the neighbour anew; it hardly has another address now than a moment ago. */
+		if (way->device != device)
+			return -1;
+		way->looked_up = bpf_jiffies64();
+		return 0;
+	}
+	way->device = device;
+	way->tag.protocol = link ? link->tag.protocol : 0;
+	way->tag.control = link ? link->tag.control : 0;
 	__builtin_memcpy(way->to, route.dmac, sizeof(way->to));
 	__builtin_memcpy(way->from, route.smac, sizeof(way->from));
 	way->looked_up = bpf_jiffies64();
@@ -84,37 +100,55 @@ static __always_inline int send(struct xdp_md *ctx, const struct sg_traffic *way
 	return way->device == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(way->device, 0);
 }
 
-static __always_inline void link_header(struct ethhdr *link, const struct sg_traffic *way, __u16 protocol)
+/* The place of the outer IP header, behind a link header for it; 0 where there is no room. */
+static __always_inline void *outer_room(struct xdp_md *ctx, const struct sg_traffic *way, const struct sg_packet *packet, int outer_bytes,
+					__u16 protocol)
 {
+	int link_bytes = sizeof(struct ethhdr), tagged = way->tag.protocol != 0;
+	struct ethhdr *link;
+	struct sg_vlan *vlan;
+	void *data, *end, *outer;
+
+	if (unlikely(tagged))
+		link_bytes += sizeof(*vlan);
+	if (bpf_xdp_adjust_head(ctx, (int)packet->link_bytes - link_bytes - outer_bytes))
+		return 0;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	link = data;
+	if (data + sizeof(*link) + sizeof(*vlan) > end)
+		return 0;
 	__builtin_memcpy(link->h_dest, way->to, ETH_ALEN);
 	__builtin_memcpy(link->h_source, way->from, ETH_ALEN);
-	link->h_proto = protocol;
+	if (unlikely(tagged)) {
+		vlan = (void *)(link + 1);
+		link->h_proto = way->tag.protocol;
+		vlan->control = way->tag.control;
+		vlan->protocol = protocol;
+		outer = vlan + 1;
+	} else {
+		link->h_proto = protocol;
+		outer = link + 1;
+	}
+	return outer + outer_bytes > end ? 0 : outer;
 }
 
 static __always_inline int encapsulate(struct xdp_md *ctx, const struct sg_destination *destination, const struct sg_traffic *way,
 				       const struct sg_packet *packet)
 {
-	void *data, *end;
+	void *outer;
 
 	if (destination->version == 4) {
-		if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
+		outer = outer_room(ctx, way, packet, sizeof(struct iphdr), bpf_htons(ETH_P_IP));
+		if (!outer)
 			return drop(SG_DROP_NO_ROOM);
-		data = (void *)(long)ctx->data;
-		end = (void *)(long)ctx->data_end;
-		if (data + sizeof(struct ethhdr) + sizeof(struct iphdr) > end)
-			return drop(SG_DROP_NO_ROOM);
-		link_header(data, way, bpf_htons(ETH_P_IP));
-		outer_ipv4(data + sizeof(struct ethhdr), destination, packet);
+		outer_ipv4(outer, destination, packet);
 		return send(ctx, way);
 	}
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct ipv6hdr)))
+	outer = outer_room(ctx, way, packet, sizeof(struct ipv6hdr), bpf_htons(ETH_P_IPV6));
+	if (!outer)
 		return drop(SG_DROP_NO_ROOM);
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr) > end)
-		return drop(SG_DROP_NO_ROOM);
-	link_header(data, way, bpf_htons(ETH_P_IPV6));
-	outer_ipv6(data + sizeof(struct ethhdr), destination, packet);
+	outer_ipv6(outer, destination, packet);
 	return send(ctx, way);
 }
 

@@ -65,6 +65,24 @@ static __always_inline __u64 flow_key(const struct sg_vip *vip, const struct sg_
 	return mix(packet->client_high * SG_GOLDEN ^ vip->seed) ^ mix(packet->client_low + SG_GOLDEN * (port + 1));
 }
 
+/* Whether a client may use a VIP that not everybody may use. */
+static __noinline int may_come(const struct sg_vip *vip, const struct sg_packet *packet)
+{
+	struct sg_source source = { .bits = 32 + 128 };
+
+	if (!vip || !packet)
+		return 0;
+	source.vip = vip->id;
+	if (packet->version == 4) {
+		source.bits = 32 + 32;
+		__builtin_memcpy(source.address, &packet->client_low, 4);
+	} else {
+		__builtin_memcpy(source.address, &packet->client_high, 8);
+		__builtin_memcpy(source.address + 8, &packet->client_low, 8);
+	}
+	return bpf_map_lookup_elem(&sources, &source) != 0;
+}
+
 static __always_inline __u32 ring_choice(const struct sg_vip *vip, __u64 hash)
 {
 	__u32 zero = 0, number = vip->ring;

@@ -63,18 +63,48 @@ struct sg_flow_table {
 	__uint(value_size, sizeof(struct sg_flow_set));
 };
 
-/* Connections that open, counted for the present jiffy. */
-struct sg_openings {
+/* What is bounded by time, counted for the present jiffy. */
+struct sg_pace {
 	__u64 jiffy;
 	__u64 count;
 };
 
+enum sg_paced {
+	SG_PACE_OPENINGS, /* connections that open */
+	SG_PACE_MESSAGES, /* "too big" messages */
+	SG_PACES,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SG_PACES);
+	__type(key, __u32);
+	__type(value, struct sg_pace);
+} pace SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct sg_openings);
-} openings SEC(".maps");
+	__type(value, struct sg_timeouts);
+} timeouts SEC(".maps");
+
+/* By the index of a VLAN's device; asked when a way is looked up, not for each packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct sg_link);
+} links SEC(".maps");
+
+/* Asked for VIPs with SG_VIP_LIMITED only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct sg_source);
+	__type(value, __u32);
+} sources SEC(".maps");
 
 /* By CPU, so that no two CPUs write one cache line. */
 struct {
@@ -96,16 +126,22 @@ const volatile struct sg_limits limits SEC(".rodata.limits") = {
 	.flow_set_mask = 65535,
 	.mtu = 1500,
 	.way_jiffies = 25,
-	.udp_ticks = 29,
+	.messages = 4,
+	.echo = 1,
 	.openings = 500,
 };
 
-static __always_inline int drop(__u32 reason)
+static __always_inline void count_drop(__u32 reason)
 {
 	__u64 *count = bpf_map_lookup_elem(&drops, &reason);
 
 	if (count)
 		*count += 1;
+}
+
+static __always_inline int drop(__u32 reason)
+{
+	count_drop(reason);
 	return XDP_DROP;
 }
 

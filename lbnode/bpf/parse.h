@@ -16,8 +16,36 @@
 /* linux/ip.h of user space does not have them. */
 #define SG_IP_OFFSET_OR_MORE 0x3fff
 #define SG_IP_DO_NOT_FRAGMENT 0x4000
+#define SG_IP_OFFSET 0x1fff
 #define SG_TCP_SYN 0x02
 #define SG_TCP_ACK 0x10
+/* Header of ICMP over either IP (RFC 792, RFC 4443); linux/icmp.h of user space brings all of its sockets along. */
+struct sg_icmp {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__be32 rest;
+};
+#define SG_ICMP_ECHO_REPLY 0
+#define SG_ICMP_UNREACHABLE 3
+#define SG_ICMP_UNREACHABLE_TOO_BIG 4 /* code */
+#define SG_ICMP_ECHO 8
+#define SG_ICMP_TIME_EXCEEDED 11
+#define SG_ICMP_PARAMETER_PROBLEM 12
+#define SG_ICMP6_TOO_BIG 2
+#define SG_ICMP6_PARAMETER_PROBLEM 4
+#define SG_ICMP6_ECHO 128
+#define SG_ICMP6_ECHO_REPLY 129
+
+/* Of IEEE 802.1Q: what follows the addresses of a tagged frame. */
+struct sg_vlan {
+	__u16 control;
+	__u16 protocol;
+};
+#define SG_VLANS 2
+#define SG_LINK_BYTES_MOST (sizeof(struct ethhdr) + SG_VLANS * sizeof(struct sg_vlan))
+
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* Who talks to whom, in the byte order of the wire. */
 struct sg_packet {
@@ -33,6 +61,7 @@ struct sg_packet {
 	__u32 bytes;  /* from the IP header on, without padding */
 	__u32 link_bytes; /* in front of the IP header */
 	__u8 traffic_class;
+	__u8 quoted; /* an ICMP error about such a packet, not the packet itself */
 };
 
 static __always_inline __u32 service_of(__u32 port, __u32 protocol, __u32 version)

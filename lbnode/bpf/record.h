@@ -16,6 +16,7 @@
 #define SG_VIP_ADDRESS (1U << 0)  /* stands for the whole address: no ring */
 #define SG_VIP_AFFINITY (1U << 1)  /* the client's port does not count */
 #define SG_VIP_STATELESS (1U << 2) /* the flow table is not asked */
+#define SG_VIP_LIMITED (1U << 3)   /* only clients of the map `sources` */
 
 /* What is served: one address with one protocol and port, or the address as a whole (protocol and port 0). All in the byte order of the wire. */
 struct sg_vip {
@@ -26,7 +27,8 @@ struct sg_vip {
 	__u64 seed;    /* starts the hash of flows: the same on every edge node */
 	__u32 ring;
 	__u32 flags;
-	__u64 unused[2];
+	__u64 made_of; /* for user space: which destinations the ring was made of */
+	__u64 unused;
 };
 
 /* Where packets of one VIP go: a worker's address, and our own in the same outer header. */
@@ -36,7 +38,39 @@ struct sg_destination {
 	__u32 worker[4];
 	__u32 edge[4];
 	__u32 header_sum; /* of the outer IPv4 header but its length, for the checksum */
-	__u32 unused[5];
+	/* The rest is for user space, which reads back from here what it put in. */
+	__u32 vip;
+	__u32 weight;
+	__u32 drained;
+	__u32 rank; /* among those of its VIP; the highest came last */
+	__u32 unused;
+};
+
+/* The tag of a frame in a VLAN (IEEE 802.1Q), in the byte order of the wire; protocol 0 is none. */
+struct sg_tag {
+	__u16 protocol;
+	__u16 control;
+};
+
+/* How frames leave by a device of a VLAN, which takes none itself: by the device under it, with a tag. */
+struct sg_link {
+	__u32 device;
+	struct sg_tag tag;
+};
+
+/* Key of an LPM trie: a network whose clients may use a VIP. An IPv4 address is the first four bytes. */
+struct sg_source {
+	__u32 bits; /* 32 more than the network's, for the VIP in front of it */
+	__u32 vip;
+	__u8 address[16];
+};
+
+/* Idle times; only the ticks are the program's, the seconds are for user space to read back. */
+struct sg_timeouts {
+	__u32 tcp_seconds;
+	__u32 tcp_fin_seconds;
+	__u32 udp_seconds;
+	__u32 udp_ticks; /* UDP flows without a packet for so long are forgotten */
 };
 
 struct sg_ring {
@@ -65,7 +99,8 @@ struct sg_traffic {
 	__u32 device;
 	__u8 to[6];
 	__u8 from[6];
-	__u64 unused;
+	struct sg_tag tag;
+	__u32 unused;
 };
 
 /* Why a packet for a VIP went nowhere; the places of the map `drops`. */
@@ -76,6 +111,7 @@ enum sg_drop {
 	SG_DROP_TOO_BIG,
 	SG_DROP_NO_ROUTE,
 	SG_DROP_NO_ROOM,
+	SG_DROP_SOURCE,
 	SG_DROPS,
 };
 
@@ -85,7 +121,8 @@ struct sg_limits {
 	__u32 flow_set_mask; /* sets of one CPU's flow table, less one */
 	__u32 mtu;	     /* bytes that an outer packet may have */
 	__u32 way_jiffies;   /* how long the way to a destination is not looked up anew */
-	__u32 udp_ticks;     /* UDP flows without a packet for so long are forgotten */
+	__u32 messages;	     /* "too big" messages that one CPU sends in one jiffy at most */
+	__u32 echo;	     /* whether a VIP answers echo requests */
 	__u32 openings;	     /* connections opening on one CPU in one jiffy, from which on known ones are not looked for */
 };
 

@@ -24,7 +24,8 @@ MAP_TYPE_ARRAY = 2
 MAPPED = 1 << 10
 _CONSTANTS = ".rodata.limits"
 _DEBUG = 2  # enum libbpf_print_level
-_LOG_BYTES = 4096
+#: The verifier says all in one message, and what matters is at its end.
+_LOG_BYTES = 1 << 24
 _ANY = 0  # BPF_ANY
 
 _Print = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
