@@ -43,7 +43,7 @@ struct sg_destination {
 	__u32 weight;
 	__u32 drained;
 	__u32 rank; /* among those of its VIP; the highest came last */
-	__u32 unused;
+	__u32 retired; /* its generation before it became 0 */
 };
 
 /* The tag of a frame in a VLAN (IEEE 802.1Q), in the byte order of the wire; protocol 0 is none. */

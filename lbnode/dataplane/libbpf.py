@@ -1,4 +1,6 @@
-"""libbpf, as far as the XDP data plane needs it: load an object with maps of given sizes, read and write maps, run a program on a packet.
+"""libbpf, as far as the XDP data plane needs it: load an object with maps of given sizes, read and write maps, attach a program, run it on a packet.
+
+What is pinned in a BPF file system outlives this process.
 
 Signatures are those of ``bpf/libbpf.h`` and ``bpf/bpf.h`` of libbpf 1.1, whose ABI later 1.x releases keep.
 """
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from lbnode.errors import ConfigError
 
@@ -27,6 +29,9 @@ _DEBUG = 2  # enum libbpf_print_level
 #: The verifier says all in one message, and what matters is at its end.
 _LOG_BYTES = 1 << 24
 _ANY = 0  # BPF_ANY
+_ATTACH_XDP = 37  # BPF_XDP of enum bpf_attach_type
+#: linux/if_link.h.
+GENERIC_MODE, NATIVE_MODE = 1 << 1, 1 << 2
 
 _Print = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -76,6 +81,30 @@ class _MapOptions(ctypes.Structure):
     )
 
 
+class _MapInfo(ctypes.Structure):
+    """The beginning of ``struct bpf_map_info`` of linux/bpf.h."""
+
+    _fields_ = (("type", ctypes.c_uint32), ("id", ctypes.c_uint32))
+
+
+class _LinkInfo(ctypes.Structure):
+    """The beginning of ``struct bpf_link_info`` of linux/bpf.h, for a link of type XDP."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("program", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("device", ctypes.c_uint32),
+    )
+
+
+class _LinkOptions(ctypes.Structure):
+    """The beginning of ``struct bpf_link_create_opts`` of bpf/bpf.h."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint64))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a program did with one packet. ``nanoseconds`` is the kernel's mean over all repeats."""
@@ -118,7 +147,7 @@ def _library() -> tuple[ctypes.CDLL, _Log]:
 
 
 class Map:
-    """One map of the kernel, by its descriptor, which it owns. Keys are numbers: places of an array."""
+    """One map of the kernel, by its descriptor, which it owns. Keys are numbers, but for :meth:`put`, :meth:`remove` and :meth:`keys`."""
 
     def __init__(self, library: ctypes.CDLL, descriptor: int, value_bytes: int) -> None:
         self._library = library
@@ -167,12 +196,85 @@ class Map:
             f"place {place} of a map of maps cannot be written",
         )
 
+    def clear_each_processor(self, place: int) -> None:
+        """Write zeros into a place of a map that has a value for each processor."""
+        count = self._library.libbpf_num_possible_cpus()
+        _check(count, "the number of possible processors cannot be read")
+        key, values = ctypes.c_uint32(place), bytes(-(-self.value_bytes // 8) * 8 * count)
+        _check(
+            self._library.bpf_map_update_elem(self.descriptor, ctypes.byref(key), values, ctypes.c_uint64(_ANY)),
+            f"place {place} of a map cannot be written",
+        )
+
+    def put(self, key: bytes, value: bytes) -> None:
+        _check(
+            self._library.bpf_map_update_elem(self.descriptor, key, value, ctypes.c_uint64(_ANY)),
+            f"key {key.hex()} of a map cannot be written",
+        )
+
+    def remove(self, key: bytes) -> None:
+        _check(self._library.bpf_map_delete_elem(self.descriptor, key), f"key {key.hex()} of a map cannot be removed")
+
+    def keys(self, key_bytes: int) -> list[bytes]:
+        """All keys of a map that is no array."""
+        found: list[bytes] = []
+        following = ctypes.create_string_buffer(key_bytes)
+        while True:
+            last = found[-1] if found else None
+            result = self._library.bpf_map_get_next_key(self.descriptor, last, following)
+            if result == -errno.ENOENT:
+                return found
+            _check(result, "the keys of a map cannot be read")
+            found.append(following.raw)
+
+    @property
+    def identity(self) -> int:
+        """The kernel's number of this map."""
+        return int(_info(self._library, self.descriptor, _MapInfo).id)
+
+    def pointed(self, place: int) -> int | None:
+        """The identity of the map in a place of this map of maps, if there is one."""
+        key, value = ctypes.c_uint32(place), ctypes.c_uint32()
+        result = self._library.bpf_map_lookup_elem(self.descriptor, ctypes.byref(key), ctypes.byref(value))
+        if result == -errno.ENOENT:
+            return None
+        _check(result, f"place {place} of a map of maps cannot be read")
+        return value.value
+
+    def pin(self, path: Path) -> None:
+        """Keep the map under this name in a BPF file system, in place of what was there."""
+        path.unlink(missing_ok=True)
+        _check(self._library.bpf_obj_pin(self.descriptor, str(path).encode()), f"{path} cannot be made")
+
     def mapped(self, size_bytes: int) -> mmap.mmap:
         """The values of an array made with :data:`MAPPED`, to be read and written as memory."""
         return mmap.mmap(self.descriptor, size_bytes)
 
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+class Link:
+    """A program at a device, by a descriptor, which it owns: without a pin it ends with that."""
+
+    def __init__(self, library: ctypes.CDLL, descriptor: int) -> None:
+        self._library = library
+        self._descriptor = descriptor
+
+    @property
+    def device(self) -> int:
+        """Index of the device, 0 when that is gone."""
+        return int(_info(self._library, self._descriptor, _LinkInfo).device)
+
+    def replace(self, program: int) -> None:
+        """Put the program of this descriptor in place of the present one: each packet sees either."""
+        _check(self._library.bpf_link_update(self._descriptor, program, None), "the program cannot be replaced")
+
+    def pin(self, path: Path) -> None:
+        _check(self._library.bpf_obj_pin(self._descriptor, str(path).encode()), f"{path} cannot be made")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 @dataclass
@@ -215,6 +317,30 @@ class Object:
         """An array of its own, to be put into a map of maps. Raises ConfigError when the kernel has no memory for it."""
         return _new_array(self._library, name, value_bytes, entries)
 
+    def pinned(self, path: Path, value_bytes: int) -> Map:
+        """A map that was pinned. Raises OSError."""
+        return Map(self._library, _opened(self._library, path), value_bytes)
+
+    def attach(self, program: str, device: int, mode: int) -> Link:
+        """Have a program see each packet that comes in by the device with this index. Raises OSError; EBUSY where another one does already."""
+        options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=mode)
+        descriptor = self._library.bpf_link_create(self.program(program), device, _ATTACH_XDP, ctypes.byref(options))
+        _check(descriptor, f"{program} cannot be attached to device {device}")
+        return Link(self._library, descriptor)
+
+    def program_at(self, device: int, mode: int) -> int:
+        """The kernel's number of the program that is at a device in this mode, 0 for none. Raises OSError."""
+        number = ctypes.c_uint32()
+        _check(
+            self._library.bpf_xdp_query_id(device, mode, ctypes.byref(number)),
+            f"device {device} cannot be asked for XDP",
+        )
+        return number.value
+
+    def attached(self, path: Path) -> Link:
+        """A link that was pinned. Raises OSError."""
+        return Link(self._library, _opened(self._library, path))
+
     def run(self, program: str, packet: bytes, *, device: int = 0, repeat: int = 1) -> Run:
         """Run a program on a packet that came in by the device with this index; nothing leaves the machine.
 
@@ -246,11 +372,15 @@ def load(
     entries: Mapping[str, int] | None = None,
     inner: Mapping[str, tuple[int, int]] | None = None,
     constants: ctypes.Structure | None = None,
+    pins: Mapping[str, Path] | None = None,
 ) -> Object:
     """Load an object file. ``entries`` are sizes of maps, ``inner`` bytes of a value and size of the arrays in maps of maps; ``constants`` fill the section ``.rodata.limits``.
 
+    ``pins`` are paths by the names of maps: a map that is there is used as it is, another one is pinned there.
+
     Raises:
         ConfigError: no libbpf, no such file, or the kernel refuses the program; the message ends with the verifier's last lines.
+        OSError: a map cannot have the size that is asked for.
     """
     library, log = _library()
     handle = ctypes.c_void_p(library.bpf_object__open_file(str(path).encode(), None))
@@ -273,6 +403,11 @@ def load(
             _check(
                 library.bpf_map__set_inner_map_fd(_found(library, handle, name), model.descriptor),
                 f"maps in {name}: {count} entries of {value_bytes} bytes",
+            )
+        for name, pin in (pins or {}).items():
+            path_text = str(pin).encode()
+            _check(
+                library.bpf_map__set_pin_path(_found(library, handle, name), path_text), f"{pin} is no place for a map"
             )
         if constants is not None:
             data = _found(library, handle, _CONSTANTS)
@@ -297,6 +432,24 @@ def _new_array(library: ctypes.CDLL, name: str, value_bytes: int, entries: int) 
     descriptor = library.bpf_map_create(MAP_TYPE_ARRAY, name.encode(), 4, value_bytes, entries, ctypes.byref(options))
     _check(descriptor, f"no memory for {entries} x {value_bytes} bytes of {name}")
     return Map(library, descriptor, value_bytes)
+
+
+def _opened(library: ctypes.CDLL, path: Path) -> int:
+    descriptor = library.bpf_obj_get(str(path).encode())
+    _check(descriptor, f"{path} cannot be opened")
+    return int(descriptor)
+
+
+_Info = TypeVar("_Info", bound=ctypes.Structure)
+
+
+def _info(library: ctypes.CDLL, descriptor: int, kind: type[_Info]) -> _Info:
+    info, size = kind(), ctypes.c_uint32(ctypes.sizeof(kind))
+    _check(
+        library.bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)),
+        "the kernel does not say what a descriptor is",
+    )
+    return info
 
 
 def _found(library: ctypes.CDLL, handle: ctypes.c_void_p, name: str) -> ctypes.c_void_p:

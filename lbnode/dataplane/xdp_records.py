@@ -44,7 +44,7 @@ class DestinationRecord(ctypes.Structure):
         ("weight", ctypes.c_uint32),
         ("drained", ctypes.c_uint32),
         ("rank", ctypes.c_uint32),
-        ("unused", ctypes.c_uint32),
+        ("retired", ctypes.c_uint32),
     )
 
 

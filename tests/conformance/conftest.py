@@ -25,6 +25,8 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
+from tests.conformance.xdp import bpf_file_system, xdp_node
+from tools.bpf import CLANG, OUTPUT, build
 
 INSIDE = "SAMEGATE_IN_MACHINE"
 _HERE = Path(__file__).resolve().parent
@@ -61,11 +63,34 @@ def family(request: pytest.FixtureRequest) -> Family:
     return found
 
 
-@pytest.fixture(params=["memory", pytest.param("kernel", marks=pytest.mark.root)])
+@pytest.fixture(scope="session")
+def xdp_object() -> Path:
+    """The XDP program, built outside of the machine, where that takes less time."""
+    if shutil.which(CLANG) is None:
+        pytest.skip(f"{CLANG} is not on PATH")
+    return OUTPUT / "samegate.bpf.o"
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("kernel", marks=pytest.mark.root),
+        pytest.param("xdp", marks=pytest.mark.root),
+    ]
+)
 def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPlane]:
-    """An edge node's data plane with nothing in it: in memory, and in a network namespace of its own."""
+    """An edge node's data plane with nothing in it: in memory, and with IPVS and with XDP in a network namespace of its own."""
     if request.param == "memory":
         yield MemoryEdge(POOLS, dict.fromkeys(SYSCTLS, "0"))
+        return
+    if request.param == "xdp":
+        built = request.getfixturevalue("xdp_object")
+        with (
+            new_namespace(),
+            bpf_file_system(tmp_path / "bpf") as pins,
+            xdp_node(built, tmp_path / "record", pins / "samegate", devices=("eth0",)) as node,
+        ):
+            yield node.plane
         return
     with new_namespace():
         plane = KernelEdge(POOLS, sysctls=SYSCTLS, record_directory=tmp_path / "record")
@@ -160,6 +185,8 @@ class Machine:
 
 
 def _run_inside(nodeids: list[str], started: Callable[[int], None]) -> dict[str, dict[str, str]]:
+    if shutil.which(CLANG) is not None:
+        build()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
         result = throwaway.run(

@@ -1,0 +1,71 @@
+"""An edge node's data plane in XDP for the suite, with small maps, in a network namespace and a BPF file system of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.xdp_rig import kernel_hertz
+from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.libbpf import Object
+from lbnode.dataplane.xdp import XdpBalancer
+from lbnode.dataplane.xdp_program import Attached, Mode, Sizes, attach, load_program
+from lbnode.dataplane.xdp_records import limits
+from lbnode.dataplane.xdp_state import XdpState
+from tests.conformance.node import POOLS, SYSCTLS, sh
+
+SIZES = Sizes(vip_places=256, services=31, destinations=255, flow_sets=256)
+MTU_BYTES = 1500
+
+
+@contextmanager
+def bpf_file_system(folder: Path) -> Iterator[Path]:
+    """A BPF file system in ``folder``, gone afterwards with all that is pinned there."""
+    folder.mkdir()
+    sh(f"mount -t bpf bpf {folder}")
+    try:
+        yield folder
+    finally:
+        sh(f"umount {folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class XdpNode:
+    """The plane, and the program under it."""
+
+    plane: KernelEdge
+    loaded: Object
+    state: XdpState
+    attached: tuple[Attached, ...]
+
+
+@contextmanager
+def xdp_node(
+    built: Path,
+    records: Path,
+    pins: Path | None,
+    *,
+    devices: tuple[str, ...] = (),
+    sizes: Sizes = SIZES,
+    mode: Mode | None = None,
+) -> Iterator[XdpNode]:
+    """An agent's life: what it leaves is what is pinned."""
+    hertz = kernel_hertz()
+    loaded, folder = load_program(built, sizes, limits(sizes.vip_places, sizes.flow_sets, MTU_BYTES, hertz), pins)
+    with ExitStack() as stack:
+        stack.enter_context(loaded)
+        attached, links = attach(loaded, devices, mode, pins)
+        for link in links:
+            stack.callback(link.close)
+        state = XdpState(loaded, sizes, hertz, folder)
+        plane = KernelEdge(
+            POOLS,
+            sysctls=SYSCTLS,
+            record_directory=records,
+            balancer=XdpBalancer(POOLS, state),
+            fabric_mtu_bytes=MTU_BYTES,
+        )
+        stack.callback(plane.close)
+        yield XdpNode(plane, loaded, state, attached)
