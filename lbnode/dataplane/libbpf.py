@@ -29,6 +29,8 @@ _DEBUG = 2  # enum libbpf_print_level
 #: The verifier says all in one message, and what matters is at its end.
 _LOG_BYTES = 1 << 24
 _ANY = 0  # BPF_ANY
+#: linux/bpf.h, BPF_F_ANY_ALIGNMENT. Intel and ARM read words anywhere; a kernel that is built without saying so (User-Mode Linux) refuses it otherwise.
+_ANY_ALIGNMENT = 1 << 1
 _ATTACH_XDP = 37  # BPF_XDP of enum bpf_attach_type
 #: linux/if_link.h.
 GENERIC_MODE, NATIVE_MODE = 1 << 1, 1 << 2
@@ -139,7 +141,12 @@ def _library() -> tuple[ctypes.CDLL, _Log]:
         raise ConfigError(
             _LIBRARY, f"it cannot be loaded, and the XDP data plane needs it: {error}", "Install the package libbpf1"
         ) from None
-    for name in ("bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name"):
+    for name in (
+        "bpf_object__open_file",
+        "bpf_object__find_map_by_name",
+        "bpf_object__find_program_by_name",
+        "bpf_object__next_program",
+    ):
         getattr(library, name).restype = ctypes.c_void_p
     log = _Log(ctypes.CDLL(None))
     library.libbpf_set_print(log.callback)
@@ -415,6 +422,9 @@ def load(
                 library.bpf_map__set_initial_value(data, bytes(constants), ctypes.c_size_t(ctypes.sizeof(constants))),
                 f"{_CONSTANTS} is not of {ctypes.sizeof(constants)} bytes",
             )
+        program = None
+        while program := library.bpf_object__next_program(handle, ctypes.c_void_p(program)):
+            library.bpf_program__set_flags(ctypes.c_void_p(program), _ANY_ALIGNMENT)
         code = library.bpf_object__load(handle)
         if code != 0:
             raise _refused(path, -code, log)
