@@ -22,6 +22,10 @@ RECORDS: dict[str, type[ctypes.Structure]] = {
     "sg_flow": xdp_records.Flow,
     "sg_traffic": xdp_records.Traffic,
     "sg_limits": xdp_records.Limits,
+    "sg_tag": xdp_records.Tag,
+    "sg_link": xdp_records.Link,
+    "sg_source": xdp_records.Source,
+    "sg_timeouts": xdp_records.Timeouts,
 }
 
 
