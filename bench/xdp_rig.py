@@ -33,7 +33,7 @@ BY_HASH = VirtualKey(ip_address("203.0.113.2"), Protocol.TCP, 80)
 WEB6 = VirtualKey(ip_address("2001:db8:113::1"), Protocol.TCP, 80)
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
-_ROUTER = "02:00:00:00:00:fe"
+_OURS, _ROUTER = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def network() -> Iterator[int]:
     try:
         for command in (
             "ip link set lo up",
-            f"ip link add {DEVICE} type veth peer name {DEVICE}-r",
+            f"ip link add {DEVICE} address {_OURS} type veth peer name {DEVICE}-r",
             f"ip addr add {EDGE[4]}/24 dev {DEVICE}",
             f"ip addr add {EDGE[6]}/64 dev {DEVICE} nodad",
             f"ip link set {DEVICE} up",

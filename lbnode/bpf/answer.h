@@ -15,10 +15,12 @@
 /* Precedence "internetwork control" (RFC 1812 section 4.3.2.5). */
 #define SG_TOS_CONTROL 0xc0
 
-/* The checksum after one word has changed (RFC 1624, equation 3). */
+/* The checksum after one word has changed (RFC 1624, equation 3). Of the two zeros, all ones is right also where everything else is zero. */
 static __always_inline __u16 changed_sum(__u16 check, __u16 from, __u16 to)
 {
-	return ~folded((__u16)~check + (__u16)~from + to);
+	__u16 sum = ~folded((__u16)~check + (__u16)~from + to);
+
+	return sum ? sum : 0xffff;
 }
 
 static __always_inline __u16 header_sum(const struct iphdr *ip)

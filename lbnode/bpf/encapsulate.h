@@ -72,6 +72,8 @@ static __always_inline int ensure_way(struct xdp_md *ctx, struct sg_traffic *way
 static __always_inline void outer_ipv4(struct iphdr *outer, const struct sg_destination *destination, const struct sg_packet *packet)
 {
 	__u16 length = bpf_htons(packet->bytes + sizeof(*outer));
+	/* The sum of the record is that of IPv4 inside. */
+	__u32 sum = destination->header_sum + length + bpf_htons(packet->traffic_class);
 
 	((__u8 *)outer)[0] = 0x45;
 	outer->tos = packet->traffic_class;
@@ -82,7 +84,7 @@ static __always_inline void outer_ipv4(struct iphdr *outer, const struct sg_dest
 	outer->protocol = packet->version == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	outer->saddr = destination->edge[0];
 	outer->daddr = destination->worker[0];
-	outer->check = ~folded(destination->header_sum + length + bpf_htons(packet->traffic_class));
+	outer->check = ~folded(packet->version == 4 ? sum : sum + bpf_htons(IPPROTO_IPV6 - IPPROTO_IPIP));
 }
 
 static __always_inline void outer_ipv6(struct ipv6hdr *outer, const struct sg_destination *destination, const struct sg_packet *packet)
