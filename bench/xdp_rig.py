@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lbnode.dataplane.libbpf import Map, Object, load
+from lbnode.dataplane.xdp_program import kernel_hertz
 from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Traffic, Vip, limits, timeouts
 from lbnode.dataplane.xdp_table import destination_record, vip_table, wire_service
 from lbnode.model import Destination, IPAddress, Protocol, VirtualKey
@@ -63,15 +64,6 @@ def network() -> Iterator[int]:
     finally:
         library.setns(home, _NEW_NETWORK)
         os.close(home)
-
-
-def kernel_hertz() -> int:
-    """Jiffies in a second, from the kernel's configuration; 250, Debian's, where it is not to be read."""
-    path = Path("/proc/config.gz")
-    if not path.exists():
-        return 250
-    text = subprocess.run(["zcat", str(path)], capture_output=True, text=True, check=True).stdout
-    return next((int(line.split("=")[1]) for line in text.splitlines() if line.startswith("CONFIG_HZ=")), 250)
 
 
 class Bench:

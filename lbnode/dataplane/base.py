@@ -54,6 +54,9 @@ class Balancer(Protocol):
         packet filter sees them. Raises as :meth:`apply`.
         """
 
+    def remove(self) -> None:
+        """Take away what is left without services. Raises as :meth:`apply`."""
+
     def close(self) -> None:
         """Close what was opened. The kernel's state stays."""
 

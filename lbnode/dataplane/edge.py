@@ -202,6 +202,7 @@ class KernelEdge:
                 self._links.remove_address(address)
             with suppress(ConfigError):  # a kernel without IPVS has no services of ours
                 self.balancer.apply([RemoveService(s.key) for s in self.balancer.services()])
+                self.balancer.remove()
             for version in self._mtu_bytes:
                 self._links.remove_probe_device(version)
             self._filter.remove()

@@ -104,6 +104,9 @@ class IpvsBalancer(Ipvs):
     def limit(self, limited: frozenset[tuple[VirtualKey, IPNetwork]]) -> None:
         """Nothing is to be done, as :meth:`limits_known` says."""
 
+    def remove(self) -> None:
+        """Without services nothing is left."""
+
 
 def traffic_of(key: VirtualKey, answer: TrafficMessage) -> DestinationTraffic:
     """One answer to a request for the destinations of ``key``.

@@ -11,6 +11,8 @@ from pathlib import Path
 from lbnode.dataplane.base import BalancerOperation
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
 from lbnode.dataplane.service_list import carry_out
+from lbnode.dataplane.xdp_program import Attachment, vlan_links
+from lbnode.dataplane.xdp_records import LinkRecord
 from lbnode.dataplane.xdp_state import XdpState, no_source
 from lbnode.dataplane.xdp_table import Limited, Served
 from lbnode.errors import Retry
@@ -29,7 +31,8 @@ from lbnode.model import (
     address_order,
 )
 
-_IPVS = Path("/proc/net/ip_vs")
+_IPVS = Path("/proc/thread-self/net/ip_vs")
+_VLANS = Path("/proc/thread-self/net/vlan/config")
 _ANY_PORT = 9
 
 
@@ -40,9 +43,10 @@ class XdpBalancer:
     Of the idle times, that of UDP is the program's; a flow of TCP leaves the table when another one needs its place.
     """
 
-    def __init__(self, pools: Iterable[IPNetwork], state: XdpState) -> None:
+    def __init__(self, pools: Iterable[IPNetwork], state: XdpState, attachment: Attachment) -> None:
         self._pools = tuple(pools)
         self._state = state
+        self._attachment = attachment
         self._ipvs = IpvsBalancer(self._pools)
         self._limited: Limited | None = None
 
@@ -56,10 +60,16 @@ class XdpBalancer:
 
     def close(self) -> None:
         self._state.close()
+        self._attachment.close()
         self._ipvs.close()
+
+    def remove(self) -> None:
+        """As :meth:`lbnode.dataplane.base.Balancer.remove`. Until it is closed, what was loaded goes on with nothing coming in."""
+        self._attachment.remove()
 
     def services(self) -> tuple[VirtualService, ...]:
         """As :meth:`lbnode.dataplane.base.Balancer.services`."""
+        self._state.set_links(_vlans())
         ours = [s.service for s in self._state.read().values() if any(s.service.key.address in p for p in self._pools)]
         return tuple(sorted((*ours, *self._theirs()), key=lambda s: s.key.order))
 
@@ -149,6 +159,10 @@ class XdpBalancer:
         self._state.write(present, possible, reached, limited)
         if len(reached) < len(sources):
             raise no_source(min(sources.keys() - reached.keys(), key=address_order))
+
+
+def _vlans() -> dict[int, LinkRecord]:
+    return vlan_links(_VLANS.read_text(), socket.if_nametoindex) if _VLANS.exists() else {}
 
 
 def source_towards(worker: IPAddress) -> IPAddress | None:

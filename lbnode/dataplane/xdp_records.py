@@ -54,7 +54,7 @@ class Tag(ctypes.Structure):
     _fields_ = (("protocol", ctypes.c_uint16), ("control", ctypes.c_uint16))
 
 
-class Link(ctypes.Structure):
+class LinkRecord(ctypes.Structure):
     """``struct sg_link``: the device under that of a VLAN, and the tag that frames get there."""
 
     _fields_ = (("device", ctypes.c_uint32), ("tag", Tag))

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from lbnode.dataplane.libbpf import Map, Object
 from lbnode.dataplane.xdp_program import Sizes
-from lbnode.dataplane.xdp_records import RING_SLOTS, DestinationRecord, Source, Timeouts, Traffic, Vip, timeouts
+from lbnode.dataplane.xdp_records import (
+    RING_SLOTS,
+    DestinationRecord,
+    LinkRecord,
+    Source,
+    Timeouts,
+    Traffic,
+    Vip,
+    timeouts,
+)
 from lbnode.dataplane.xdp_table import (
     Limited,
     Served,
@@ -214,6 +223,15 @@ class XdpState:
         for raw in wanted - there:
             sources.put(raw, bytes(4))
         return there - wanted
+
+    def set_links(self, links: Mapping[int, LinkRecord]) -> None:
+        """How frames leave by the devices of VLANs."""
+        there = self._object.map("links")
+        wanted = {index.to_bytes(4, "little"): bytes(record) for index, record in links.items()}
+        for raw in set(there.keys(4)) - wanted.keys():
+            there.remove(raw)
+        for raw, value in wanted.items():
+            there.put(raw, value)
 
     def timeouts(self) -> IpvsTimeouts:
         """The idle times that were set; zeros where none were."""

@@ -7,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.xdp_rig import kernel_hertz
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.libbpf import Object
 from lbnode.dataplane.xdp import XdpBalancer
-from lbnode.dataplane.xdp_program import Attached, Mode, Sizes, attach, load_program
+from lbnode.dataplane.xdp_program import Attached, Attachment, Mode, Sizes, kernel_hertz, load_program
 from lbnode.dataplane.xdp_records import limits
 from lbnode.dataplane.xdp_state import XdpState
 from tests.conformance.node import POOLS, SYSCTLS, sh
@@ -56,16 +55,16 @@ def xdp_node(
     loaded, folder = load_program(built, sizes, limits(sizes.vip_places, sizes.flow_sets, MTU_BYTES, hertz), pins)
     with ExitStack() as stack:
         stack.enter_context(loaded)
-        attached, links = attach(loaded, devices, mode, pins)
-        for link in links:
-            stack.callback(link.close)
+        attachment = Attachment(pins, folder)
+        stack.callback(attachment.close)
+        attachment.attach(loaded, devices, mode)
         state = XdpState(loaded, sizes, hertz, folder)
         plane = KernelEdge(
             POOLS,
             sysctls=SYSCTLS,
             record_directory=records,
-            balancer=XdpBalancer(POOLS, state),
+            balancer=XdpBalancer(POOLS, state, attachment),
             fabric_mtu_bytes=MTU_BYTES,
         )
         stack.callback(plane.close)
-        yield XdpNode(plane, loaded, state, attached)
+        yield XdpNode(plane, loaded, state, attachment.devices)

@@ -23,7 +23,7 @@ RECORDS: dict[str, type[ctypes.Structure]] = {
     "sg_traffic": xdp_records.Traffic,
     "sg_limits": xdp_records.Limits,
     "sg_tag": xdp_records.Tag,
-    "sg_link": xdp_records.Link,
+    "sg_link": xdp_records.LinkRecord,
     "sg_source": xdp_records.Source,
     "sg_timeouts": xdp_records.Timeouts,
 }
