@@ -62,10 +62,10 @@ def ring(destinations: Iterable[Destination]) -> tuple[Destination, ...]:
     taking = [d for d in wanted if not d.drained]
     if not taking:
         return ()
-    standing = [wanted[n] for n in _owners(tuple((str(d.place), d.weight) for d in wanted))]
+    standing = [wanted[n] for n in _owners(tuple((str(d.address), d.weight) for d in wanted))]
     if len(taking) == len(wanted):
         return tuple(standing)
-    passed_on = _owners(tuple((str(d.place), d.weight) for d in taking))
+    passed_on = _owners(tuple((str(d.address), d.weight) for d in taking))
     return tuple(taking[n] if d.drained else d for d, n in zip(standing, passed_on, strict=True))
 
 

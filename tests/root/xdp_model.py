@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address, ip_network
 
@@ -20,6 +21,7 @@ _EXTENSIONS = (0, 43, 60)
 _MOST_EXTENSIONS, _MOST_EXTENSION_BYTES = 6, 512
 _MTU = 1500
 
+SLOTS = 65537
 Service = tuple[str, int, int]
 
 
@@ -197,20 +199,37 @@ class Model:
         return frame[6:12] + frame[:6] + frame[12:at]
 
 
-def maglev(names: Sequence[str], weights: Sequence[int], slots: int, order: Iterable[tuple[int, int]]) -> list[str]:
-    """The table of the paper (Eisenbud et al., NSDI 2016, section 3.4, pseudocode 1), from the whole permutations; ``order`` has offset and skip."""
-    permutations = [[(offset + j * skip) % slots for j in range(slots)] for offset, skip in order]
-    entry: list[str | None] = [None] * slots
-    following = [0] * len(names)
-    filled = 0
-    while filled < slots:
+def maglev(names: Sequence[str], weights: Sequence[int]) -> list[str]:
+    """The table of the paper (Eisenbud et al., NSDI 2016, section 3.4, pseudocode 1): in each turn a backend takes as many slots as its weight.
+
+    ADR 20 leaves to us: the backends in the order of their addresses, and offset and skip from the halves of a 16-byte BLAKE2b of the address.
+    """
+    digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
+    offset = [int.from_bytes(d[:8], "little") % SLOTS for d in digests]
+    skip = [int.from_bytes(d[8:], "little") % (SLOTS - 1) + 1 for d in digests]
+    entry: list[str | None] = [None] * SLOTS
+    following, filled = [0] * len(names), 0
+    while filled < SLOTS:
         for i, name in enumerate(names):
-            for _ in range(weights[i]):
-                if filled == slots:
-                    break
-                while entry[permutations[i][following[i]]] is not None:
+            for _ in range(min(weights[i], SLOTS - filled)):
+                while entry[at := (offset[i] + following[i] * skip[i]) % SLOTS] is not None:
                     following[i] += 1
-                entry[permutations[i][following[i]]] = name
-                following[i] += 1
+                entry[at] = name
                 filled += 1
     return [name for name in entry if name is not None]
+
+
+def slot_of(service: str, client: str, port: int) -> int:
+    """The slot of a flow to ``service``, written as tcp://203.0.113.1:80. Each word of the client's address, and its port, goes through a mixer (ADR 20)."""
+    packed = ip_address(client).packed
+    words = [packed[at : at + 8] for at in range(0, len(packed), 8)]
+    state = struct.unpack("<Q", hashlib.blake2b(service.encode(), digest_size=8).digest())[0]
+    for number, word in enumerate(words, 1):
+        state ^= int.from_bytes(word, "little")
+        if number == len(words):
+            # The port as it is on the wire, above the address of IPv4.
+            state ^= int.from_bytes(bytes(4) + struct.pack(">H", port), "little")
+        for _ in range(2):
+            state = (state ^ state >> 32) * 0xD6E8FEB86659FD93 % 2**64
+        state ^= state >> 32
+    return (state >> 32) * SLOTS // 2**32
