@@ -76,10 +76,12 @@ def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None)
     folder = None
     if pins is not None:
         folder = pins / f"{layout()}-{sizes.vip_places}-{sizes.services}-{sizes.destinations}-{sizes.flow_sets}"
+        if (kind := _file_system(pins)) != "bpf":
+            raise _no_place(pins, f"its file system is {kind}, not bpf")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _no_place(pins, error) from None
+            raise _no_place(pins, os.strerror(error.errno or 0)) from None
     processors = _possible_processors()
     try:
         loaded = load(
@@ -111,10 +113,21 @@ def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None)
     return loaded, folder
 
 
-def _no_place(pins: Path, error: OSError) -> ConfigError:
+def _file_system(path: Path) -> str:
+    """The kind of file system that a path is in, or would be (proc_pid_mountinfo(5))."""
+    kinds = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        # Of mounts over each other the last one counts.
+        kinds[Path(before.split()[4])] = after.split()[0]
+    absolute = path.absolute()
+    return next(kinds[p] for p in (absolute, *absolute.parents) if p in kinds)
+
+
+def _no_place(pins: Path, why: str) -> ConfigError:
     return ConfigError(
         str(pins),
-        f"no maps can be pinned there: {os.strerror(error.errno or 0)}",
+        f"no maps can be pinned there: {why}",
         "Mount a BPF file system (mount -t bpf bpf /sys/fs/bpf), and mount it writable into the pod",
     )
 
