@@ -22,10 +22,11 @@ import pytest
 from lab import throwaway
 from lbnode.dataplane.base import EdgeDataPlane, WorkerDataPlane
 from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.libbpf import Object
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
-from tests.conformance.xdp import bpf_file_system, xdp_node
+from tests.conformance.xdp import load, xdp_node_of
 from tools.bpf import CLANG, OUTPUT, build
 
 INSIDE = "SAMEGATE_IN_MACHINE"
@@ -64,11 +65,13 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="session")
-def xdp_object() -> Path:
+def xdp_program() -> Iterator[Object]:
     """The XDP program, built outside of the machine, where that takes less time."""
     if shutil.which(CLANG) is None:
         pytest.skip(f"{CLANG} is not on PATH")
-    return OUTPUT / "samegate.bpf.o"
+    loaded, _ = load(OUTPUT / "samegate.bpf.o", None)
+    with loaded:
+        yield loaded
 
 
 @pytest.fixture(
@@ -84,12 +87,8 @@ def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPla
         yield MemoryEdge(POOLS, dict.fromkeys(SYSCTLS, "0"))
         return
     if request.param == "xdp":
-        built = request.getfixturevalue("xdp_object")
-        with (
-            new_namespace(),
-            bpf_file_system(tmp_path / "bpf") as pins,
-            xdp_node(built, tmp_path / "record", pins / "samegate", devices=("eth0",)) as node,
-        ):
+        loaded = request.getfixturevalue("xdp_program")
+        with new_namespace(), xdp_node_of(loaded, tmp_path / "record", "eth0") as node:
             yield node.plane
         return
     with new_namespace():

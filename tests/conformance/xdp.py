@@ -40,6 +40,11 @@ class XdpNode:
     attached: tuple[Attached, ...]
 
 
+def load(built: Path, pins: Path | None, sizes: Sizes = SIZES) -> tuple[Object, Path | None]:
+    constants = limits(sizes.vip_places, sizes.flow_sets, MTU_BYTES, kernel_hertz())
+    return load_program(built, sizes, constants, pins)
+
+
 @contextmanager
 def xdp_node(
     built: Path,
@@ -51,14 +56,35 @@ def xdp_node(
     mode: Mode | None = None,
 ) -> Iterator[XdpNode]:
     """An agent's life: what it leaves is what is pinned."""
-    hertz = kernel_hertz()
-    loaded, folder = load_program(built, sizes, limits(sizes.vip_places, sizes.flow_sets, MTU_BYTES, hertz), pins)
+    loaded, folder = load(built, pins, sizes)
+    with loaded, _working(loaded, folder, records, pins, devices, sizes, mode) as node:
+        yield node
+
+
+@contextmanager
+def xdp_node_of(loaded: Object, records: Path, device: str) -> Iterator[XdpNode]:
+    """A fresh node with a program that was loaded once for many of them: verifying it takes a machine without compiler for BPF seconds."""
+    with _working(loaded, None, records, None, (device,), SIZES, None) as node:
+        node.state.write(node.state.read(), {}, {}, frozenset())
+        yield node
+        node.state.write(node.state.read(), {}, {}, frozenset())
+
+
+@contextmanager
+def _working(
+    loaded: Object,
+    folder: Path | None,
+    records: Path,
+    pins: Path | None,
+    devices: tuple[str, ...],
+    sizes: Sizes,
+    mode: Mode | None,
+) -> Iterator[XdpNode]:
     with ExitStack() as stack:
-        stack.enter_context(loaded)
         attachment = Attachment(pins, folder)
         stack.callback(attachment.close)
         attachment.attach(loaded, devices, mode)
-        state = XdpState(loaded, sizes, hertz, folder)
+        state = XdpState(loaded, sizes, kernel_hertz(), folder)
         plane = KernelEdge(
             POOLS,
             sysctls=SYSCTLS,
