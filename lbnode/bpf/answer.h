@@ -141,6 +141,22 @@ static __always_inline void link_back(void *data, void *old)
 	__builtin_memcpy(link->h_source, was->h_dest, ETH_ALEN);
 }
 
+/* The place of a message's IP header, with the packet that it quotes behind its own headers; 0 where that is too short. */
+static __always_inline void *message_room(struct xdp_md *ctx, __u32 link_bytes, int quote, int grow)
+{
+	void *data, *end, *ip;
+
+	if (cut_and_grow(ctx, link_bytes, quote, grow))
+		return 0;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + grow + SG_LINK_BYTES_MOST > end)
+		return 0;
+	link_back(data, data + grow);
+	ip = data + link_bytes;
+	return ip + grow + quote > end ? 0 : ip;
+}
+
 static __noinline int tell_too_big_ipv4(struct xdp_md *ctx, __u32 link_bytes, __u32 mtu)
 {
 	const int grow = sizeof(struct iphdr) + sizeof(struct sg_icmp);
@@ -157,15 +173,8 @@ static __noinline int tell_too_big_ipv4(struct xdp_md *ctx, __u32 link_bytes, __
 	/* RFC 1122 section 3.2.2: not to an address that is no single host. */
 	if (first == 0 || first == 127 || first >= 224 || !within(SG_PACE_MESSAGES, limits.messages))
 		return drop(SG_DROP_TOO_BIG);
-	if (cut_and_grow(ctx, link_bytes, SG_QUOTE_IPV4, grow))
-		return drop(SG_DROP_TOO_BIG);
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	if (data + grow + SG_LINK_BYTES_MOST > end)
-		return drop(SG_DROP_TOO_BIG);
-	link_back(data, data + grow);
-	ip = data + link_bytes;
-	if ((void *)ip + grow + SG_QUOTE_IPV4 > end)
+	ip = message_room(ctx, link_bytes, SG_QUOTE_IPV4, grow);
+	if (!ip)
 		return drop(SG_DROP_TOO_BIG);
 	icmp = (void *)(ip + 1);
 	quoted = (void *)(icmp + 1);
@@ -203,15 +212,8 @@ static __noinline int tell_too_big_ipv6(struct xdp_md *ctx, __u32 link_bytes, __
 	/* RFC 4443 section 2.4 (e.6): not to an address that is no single node. */
 	if (ip->saddr.s6_addr[0] == 0xff || ip->saddr.s6_addr32[0] == 0 || !within(SG_PACE_MESSAGES, limits.messages))
 		return drop(SG_DROP_TOO_BIG);
-	if (cut_and_grow(ctx, link_bytes, SG_QUOTE_IPV6, grow))
-		return drop(SG_DROP_TOO_BIG);
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	if (data + grow + SG_LINK_BYTES_MOST > end)
-		return drop(SG_DROP_TOO_BIG);
-	link_back(data, data + grow);
-	ip = data + link_bytes;
-	if ((void *)ip + grow + SG_QUOTE_IPV6 > end)
+	ip = message_room(ctx, link_bytes, SG_QUOTE_IPV6, grow);
+	if (!ip)
 		return drop(SG_DROP_TOO_BIG);
 	icmp = (void *)(ip + 1);
 	quoted = (void *)(icmp + 1);

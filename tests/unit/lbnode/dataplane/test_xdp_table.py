@@ -4,15 +4,33 @@ import ctypes
 import re
 import shutil
 import subprocess
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lbnode.dataplane import xdp_records
-from lbnode.dataplane.xdp_table import destination_record, places, vip_table, wire_service
+from lbnode.dataplane.xdp_program import Sizes, layout, vlan_links
+from lbnode.dataplane.xdp_table import (
+    Stored,
+    address_vips,
+    destination_record,
+    key_of,
+    made_of,
+    place_numbers,
+    places,
+    served,
+    source_key,
+    source_of_key,
+    vip_of,
+    vip_table,
+    wire_service,
+    worker_of,
+)
 from lbnode.errors import ConfigError
-from lbnode.model import IPAddress
+from lbnode.model import Destination, IPAddress, IPNetwork, Protocol, VirtualKey, VirtualService
 from lbnode.ring import SLOTS, halves
 
 HEADER = Path(__file__).resolve().parents[4] / "lbnode" / "bpf" / "record.h"
@@ -90,3 +108,102 @@ def test_the_sum_of_an_outer_header_completes_to_a_valid_checksum() -> None:
     while whole >> 16:
         whole = (whole & 0xFFFF) + (whole >> 16)
     assert whole == 0xFFFF
+
+
+ADDRESSES = st.ip_addresses()
+KEYS = st.builds(VirtualKey, ADDRESSES, st.sampled_from([Protocol.TCP, Protocol.UDP]), st.integers(1, 65535))
+WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
+EDGE = ip_address("198.18.0.11")
+
+
+@given(KEYS, st.booleans(), st.booleans())
+def test_what_a_client_connects_to_is_read_back_from_the_record(key: VirtualKey, port: bool, one_packet: bool) -> None:
+    service = VirtualService(key, hash_source_port=port, one_packet=one_packet)
+    vip = vip_of(service, 7, made_of({}), limited=True)
+    assert key_of(vip) == key
+    assert served([vip], [])[key].service == service
+
+
+@given(ADDRESSES)
+def test_the_end_of_a_tunnel_is_read_back_from_the_record(worker: IPAddress) -> None:
+    assert worker_of(destination_record(1, worker, worker)) == worker
+
+
+@given(st.data())
+def test_a_network_of_clients_is_read_back_from_its_key(data: st.DataObject) -> None:
+    address = data.draw(ADDRESSES)
+    network: IPNetwork = ip_network((address, data.draw(st.integers(0, address.max_prefixlen))), strict=False)
+    key = VirtualKey(address, Protocol.TCP, 80)
+    assert source_of_key(source_key(5, network), {5: key}) == (key, network)
+    assert source_of_key(source_key(5, network), {6: key}) is None
+
+
+def stored(number: int, worker: str, rank: int, generation: int = 1, *, drained: bool = False) -> Stored:
+    record = destination_record(generation, ip_address(worker), EDGE)
+    record.vip, record.rank, record.weight, record.drained = 3, rank, 2, drained
+    return Stored(number, record)
+
+
+def test_destinations_are_read_back_with_the_one_that_came_last_at_the_head() -> None:
+    there = [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.22", 1, drained=True), stored(9, "198.18.0.23", 2)]
+    vip = vip_of(VirtualService(WEB), 3, made_of({s.number: s.record for s in there}), limited=False)
+    found = served([vip, *address_vips([WEB])], there)
+    assert found[WEB].service == VirtualService(
+        WEB,
+        (
+            Destination(ip_address("198.18.0.23"), 2),
+            Destination(ip_address("198.18.0.22"), 2, drained=True),
+            Destination(ip_address("198.18.0.21"), 2),
+        ),
+    )
+    assert len(found) == 1, "what stands for the address as a whole is no service"
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        [stored(1, "198.18.0.21", 0)],
+        [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.22", 1, drained=True)],
+        [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.22", 1, generation=2)],
+        [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.99", 1)],
+        [],
+    ],
+    ids=["one is gone", "one drains", "a place was used again", "another worker", "all are gone"],
+)
+def test_a_ring_of_other_destinations_than_are_there_is_not_intact(now: list[Stored]) -> None:
+    then = [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.22", 1)]
+    vip = vip_of(VirtualService(WEB), 3, made_of({s.number: s.record for s in then}), limited=False)
+    assert served([vip], then)[WEB].intact
+    assert not served([vip], now)[WEB].intact
+
+
+def test_places_stay_with_who_has_them_and_new_ones_are_free_ones() -> None:
+    there = [stored(4, "198.18.0.21", 0)]
+    vip = vip_of(VirtualService(WEB), 3, 0, limited=False)
+    dns = VirtualKey(WEB.address, Protocol.UDP, 53)
+    one, two = Destination(ip_address("198.18.0.21")), Destination(ip_address("198.18.0.22"))
+    wanted = {WEB: VirtualService(WEB, (two, one)), dns: VirtualService(dns, (one,))}
+    found = place_numbers(served([vip], there), wanted, iter([1, 2]), iter([5, 6]), 10, 10)
+    assert found == {WEB: (3, {two.place: 5, one.place: 4}), dns: (1, {one.place: 6})}
+
+
+def test_the_memory_of_the_maps_grows_by_16_bytes_a_flow_and_processor() -> None:
+    one, two = Sizes(flow_sets=1 << 10), Sizes(flow_sets=1 << 20)
+    assert two.memory_bytes(2) - one.memory_bytes(2) == 2 * ((1 << 20) - (1 << 10)) * 4 * 16
+
+
+def test_the_word_for_the_layout_is_one_that_a_path_can_hold() -> None:
+    assert re.fullmatch("[0-9a-f]{8}", layout())
+
+
+def test_devices_of_vlans_are_read_from_the_kernels_list() -> None:
+    text = (
+        "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n"
+        "eth0.100       | 100  | eth0\nstorage        | 7  | bond0\n"
+    )
+    numbers = {"eth0": 2, "eth0.100": 5, "bond0": 3, "storage": 9}
+    found = vlan_links(text, numbers.__getitem__)
+    assert {index: (r.device, bytes(r.tag)) for index, r in found.items()} == {
+        5: (2, b"\x81\x00\x00\x64"),
+        9: (3, b"\x81\x00\x00\x07"),
+    }
