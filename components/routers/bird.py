@@ -73,7 +73,8 @@ def _dynamic(
     lines = [
         # One protocol for each network: BIRD takes one range in a protocol.
         f"protocol bgp {name}_{number} {{",
-        f"  local as {router.asn};",
+        # BFD over more than one hop is refused without it.
+        f"  local as {router.asn};" if session.address is None else f"  local {session.address} as {router.asn};",
         f"  neighbor range {network} as {router.edge_asn};",
         f'  dynamic name "{name}_{number}_";',
         "  direct;" if session.multihop is None else f"  multihop {session.multihop};",

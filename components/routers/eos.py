@@ -30,7 +30,7 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
     lines += [
         f"router bgp {router.asn}",
         f"   maximum-paths {router.maximum_paths} ecmp {router.maximum_paths}",
-        f"   dynamic peer max {router.maximum_edge_nodes}",
+        f"   dynamic peer max {router.maximum_neighbours}",
     ]
     for session in router.sessions:
         lines += [f"   {line}" for line in _group(router, session, keys)]

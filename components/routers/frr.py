@@ -15,6 +15,9 @@ from lbnode.settings import Bfd
 #: Ports are part of the flow hash, so that one client's connections spread (Linux, Documentation/networking/ip-sysctl: 1 is layer 4).
 LINUX_HASH = "net.ipv4.fib_multipath_hash_policy = 1\nnet.ipv6.fib_multipath_hash_policy = 1\n"
 
+DYNAMIC_NEIGHBOURS = 100
+"""How many FRR takes unless told otherwise (FRRouting User Guide, "BGP", `bgp listen limit`; BGP_DYNAMIC_NEIGHBORS_LIMIT_DEFAULT of bgpd.h)."""
+
 
 def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
     """File names and texts; ``keys`` are TCP MD5 keys by name, and a reference stands for one that is not there."""
@@ -63,7 +66,13 @@ def route_maps(router: Router) -> list[str]:
 
 def neighbours(router: Router, keys: Mapping[str, str]) -> list[str]:
     """The groups of dynamic neighbours, for the block `router bgp`."""
-    return [line for session in router.sessions for line in _group(router, session, keys)]
+    lines = [line for session in router.sessions for line in _group(router, session, keys)]
+    # Only where it has to be raised: it counts all dynamic neighbours of the router, others' too.
+    return (
+        [f" bgp listen limit {router.maximum_neighbours}", *lines]
+        if router.maximum_neighbours > DYNAMIC_NEIGHBOURS
+        else lines
+    )
 
 
 def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[str]:

@@ -29,7 +29,7 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
         ]
     lines += [
         f"router bgp {router.asn}",
-        f" bgp listen limit {router.maximum_edge_nodes}",
+        f" bgp listen limit {router.maximum_neighbours}",
     ]
     for session in router.sessions:
         lines += _group(router, session, keys)

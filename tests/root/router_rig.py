@@ -140,14 +140,14 @@ def rig(
             )
             for link in topology.LINKS
         )
-        core, tor = (
-            dataclasses.replace(router, namespace=names[router.namespace])
-            for router in (topology.CORE_ROUTER, topology.TOR1_ROUTER)
+        # The second ToR is only named: what is done to all ToRs must not reach one of a lab that stands.
+        core, tor, other = (
+            dataclasses.replace(router, namespace=names[router.namespace]) for router in topology.ROUTERS
         )
         for constant, value in (
             ("LINKS", links),
             ("ROUTERS", (core, tor)),
-            ("TORS", (tor, topology.TOR2_ROUTER)),
+            ("TORS", (tor, other)),
             ("CORE_ROUTER", core),
             ("TOR1_ROUTER", tor),
             ("CORE", core.namespace),
