@@ -87,6 +87,8 @@ def _dynamic(
         interval = f"interval {session.bfd.interval_ms} ms"
         lines.append(f"  bfd {{ min rx {interval}; min tx {interval}; multiplier {session.bfd.multiplier}; }};")
     lines.append(f"  graceful restart {'aware' if session.graceful_restart else 'off'};")
+    # After an error, such as BFD's, BIRD refuses the neighbour for 60 to 300 s unless told otherwise (User's Guide, "BGP", `error wait time`).
+    lines.append("  error wait time 1, 4;")
     for version in session.families:
         lines += [
             f"  ipv{version} {{",
