@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
-from lbnode.dataplane.xtables import fingerprint
+from lbnode.dataplane.xtables import fingerprint, outline
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     PROBE_DEVICES,
@@ -310,13 +310,18 @@ def transaction(table: str, wanted: TableText | None, there: SavedTable, digest:
     for chain, rules in chains.items():
         lines += [f"-A {chain} {rule}" for rule in rules]
     if wanted is not None:
-        comment = f"samegate {digest}:{wanted.hash}"
         put = "-A {}" if wanted.behind else "-I {} 1"
-        lines += [
-            f'{put.format(hook)} -m comment --comment "{comment}" -j {_CHAIN_PREFIX}{hook}' for hook in wanted.hooks
-        ]
+        lines += [f"{put.format(hook)} {_jump(hook, wanted, digest)}" for hook in wanted.hooks]
     lines += [f"-X {c}" for c in stale]
     return "\n".join([*lines, "COMMIT", ""])
+
+
+def _mark(text: TableText, digest: str) -> str:
+    return f"samegate {digest}:{text.hash}"
+
+
+def _jump(hook: str, text: TableText, digest: str) -> str:
+    return f'-m comment --comment "{_mark(text, digest)}" -j {_CHAIN_PREFIX}{hook}'
 
 
 def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
@@ -342,9 +347,13 @@ class PacketFilter:
         self._backend: str | None = None
         # What the tables looked like when they were last read as text, what was read, and the digest that it came to.
         self._known: tuple[tuple[str | None, ...], Mapping[tuple[int, str], SavedTable], str | None] | None = None
+        # Whether that was told by outlines only.
+        self._is_outline = False
 
     def digest(self) -> str | None:
         """The digest of the table in force; ``None`` if there is none, or if it is not what was put there.
+
+        Right after :meth:`replace` that is told by the tables' outlines, from the next time on by every word of every rule.
 
         Raises:
             Retry: the tool cannot tell now.
@@ -352,14 +361,38 @@ class PacketFilter:
         """
         before = self._fingerprints()
         if self._known is not None and self._known[0] == before:
-            return self._known[2]
+            digest = self._known[2]
+            if self._is_outline:
+                self._known, self._is_outline = None, False
+            return digest
         seen = {(v, t): self._saved(v, t) for v in self._families for t in self._tables}
         digests = {self._digest_of(saved) for saved in seen.values()}
         digest = digests.pop() if len(digests) == 1 else None
         # Only what stood still while it was read may be believed later: tables that change meanwhile may well change back.
         still = None not in before and before == self._fingerprints()
-        self._known = (before, seen, digest) if still else None
+        self._known, self._is_outline = (before, seen, digest) if still else None, False
         return digest
+
+    def _outlined(self, wanted: Mapping[tuple[int, str], TableText], digest: str) -> bool:
+        """Whether chains, numbers of rules and marks in the kernel are those of ``wanted``, told without starting a program: new endpoints wait
+        for this, on nodes that are busy with starting them.
+        """
+        before = self._fingerprints()
+        # Of translation the order to kube-proxy's rules matters too.
+        if None in before or self._tables == TRANSLATION_TABLES or len(before) != len(wanted):
+            return False
+        seen = {}
+        for (version, name), text in wanted.items():
+            found = outline(version, name, _CHAIN_PREFIX)
+            marks = (_mark(text, digest),) * len(text.hooks)
+            if found is None or found.comments != marks or found.rules != {c: len(r) for c, r in text.chains.items()}:
+                return False
+            jumps = tuple(f"-A {hook} {_jump(hook, text, digest)}" for hook in text.hooks)
+            seen[version, name] = SavedTable(text, jumps, (digest, text.hash))
+        if before != self._fingerprints():
+            return False
+        self._known, self._is_outline = (before, seen, digest), True
+        return True
 
     def _fingerprints(self) -> tuple[str | None, ...]:
         if self._backend != "legacy" or not all(self._is_there(v, t) for v in self._families for t in self._tables):
@@ -397,7 +430,7 @@ class PacketFilter:
                 if v == version
             ]
             self._restore(version, "".join(changes))
-        if self.digest() != table.digest:
+        if not self._outlined(wanted, table.digest) and self.digest() != table.digest:
             raise Bug(
                 "the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render"
             )

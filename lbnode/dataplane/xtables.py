@@ -50,11 +50,38 @@ LAYOUTS: Mapping[int, Layout] = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What of our share can be told without a program that prints rules: the number of rules of each chain of ours, and the comments of the
+    rules that jump there.
+    """
+
+    rules: Mapping[str, int]
+    comments: tuple[str, ...]
+
+
 def fingerprint(version: int, table: str, prefix: str) -> str | None:
     """A hash of what concerns the chains of ``table`` whose names begin with ``prefix``, as :func:`share` picks it.
 
     ``None`` when the kernel does not tell (no such table, no privilege, changed meanwhile).
     """
+    read = _read(version, table)
+    if read is None:
+        return None
+    digest = hashlib.sha256()
+    for part in share(*read, prefix):
+        digest.update(len(part).to_bytes(4) + part)
+    return digest.hexdigest()
+
+
+def outline(version: int, table: str, prefix: str) -> Outline | None:
+    """The outline of what concerns the chains of ``table`` whose names begin with ``prefix``; ``None`` as for :func:`fingerprint`."""
+    read = _read(version, table)
+    return outline_of(read[0], read[1], prefix) if read is not None else None
+
+
+def _read(version: int, table: str) -> tuple[bytes, Layout, list[tuple[int, int]]] | None:
+    """The entries, their layout, and the first and last offset of each built-in chain."""
     layout = LAYOUTS[version]
     name = table.encode().ljust(_NAME_BYTES, b"\0")
     with socket.socket(layout.family, socket.SOCK_DGRAM) as link:
@@ -66,10 +93,41 @@ def fingerprint(version: int, table: str, prefix: str) -> str | None:
     if entries is None:
         return None
     chains = [(places[h], places[_HOOKS + h]) for h in range(_HOOKS) if hooks >> h & 1]
-    digest = hashlib.sha256()
-    for part in share(entries[_ENTRIES_HEADER_BYTES:], layout, chains, prefix):
-        digest.update(len(part).to_bytes(4) + part)
-    return digest.hexdigest()
+    return entries[_ENTRIES_HEADER_BYTES:], layout, chains
+
+
+def outline_of(entries: bytes, layout: Layout, prefix: str) -> Outline:
+    """The :class:`Outline` of these entries, chains and comments in their order."""
+    found = list(_walk(entries, layout))
+    names = {end: name for _, end, name, _ in found if name is not None}
+    ours = prefix.encode()
+    rules: dict[str, int] = {}
+    comments: list[str] = []
+    chain = b""
+    for start, end, name, verdict in found:
+        if name is not None:
+            chain = name
+            if chain.startswith(ours):
+                # A chain ends with an entry for its return, which is no rule.
+                rules[chain.decode()] = -1
+        elif chain.startswith(ours):
+            rules[chain.decode()] += 1
+        elif verdict is not None and names.get(verdict, b"").startswith(ours):
+            comments.append(_comment(entries[start:end], layout))
+    return Outline(rules, tuple(comments))
+
+
+def _comment(entry: bytes, layout: Layout) -> str:
+    """The text of the entry's comment match (``linux/netfilter/xt_comment.h``), empty if it has none."""
+    at, targets = layout.counters + _COUNTERS_BYTES, struct.unpack_from("=H", entry, layout.target_offset)[0]
+    while at + _TARGET.size <= targets:
+        length, name, _ = _TARGET.unpack_from(entry, at)
+        if name.split(b"\0")[0] == b"comment":
+            return entry[at + _TARGET.size : at + length].split(b"\0")[0].decode("latin-1")
+        if length < _TARGET.size:
+            break
+        at += length
+    return ""
 
 
 def share(entries: bytes, layout: Layout, chains: list[tuple[int, int]], prefix: str) -> Iterator[bytes]:

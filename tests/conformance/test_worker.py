@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -114,6 +117,30 @@ def test_the_delivery_comes_changes_and_goes_beside_the_filter(worker: WorkerDat
 
 
 @pytest.mark.root
+def test_new_endpoints_are_in_force_without_a_tool_that_lists_rules_and_every_word_is_read_the_next_time(
+    kernel_worker: KernelWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    genuine = kernel_worker._delivery._call
+
+    def note(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+        started.append(command[0])
+        return genuine(command, text)
+
+    kernel_worker.apply([ReplaceDelivery(DELIVERIES)])
+    kernel_worker.read()
+    kernel_worker.read()
+    monkeypatch.setattr(kernel_worker._delivery, "_call", note)
+    fewer = replace(DELIVERIES, deliveries=DELIVERIES.deliveries[1:])
+    kernel_worker.apply([ReplaceDelivery(fewer)])
+    assert kernel_worker.read().delivery_digest == fewer.digest
+    assert started == ["iptables-legacy-restore", "ip6tables-legacy-restore"]
+    # Control: one word of one rule, which leaves the outline as it is.
+    chain, rule = next(r for r in sh("iptables-legacy-save -t nat").splitlines() if "--dport 53" in r).split(" ", 2)[1:]
+    sh(f"iptables-legacy -t nat -R {chain} 1 {rule.replace('--dport 53', '--dport 54')}")
+    assert kernel_worker.read().delivery_digest is None
+
+
 @pytest.mark.parametrize(("tool", "vip"), [("iptables-legacy", "203.0.113.9"), ("ip6tables-legacy", "2001:db8:113::9")])
 def test_a_delivery_that_was_harmed_is_noticed_and_rules_of_others_are_none_of_ours(
     kernel_worker: KernelWorker, tool: str, vip: str

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.dataplane.xtables import LAYOUTS, share
+from lbnode.dataplane.xtables import LAYOUTS, Outline, outline_of, share
 
 ENTRY_BYTES = {4: 112, 6: 168}  # sizeof(struct ipt_entry), sizeof(struct ip6t_entry)
 ACCEPT = -2  # -NF_ACCEPT - 1
@@ -143,7 +143,29 @@ def test_whatever_changes_in_our_share_is_seen(version: int, built_in: Chains, o
     assert table(version, built_in, ours) != table(version)
 
 
+def comment(text: str) -> bytes:
+    """``struct xt_entry_match`` of ``xt_comment``: size, name, revision; then 256 bytes of text (``linux/netfilter/xt_comment.h``)."""
+    return struct.pack("=H29sB", 32 + 256, b"comment", 0) + text.encode().ljust(256, b"\0")
+
+
+@VERSIONS
+@given(THEIRS)
+def test_an_outline_counts_our_rules_and_names_the_comments_of_the_jumps_to_them(version: int, theirs: Chains) -> None:
+    built_in: Chains = {
+        "PREROUTING": [
+            Rule(comment("theirs"), "KUBE-SERVICES"),
+            Rule(struct.pack("=H29sB", 40, b"tcp", 0) + bytes(8) + comment("ours: 1"), "SAMEGATE-PREROUTING"),
+        ],
+        "OUTPUT": [Rule(b"", "SAMEGATE-1f2e"), Rule(comment("no jump"))],
+    }
+    laid = Table(version, built_in, {"KUBE-SERVICES": [], **theirs, **OURS, "SAMEGATE-empty": []})
+    assert outline_of(laid.entries, LAYOUTS[version], "SAMEGATE-") == Outline(
+        {"SAMEGATE-PREROUTING": 2, "SAMEGATE-1f2e": 1, "SAMEGATE-empty": 0}, ("ours: 1", "")
+    )
+
+
 @given(st.binary(min_size=112, max_size=400), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
 def test_bytes_that_are_no_table_end_the_walk(garbage: bytes, target: int, length: int) -> None:
     garbage = garbage[:88] + struct.pack("=HH", target, length) + garbage[92:]
     list(share(garbage, LAYOUTS[4], [(0, len(garbage))], "SAMEGATE-"))
+    outline_of(garbage, LAYOUTS[4], "SAMEGATE-")
