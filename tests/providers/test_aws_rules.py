@@ -19,7 +19,7 @@ class Account:
     def __init__(self) -> None:
         self.world = World()
 
-    def make(self, token: str, name: str, **inputs: Any) -> Object:
+    def make(self, token: str, name: str, /, **inputs: Any) -> Object:
         made = RULES.create(self.world, token, name, inputs, CONFIG)
         self.world.objects[made.identifier] = made
         return made

@@ -482,6 +482,8 @@ class Aws(Rules):
         POLICY: {"role": (ROLE,)},
         INLINE: {"role": (ROLE,)},
         PROFILE: {"role": (ROLE,)},
+        KEY: {},
+        LOGS: {},
     }
     # Objects whose identifier is the name that the program gave them.
     _NAMED: ClassVar[Mapping[str, str]] = {CLUSTER: "name", ROLE: "name", PROFILE: "name", LOGS: "name"}

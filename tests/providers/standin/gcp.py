@@ -276,6 +276,7 @@ class Gcp(Rules):
         CLUSTER: {"network": (NETWORK,), "subnetwork": (SUBNET,), "databaseEncryption.keyName": (KEY,)},
         POOL: {"cluster": (CLUSTER,), "nodeConfig.serviceAccount": (ACCOUNT,)},
         KEY: {"keyRing": (RING,)},
+        **{token: {} for token in (NETWORK, HUB, CHECK, ACCOUNT, MEMBER, ROLE, RING)},
     }
 
     def automatic_name(self, token: str) -> str | None:
