@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Literal
 
 import pulumi
@@ -12,11 +13,28 @@ from lbnode.settings import Peer
 
 
 @dataclass(frozen=True)
+class Link:
+    """A tunnel that a fabric wants between an edge node and its router.
+
+    ``local`` and ``remote`` are the outer addresses, ``address`` is the node's own inside, with the link's prefix length.
+    """
+
+    name: str
+    kind: Literal["gre"]
+    local: IPv4Address
+    remote: IPv4Address
+    address: IPv4Address
+    prefix_length: int
+    mtu_bytes: int
+
+
+@dataclass(frozen=True)
 class EdgeNode:
-    """A node that announces VIPs, and the routers it peers with."""
+    """A node that announces VIPs, the routers it peers with, and the links to them where the fabric has any."""
 
     name: str
     peers: tuple[Peer, ...]
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
