@@ -2,7 +2,7 @@
 PYTHON := python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help tools lab status lab-down test unit lint audit lock clean
+.PHONY: help tools lab status lab-down test unit policy bench lint audit lock clean
 # A test looks that none is forgotten.
 SHELL_SCRIPTS := .ci/run image/bird-supervisor.sh lab/uml/rootfs/usr/local/sbin/samegate-node
 
@@ -30,6 +30,9 @@ test: tools lint ## Run the linters, then every test; the lab is brought up for 
 unit: tools ## Run the tests that need no root, cluster or network
 	@$(VENV)/pytest
 
+bench: tools ## Measure samegate side by side with others, on a quiet machine; writes .bench/ipvs.json and docs/bench
+	@$(VENV)/python -m bench
+
 lint: tools ## Check style, security rules, types, import layers, shell scripts and locks
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -37,6 +40,10 @@ lint: tools ## Check style, security rules, types, import layers, shell scripts 
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports --config pyproject.toml
 	@$(PYTHON) -m tools lock --check
+
+policy: tools ## Preview a stack with every policy check, and look for secrets in clear text: make policy STACK=onprem
+	@test -n "$(STACK)" || { echo 'Say which stack: make policy STACK=onprem' >&2; exit 2; }
+	@$(VENV)/python -m policy.check $(STACK)
 
 audit: tools ## Ask the vulnerability service about every locked Python package; says so where it cannot be reached
 	@$(PYTHON) -m tools audit

@@ -8,6 +8,7 @@ from components.app import App, load
 from components.load import load as load_settings
 from components.loadbalancer.component import LoadBalancer, LoadBalancerArgs
 from components.onprem.platform import provision
+from components.routers.render import configurations
 from lbnode.errors import ConfigError
 
 
@@ -15,6 +16,7 @@ def main(project: Path) -> None:
     settings, bgp_keys, kubeconfig = load_settings()
     # All reading comes before the first resource: a mistake leaves the stack untouched.
     apps = {app.path: (load(project / app.path), {"samegate": settings.image, **app.images}) for app in settings.apps}
+    routers = configurations(settings)
     platform = provision(settings, project, kubeconfig)
     balancer = LoadBalancer(
         "samegate",
@@ -41,6 +43,8 @@ def main(project: Path) -> None:
             for node in platform.edge_nodes
         },
     )
+    # With references in the place of BGP keys, so that the output can be read, reviewed and compared.
+    pulumi.export("routers", routers)
 
 
 try:

@@ -15,6 +15,10 @@ CONTROLLER = "samegate-controller"
 SETTINGS = "samegate-settings"
 BGP_KEYS = "samegate-bgp-keys"
 
+#: The provider's annotation for the name under which an object's fields are owned in server-side apply.
+FIELD_MANAGER_ANNOTATION = "pulumi.com/patchFieldManager"
+FIELD_MANAGER = "samegate"
+
 PART_OF = "app.kubernetes.io/part-of"
 COMPONENT = "app.kubernetes.io/component"
 NAME = "app.kubernetes.io/name"
@@ -28,6 +32,17 @@ def selector(role: str) -> dict[str, str]:
 def labels(role: str) -> dict[str, str]:
     """All labels of a role's objects."""
     return {**selector(role), PART_OF: "samegate"}
+
+
+def with_field_manager(manifest: Manifest) -> dict[str, Any]:
+    """The object with a name of its own for the owner of its fields, unless it has one.
+
+    The provider would draw a name by lot and keep it in the state alone. An ``up`` that is killed leaves objects that no state knows; the next one
+    would come under another name, and the API server refuses to change what somebody else owns.
+    """
+    metadata = manifest.get("metadata") or {}
+    annotations = {FIELD_MANAGER_ANNOTATION: FIELD_MANAGER, **(metadata.get("annotations") or {})}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 def logical_name(manifest: Manifest) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pulumi
 
-from components.naming import Manifest, logical_name, type_token
+from components.naming import Manifest, logical_name, type_token, with_field_manager
 
 CREATE_TIMEOUT = "8m"
 DELETE_TIMEOUT = "5m"
 
 
 class KubernetesObject(pulumi.CustomResource):
-    """One object, sent to the provider as it is written; ``status`` is what the cluster answered.
+    """One object, sent to the provider as it is written but for the owner of its fields; ``status`` is what the cluster answered.
 
     The SDK's class per kind would rename every field twice for nothing: manifests are the interface here.
     """
@@ -26,7 +26,7 @@ class KubernetesObject(pulumi.CustomResource):
         super().__init__(
             type_token(manifest),
             logical_name(manifest),
-            {**manifest, **(values or {}), "status": None},
+            {**with_field_manager(manifest), **(values or {}), "status": None},
             pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -36,17 +37,37 @@ def _by_digest(image: str) -> str:
     return image
 
 
+class Router(_Settings):
+    """A router of yours whose configuration is generated: the stack output `routers`, and `python -m components.routers`.
+
+    ``peers`` names the entries of `agent.bgp.peers` that are this router: one, or one for each IP version of its sessions. ``edge_cidrs`` is where
+    edge nodes connect from; left out, the node networks that hold the router's address. ``maximum_paths`` is the width of ECMP, at least the
+    number of edge nodes. ``maximum_prefixes`` ends a session that announces more (RFC 4486 section 4); left out, as many as the pools have routes.
+    ``maximum_edge_nodes`` is how many may connect, where a platform wants to know.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$", max_length=63)
+    platform: Literal["frr", "bird", "vyos", "nx-os", "ios-xe", "junos", "eos", "sonic"]
+    peers: tuple[str, ...] = Field(min_length=1, max_length=2)
+    edge_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    maximum_paths: int = Field(default=8, ge=1, le=64, strict=True)
+    maximum_prefixes: int | None = Field(default=None, ge=1, le=65536, strict=True)
+    maximum_edge_nodes: int = Field(default=16, ge=1, le=256, strict=True)
+
+
 class OnPrem(_Settings):
     """An existing cluster, its nodes labelled by their role, with routers of your own.
 
     ``kubeconfig_file`` is relative to the project; without it the secret `samegate:kubeconfig` holds the text. ``edge_nodes`` names the
-    labelled edge nodes; it is what ``nodes`` of peers and pools may refer to and what the stack exports.
+    labelled edge nodes; it is what ``nodes`` of peers and pools may refer to and what the stack exports. ``routers`` are those whose
+    configuration is to be generated; it changes nothing on them.
     """
 
     kind: Literal["onprem"] = "onprem"
     kubeconfig_file: str | None = Field(default=None, min_length=1)
     context: str | None = Field(default=None, min_length=1)
     edge_nodes: tuple[str, ...] = Field(min_length=1)
+    routers: tuple[Router, ...] = ()
 
     @field_validator("edge_nodes")
     @classmethod
@@ -55,6 +76,23 @@ class OnPrem(_Settings):
             if names.count(name) > 1:
                 raise ValueError(f"edge node {name!r} is named twice: names are unique in a cluster. Remove one")
         return names
+
+    @model_validator(mode="after")
+    def _routers_fit(self) -> OnPrem:
+        for what, values in (
+            ("name", [r.name for r in self.routers]),
+            ("peer", [peer for r in self.routers for peer in r.peers]),
+        ):
+            for value in values:
+                if values.count(value) > 1:
+                    raise ValueError(f"routers have the {what} {value!r} twice: a peer is one router. Remove one")
+        for router in self.routers:
+            if router.maximum_paths < len(self.edge_nodes):
+                raise ValueError(
+                    f"maximumPaths {router.maximum_paths} of router {router.name} is less than the {len(self.edge_nodes)} edge nodes: some would never get "
+                    f"a packet. Set at least {len(self.edge_nodes)}"
+                )
+        return self
 
 
 class App(_Settings):

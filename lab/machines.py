@@ -63,7 +63,9 @@ def daemon(node: Node) -> Daemon:
         f"samegate.share={share_of(node)}",
         f"samegate.bin={BINARIES}",
     )
-    return Daemon(f"machine-{node.name}", topology.RACK, argv, environment={"LD_PRELOAD": str(_SHIM)}, nice=-5)
+    # Before the control plane, and edge nodes before workers: BIRD and BFD have deadlines, as the routers' daemons (-15) do.
+    nice = -10 if node.role == "edge" else -5
+    return Daemon(f"machine-{node.name}", topology.RACK, argv, environment={"LD_PRELOAD": str(_SHIM)}, nice=nice)
 
 
 def _secrets(node: Node) -> dict[str, Path]:

@@ -1,4 +1,7 @@
-"""The routers: FRR's zebra, bfdd and bgpd in a namespace each. The configuration is a pure function of the topology."""
+"""The routers: FRR's zebra, bfdd and bgpd in a namespace each. The configuration is a pure function of the topology.
+
+What they are told of edge nodes comes from components.routers, as a stack's users get it; the core and the links to it are the lab's own.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from components.routers import frr, ios_words, model
 from lab import netns, processes, topology
 from lab.processes import Daemon, write_text
 from lab.topology import Router
+from lbnode.settings import Bfd
 
 DIRECTORY = topology.STATE / "routers"
 PROGRAMS = Path("/usr/lib/frr")
@@ -25,10 +31,8 @@ BFD_MULTIPLIER = 3
 KEEPALIVE_SECONDS = 3
 HOLD_SECONDS = 9
 MAXIMUM_PATHS = 8
-MAXIMUM_PREFIXES = topology.VIP_POOL.num_addresses
-
-_FAMILIES = {4: "", 6: "6"}
-"""IP version to the end of the names of its lists and maps."""
+_KEY = "edges"
+"""The name of the TCP-MD5 key (RFC 2385) of the sessions with edge nodes."""
 
 # root, because the state directory is root's; the group because FRR refuses users outside of its shell's.
 _USER = ("--user", "root", "--group", "frrvty")
@@ -39,34 +43,41 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
 
     `bgp_password` is the TCP-MD5 key (RFC 2385) of its sessions with the edge nodes.
     """
-    bgp = _render_core() if router == topology.CORE_ROUTER else _render_tor(router, bgp_password)
+    side = edge_side(router, has_key=bgp_password is not None)
+    keys = {} if bgp_password is None else {_KEY: bgp_password}
+    bgp = _render_core(side) if router == topology.CORE_ROUTER else _render_tor(router, side, keys)
     # The logs are the record of what went down and why: a counter goes with its session, a line stays.
     texts = {
         "zebra": ["log stdout warnings"],
-        "bfdd": ["log stdout debugging", "debug bfd peer", *_BFD],
-        "bgpd": ["log stdout informational", *_LISTS, *bgp],
+        "bfdd": ["log stdout debugging", "debug bfd peer", *frr.bfd_profile(_BFD)],
+        "bgpd": ["log stdout informational", *ios_words.prefix_lists(side), *_LISTS, *bgp],
     }
     return {program: "\n".join([f"hostname {router.name}", *lines]) + "\n" for program, lines in texts.items()}
 
 
-_BFD = [
-    "bfd",
-    " profile lab",
-    f"  detect-multiplier {BFD_MULTIPLIER}",
-    f"  receive-interval {BFD_INTERVAL_MS}",
-    f"  transmit-interval {BFD_INTERVAL_MS}",
-    " exit",
-    "exit",
-]
+def edge_side(router: Router, *, has_key: bool = False) -> model.Router:
+    """What the router is told of the edge nodes, as the generator takes it; equal to what follows from stacks/Pulumi.lab.yaml."""
+    rules = tuple(model.Accepted(pool, pool.max_prefixlen) for pool in topology.VIP_POOLS.values())
+    # One session, over IPv4, carries both families.
+    session = model.Session((topology.RACK_NETWORK,), (4, 6), password_key=_KEY if has_key else None, bfd=_BFD)
+    return model.Router(
+        name=router.name,
+        asn=router.asn,
+        edge_asn=topology.EDGE_ASN,
+        accepted=rules,
+        sessions=(session,),
+        maximum_prefixes={version: model.most_routes(rules, version) for version in topology.VIP_POOLS},
+        maximum_paths=MAXIMUM_PATHS,
+        maximum_edge_nodes=len(topology.EDGES),
+    )
+
+
+_BFD = Bfd(interval_ms=BFD_INTERVAL_MS, multiplier=BFD_MULTIPLIER)
 _LISTS = [
-    f"ip prefix-list POOL seq 5 permit {topology.VIP_POOL} ge 32",
     f"ip prefix-list CLIENTS seq 5 permit {topology.CLIENT_NETWORK}",
     f"ip prefix-list RACK seq 5 permit {topology.RACK_NETWORK}",
-    f"ipv6 prefix-list POOL6 seq 5 permit {topology.VIP_POOL6} ge 128",
     f"ipv6 prefix-list CLIENTS6 seq 5 permit {topology.CLIENT_NETWORK6}",
     f"ipv6 prefix-list RACK6 seq 5 permit {topology.RACK_NETWORK6}",
-    "route-map NOTHING deny 10",
-    "exit",
 ]
 
 
@@ -99,17 +110,21 @@ def _bgp(router: Router) -> list[str]:
     ]
 
 
-def _render_core() -> list[str]:
+def _link(address: IPv4Address, asn: int) -> list[str]:
+    return [f" neighbor {address} remote-as {asn}", f" neighbor {address} bfd profile {model.BFD_PROFILE}"]
+
+
+def _render_core(side: model.Router) -> list[str]:
     core = topology.CORE_ROUTER
     tors = [
-        (str(link.right.address.ip), tor.asn)
+        (link.right.address.ip, tor.asn)
         for link, tor in zip(topology.LINKS[:2], topology.TORS, strict=True)
         if link.right.address is not None
     ]
-    lines = [*_route_map("FROM-TOR", "POOL", "RACK", learning=True), *_route_map("TO-TOR", "CLIENTS"), *_bgp(core)]
+    lines = [*_route_map("FROM-TOR", model.VIPS, "RACK", learning=True), *_route_map("TO-TOR", "CLIENTS"), *_bgp(core)]
     for address, asn in tors:
-        lines += [f" neighbor {address} remote-as {asn}", f" neighbor {address} bfd profile lab"]
-    for version, suffix in _FAMILIES.items():
+        lines += _link(address, asn)
+    for version, suffix in model.FAMILIES.items():
         lines += [f" address-family ipv{version} unicast", f"  network {topology.CLIENT_NETWORKS[version]}"]
         for address, _ in tors:
             lines += [
@@ -117,45 +132,30 @@ def _render_core() -> list[str]:
                 f"  neighbor {address} route-map FROM-TOR{suffix} in",
                 f"  neighbor {address} route-map TO-TOR{suffix} out",
             ]
-        lines += [f"  maximum-paths {MAXIMUM_PATHS}", " exit-address-family"]
+        lines += [f"  maximum-paths {side.maximum_paths}", " exit-address-family"]
     return [*lines, "exit"]
 
 
-def _render_tor(router: Router, bgp_password: str | None) -> list[str]:
+def _render_tor(router: Router, side: model.Router, keys: Mapping[str, str]) -> list[str]:
     core = topology.CORE_ROUTER
     uplink = next(link.left.address for link in topology.LINKS if link.right.namespace == router.namespace)
     assert uplink is not None  # noqa: S101 - the topology's cables between routers have addresses at both ends
-    edges = [
-        " neighbor EDGES peer-group",
-        f" neighbor EDGES remote-as {topology.EDGE_ASN}",
-        " neighbor EDGES description edge nodes, whichever they are",
-        " neighbor EDGES bfd profile lab",
-        *([f" neighbor EDGES password {bgp_password}"] if bgp_password else []),
-        f" bgp listen range {topology.RACK_NETWORK} peer-group EDGES",
-    ]
     lines = [
-        *_route_map("POOL", "POOL", learning=True),
+        *frr.route_maps(side),
         *_route_map("FROM-CORE", "CLIENTS", learning=True),
-        *_route_map("TO-CORE", "POOL", "RACK"),
+        *_route_map("TO-CORE", model.VIPS, "RACK"),
         *_bgp(router),
-        f" neighbor {uplink.ip} remote-as {core.asn}",
-        f" neighbor {uplink.ip} bfd profile lab",
-        *edges,
+        *frr.neighbours(side, keys),
+        *_link(uplink.ip, core.asn),
     ]
-    # One session, over IPv4, carries both families.
-    for version, suffix in _FAMILIES.items():
+    for version, suffix in model.FAMILIES.items():
         lines += [
             f" address-family ipv{version} unicast",
             f"  network {topology.RACK_NETWORK if version == 4 else topology.RACK_NETWORK6}",
             f"  neighbor {uplink.ip} activate",
             f"  neighbor {uplink.ip} route-map FROM-CORE{suffix} in",
             f"  neighbor {uplink.ip} route-map TO-CORE{suffix} out",
-            "  neighbor EDGES activate",
-            # Least trust: host routes of the pool and no more than there are; the edge nodes learn nothing.
-            f"  neighbor EDGES route-map POOL{suffix} in",
-            "  neighbor EDGES route-map NOTHING out",
-            f"  neighbor EDGES maximum-prefix {MAXIMUM_PREFIXES} restart 1",
-            f"  maximum-paths {MAXIMUM_PATHS}",
+            *frr.family(side, version),
             " exit-address-family",
         ]
     return [*lines, "exit"]

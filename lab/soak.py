@@ -1,4 +1,5 @@
 """`python -m lab soak --minutes N --seed S`: one fault after the other on a settled rack, with live flows and new connections beside them.
+With `--calm` nothing is broken: what goes wrong then goes wrong by itself.
 
 What is done and when is a schedule, a pure function of seed and minutes: a run that found something is made again by its seed. What it counts: live
 flows that broke though the fault should spare them, and memory and descriptors of the agents and of BIRD that grew.
@@ -19,16 +20,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lab import netns, topology
+from lab import netns, routers, topology
 from lab.faults import BY_NAME, WORKER, Fault
 from lab.processes import write_text
 from lab.report.bench import Bench, NotReached
+from lab.report.route_watch import RouteWatch
 from lab.report.steady import ECHO
 from lab.traffic.client import TrafficFailed
+from lab.traffic.connections import Sample
 
 RESULT = topology.STATE / "soak.json"
 FLOWS = 100
 NEW_PER_SECOND = 10.0
+CALM_NEW_PER_SECOND = 2.0
+CALM_LOOK_SECONDS = 60.0
 SHORTEST_HOLD_SECONDS = 2.0
 QUIET_SECONDS = (5.0, 20.0)
 """Between two faults, so that each meets a rack of its own."""
@@ -207,7 +212,7 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
                 attempts = load.stop()
             state = flows.check()
             wrong = wrongly_broken(step.hazard, state.broken_flows, WORKER)
-            failed = [a for a in attempts if not a.ok]
+            failed = connections(attempts)["new_failed"]
             told.append(
                 {
                     **asdict(step),
@@ -215,13 +220,11 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
                     "trouble": trouble,
                     "flows_broken": state.broken,
                     "wrongly_broken": list(wrong),
-                    "new_connections": len(attempts),
-                    "new_failed": len(failed),
-                    "new_failed_by": dict(Counter(str(a.error) for a in failed)),
+                    **connections(attempts),
                 }
             )
             bench.say(
-                f"  {len(wrong)} flows broken that should live, {state.broken - len(wrong)} excused; {len(failed)} of {len(attempts)} new connections failed"
+                f"  {len(wrong)} flows broken that should live, {state.broken - len(wrong)} excused; {failed} of {len(attempts)} new connections failed"
                 + (f"; {trouble}" if trouble else "")
             )
             if trouble:
@@ -233,6 +236,57 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
     finally:
         flows.stop()
     return {"steps": told, "grown": grown(usages), "usage": [asdict(u) for u in usages]}
+
+
+def connections(attempts: Sequence[Sample]) -> dict[str, Any]:
+    """How many new connections were tried and failed, and by what."""
+    failed = [a for a in attempts if not a.ok]
+    return {
+        "new_connections": len(attempts),
+        "new_failed": len(failed),
+        "new_failed_by": dict(Counter(str(a.error) for a in failed)),
+    }
+
+
+def calm(bench: Bench, minutes: float) -> dict[str, Any]:
+    """Leave the rack alone, and look at it once a minute. What happened, as JSON values."""
+    bench.settle(SETTLE_TIMEOUT_SECONDS)
+    began = time.monotonic()
+    target = bench.target(ECHO)
+    usages: list[Usage] = []
+    trouble: list[str] = []
+    downs, restarts = routers.bfd_down_count(), bench.restarts()
+    with (
+        RouteWatch(topology.TORS[0].name) as one,
+        RouteWatch(topology.TORS[1].name) as other,
+        bench.open_flows(target, FLOWS) as flows,
+        bench.client.connections(bench.connections_plan(target, CALM_NEW_PER_SECOND)) as load,
+    ):
+        while time.monotonic() - began < minutes * 60:
+            usages += look_at_processes(bench, began)
+            if found := bench.trouble():
+                bench.say(found)
+                trouble.append(f"{time.monotonic() - began:.0f} s: {found}")
+            time.sleep(CALM_LOOK_SECONDS)
+        attempts = load.stop()
+        state = flows.check()
+        withdrawals = [asdict(e) for watch in (one, other) for e in watch.withdrawals(began)]
+    return {
+        "trouble": trouble,
+        "flows_broken": state.broken,
+        **connections(attempts),
+        "withdrawals": [{**w, "next_hops": sorted(w["next_hops"])} for w in withdrawals],
+        "bfd_downs": routers.bfd_down_count() - downs,
+        "restarts": bench.restarts() - restarts,
+        "grown": grown(usages),
+        "usage": [asdict(u) for u in usages],
+    }
+
+
+def stayed_calm(result: Mapping[str, Any]) -> bool:
+    """Whether nothing at all happened on a rack that was left alone."""
+    quiet = ("trouble", "flows_broken", "new_failed", "withdrawals", "bfd_downs", "restarts", "grown")
+    return not any(result[key] for key in quiet)
 
 
 def holds(result: Mapping[str, Any]) -> bool:
@@ -247,10 +301,15 @@ def main(arguments: list[str]) -> int:
         "--minutes", type=float, default=30.0, metavar="N", help="how long (30); at least one fault is made"
     )
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="do what a run with this seed did")
+    parser.add_argument("--calm", action="store_true", help="break nothing: show that the rack is stable by itself")
     parser.add_argument("--schedule", action="store_true", help="show what would be done, and do nothing")
     options = parser.parse_args(arguments[1:])
     if not 0 < options.minutes <= 24 * 60:
         parser.error(f"--minutes {options.minutes:g}: a soak takes more than 0 minutes and at most a day")
+    began = time.monotonic()
+    bench = Bench(lambda text: print(f"{time.monotonic() - began:7.1f} s  {text}", flush=True))
+    if options.calm:
+        return _tell(lambda: calm(bench, options.minutes), {"minutes": options.minutes}, _told_of_calm, stayed_calm)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     steps = schedule(seed, options.minutes)
     print(
@@ -264,16 +323,36 @@ def main(arguments: list[str]) -> int:
             )
         return 0
 
-    began = time.monotonic()
-    bench = Bench(lambda text: print(f"{time.monotonic() - began:7.1f} s  {text}", flush=True))
+    conditions = {"seed": seed, "minutes": options.minutes}
+    return _tell(
+        lambda: soak(bench, steps, options.minutes), conditions, lambda result: _told_of_faults(result, steps), holds
+    )
+
+
+def _tell(
+    run: Callable[[], dict[str, Any]],
+    conditions: Mapping[str, Any],
+    told: Callable[[Mapping[str, Any]], str],
+    good: Callable[[Mapping[str, Any]], bool],
+) -> int:
     try:
-        result = soak(bench, steps, options.minutes)
+        result = run()
     except (NotReached, netns.CommandError, TrafficFailed, subprocess.SubprocessError, OSError) as error:
         print(f"error: {error}. See `python -m lab status`", file=sys.stderr)
         return 2
-    write_text(RESULT, json.dumps({"seed": seed, "minutes": options.minutes, **result}, indent=1))
+    write_text(RESULT, json.dumps({**conditions, **result}, indent=1))
+    print(told(result))
+    return 0 if good(result) else 1
+
+
+def _told_of_faults(result: Mapping[str, Any], steps: Sequence[Step]) -> str:
     wrong = sum(len(s["wrongly_broken"]) for s in result["steps"])
-    print(
-        f"{len(result['steps'])} of {len(steps)} steps: {wrong} flows broken that should live; grown: {', '.join(result['grown']) or 'nothing'}"
+    return f"{len(result['steps'])} of {len(steps)} steps: {wrong} flows broken that should live; grown: {', '.join(result['grown']) or 'nothing'}"
+
+
+def _told_of_calm(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['flows_broken']} of {FLOWS} flows broken, {result['new_failed']} of {result['new_connections']} new connections failed, "
+        f"{len(result['withdrawals'])} withdrawals, {result['bfd_downs']} BFD sessions down, {result['restarts']} restarts, "
+        f"{len(result['trouble'])} times in trouble; grown: {', '.join(result['grown']) or 'nothing'}"
     )
-    return 0 if holds(result) else 1

@@ -6,8 +6,9 @@ prober that may be broken, a kube-proxy that contradicts the API); what is known
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from lbnode.health import watermark
 from lbnode.model import (
@@ -15,12 +16,18 @@ from lbnode.model import (
     IPAddress,
     Verdict,
     VipFacts,
+    VirtualKey,
     VirtualService,
     Worker,
     WorkerHealth,
     address_order,
+    alike,
 )
+from lbnode.remembered import Remembered
 from lbnode.settings import Health
+
+Alike = Callable[[VirtualService, VirtualService], bool]
+Services = dict[VirtualKey, VirtualService]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +52,51 @@ class EdgeFacts:
     peers_reach_a_worker: Mapping[int, bool] = field(default_factory=dict)
 
 
-def announce(facts: EdgeFacts, settings: Health) -> dict[IPAddress, Verdict]:
-    """A verdict for every VIP that is wanted or announced now."""
+def announce(
+    facts: EdgeFacts, settings: Health, alike: Alike = alike, memory: Remembered[Verdict] | None = None
+) -> dict[IPAddress, Verdict]:
+    """A verdict for every VIP that is wanted or announced now.
+
+    ``alike`` as in :func:`lbnode.diff.diff_edge`. With the ``memory`` of the last time the same verdicts come sooner.
+    """
+    memory = Remembered() if memory is None else memory
     node = _node_verdict(facts)
+    kernel = _Kernel(facts, alike)
+    translated = facts.observed is not None and facts.observed.translation_digest == facts.desired.translation_digest
     verdicts = {}
     for address in sorted(facts.vips.keys() | facts.announced, key=address_order):
         vip = facts.vips.get(address)
         if vip is None:
             verdicts[address] = Verdict(False, "NotWanted", "no Service has this address any more")
             continue
-        # A shared address is on the air while one of its Services can be served.
-        each = [_held(v, address, facts) for v in _service_verdicts(facts, vip, node, settings)]
-        verdicts[address] = next((v for v in each if v.announce), each[0])
+        family = address.version
+        # Everything that the decision about one VIP takes from the facts.
+        own = (
+            *(
+                vip,
+                node,
+                kernel.differences.of(address),
+                facts.unserved.get(family),
+                translated,
+                facts.observed is None,
+            ),
+            *(
+                facts.workers,
+                facts.health,
+                facts.peers_reach_a_worker.get(family),
+                address in facts.announced,
+                settings,
+            ),
+        )
+        verdicts[address] = memory.get(address, own, partial(_verdict, facts, vip, node, settings, kernel))
+    memory.end_of_round()
     return verdicts
+
+
+def _verdict(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, settings: Health, kernel: _Kernel) -> Verdict:
+    # A shared address is on the air while one of its Services can be served.
+    each = [_held(v, vip.address, facts) for v in _service_verdicts(facts, vip, node, settings, kernel)]
+    return next((v for v in each if v.announce), each[0])
 
 
 #: Reasons that leave things as they are. An announced VIP stays, another one does not come. Among them is that every kube-proxy reports
@@ -70,7 +109,9 @@ def _held(verdict: Verdict, address: IPAddress, facts: EdgeFacts) -> Verdict:
     return replace(verdict, announce=address in facts.announced) if verdict.reason in _HOLDING else verdict
 
 
-def _service_verdicts(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, settings: Health) -> list[Verdict]:
+def _service_verdicts(
+    facts: EdgeFacts, vip: VipFacts, node: Verdict | None, settings: Health, kernel: _Kernel
+) -> list[Verdict]:
     """A verdict by each Service at the address that is not being deleted, or the one that all are."""
     living = [v for v in vip.all_services if not v.deleting]
     if not living:
@@ -79,7 +120,7 @@ def _service_verdicts(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, set
         return [Verdict(False, *vip.elsewhere)]
     if node is None and vip.address.version in facts.unserved:
         return [Verdict(False, *facts.unserved[vip.address.version])]
-    return [node or _vip_verdict(facts, v, settings) for v in living]
+    return [node or _vip_verdict(facts, v, settings, kernel) for v in living]
 
 
 def _node_verdict(facts: EdgeFacts) -> Verdict | None:
@@ -100,14 +141,14 @@ def _node_verdict(facts: EdgeFacts) -> Verdict | None:
     return None
 
 
-def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
+def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health, kernel: _Kernel) -> Verdict:
     if vip.refused is not None:
         return Verdict(False, *vip.refused)
     if not vip.workers:
         if vip.endpoints:
             return Verdict(False, "NoWorker", "its endpoints are on no worker that takes traffic")
         return Verdict(False, "NoReadyEndpoints", "no endpoint is ready on a worker that takes traffic")
-    if (difference := difference_of(vip.address, facts.desired, facts.observed or EdgeState())) is not None:
+    if (difference := kernel.differences.of(vip.address)) is not None:
         return Verdict(False, "DataPlaneDiffers", difference)
     if not vip.probed:
         if facts.observed is None or facts.observed.translation_digest != facts.desired.translation_digest:
@@ -119,8 +160,7 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
         return Verdict(True, "Announced", f"{len(vip.workers)} pods by translation, as ready as the API says")
 
     family = vip.address.version
-    decided = facts.health.healthy | facts.health.unhealthy
-    probed = {w.address for w in facts.workers if w.probe_address is not None and w.address.version == family}
+    decided, probed = kernel.decided, kernel.probed[family]
     peers_reach = facts.peers_reach_a_worker.get(family)
     # No worker at all, of any VIP of this family, answers this edge node: then the suspect is this node's prober or the fabric, not the workers.
     if probed and not (probed & facts.health.healthy) and probed <= decided and peers_reach is not True:
@@ -138,8 +178,12 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health) -> Verdict:
         )
 
     answering = vip.workers & facts.health.healthy
-    failing = {a for a in answering if (vip.service, a) in facts.health.failing_probes}
-    fit = {a for a in answering - failing if _kube_proxy_delivers(vip, a, facts.health)}
+    failing: frozenset[IPAddress] = frozenset()
+    fit = answering
+    # Of most Services no worker says anything.
+    if vip.service in kernel.spoken_against:
+        failing = frozenset(a for a in answering if (vip.service, a) in facts.health.failing_probes)
+        fit = frozenset(a for a in answering - failing if _kube_proxy_delivers(vip, a, facts.health))
     undecided = vip.workers - decided
     is_up = vip.address in facts.announced
     if watermark(is_up, len(fit), len(vip.workers), settings):
@@ -176,29 +220,51 @@ def _kube_proxy_delivers(vip: VipFacts, worker: IPAddress, health: WorkerHealth)
     return vip.terminating_only or worker in vip.held or (vip.service, worker) not in health.without_endpoints
 
 
-def _count(fit: set[IPAddress], vip: VipFacts) -> str:
+def _count(fit: frozenset[IPAddress], vip: VipFacts) -> str:
     return f"{len(fit)} of {len(vip.workers)} workers"
 
 
-def difference_of(address: IPAddress, desired: EdgeState, observed: EdgeState) -> str | None:
-    """What of one VIP differs between two states, for people, or ``None``.
+class Differences:
+    """What differs between two states, by VIP; each VIP is compared with its own services alone. ``alike`` as in :func:`lbnode.diff.diff_edge`."""
 
-    The weight of a drained destination does not count: the kernel shows 0.
-    """
-    if address in desired.vips and address not in observed.vips:
-        return f"{address} is not on the loopback device"
-    want = {s.key: _comparable(s) for s in desired.services if s.key.address == address}
-    have = {s.key: _comparable(s) for s in observed.services if s.key.address == address}
-    for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
-        if key not in have:
-            return f"IPVS lacks {key}"
-        if key not in want:
-            return f"IPVS has {key}, which is not wanted"
-        if want[key] != have[key]:
-            return f"IPVS differs at {key}"
-    return None
+    def __init__(self, desired: EdgeState, observed: EdgeState, alike: Alike = alike) -> None:
+        self._vips, self._here = desired.vips, observed.vips
+        self._want, self._have = _by_address(desired), _by_address(observed)
+        self._alike = alike
+
+    def of(self, address: IPAddress) -> str | None:
+        """What differs of one VIP, for people, or ``None``."""
+        if address in self._vips and address not in self._here:
+            return f"{address} is not on the loopback device"
+        want, have = self._want.get(address, {}), self._have.get(address, {})
+        if want.keys() == have.keys() and all(self._alike(service, have[key]) for key, service in want.items()):
+            return None
+        for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
+            if key not in have:
+                return f"IPVS lacks {key}"
+            if key not in want:
+                return f"IPVS has {key}, which is not wanted"
+            if not self._alike(want[key], have[key]):
+                return f"IPVS differs at {key}"
+        return None
 
 
-def _comparable(service: VirtualService) -> VirtualService:
-    normal = tuple(replace(d, weight=0) if d.drained else d for d in service.destinations)
-    return replace(service, destinations=normal)
+class _Kernel:
+    """What concerns every VIP, looked at once: what differs, which workers are probed and decided, of which Services workers say something."""
+
+    def __init__(self, facts: EdgeFacts, alike: Alike) -> None:
+        self.differences = Differences(facts.desired, facts.observed or EdgeState(), alike)
+        against = (*facts.health.failing_probes, *facts.health.without_endpoints)
+        self.spoken_against = {service for service, _ in against}
+        self.decided = facts.health.healthy | facts.health.unhealthy
+        self.probed = {
+            version: {w.address for w in facts.workers if w.probe_address is not None and w.address.version == version}
+            for version in (4, 6)
+        }
+
+
+def _by_address(state: EdgeState) -> dict[IPAddress, Services]:
+    found: dict[IPAddress, Services] = {}
+    for service in state.services:
+        found.setdefault(service.key.address, {})[service.key] = service
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from lbnode.active_probe import ActiveProbe, Backend
 from lbnode.health import WorkerState, expire, step, watermark
-from lbnode.model import ServiceName
+from lbnode.model import IPAddress, ServiceName
 
 #: Pods of one Service in one IP version: a worker is a destination in each family by itself.
 Group = tuple[ServiceName, int]
@@ -39,6 +39,11 @@ def probed(memory: Memory, backend: Backend, probe: ActiveProbe, ok: bool, now_s
     """The memory after one result."""
     state = step(memory.states.get(backend, WorkerState()), ok, now_seconds, probe.pace)
     return Memory({**memory.states, backend: state}, memory.fit)
+
+
+def failing(memory: Memory) -> frozenset[tuple[ServiceName, IPAddress]]:
+    """The pods that are known to fail, by their Service; those of which nothing is known are not among them."""
+    return frozenset((b.service, b.address) for b, state in memory.states.items() if state.healthy is False)
 
 
 def judge(

@@ -4,6 +4,8 @@ kube-proxy follows the API's picture to the letter: while an API server comes ba
 own, it drops every new connection although the pods run on. So each worker keeps, behind kube-proxy's own rules, where its pods are that
 count as ready here (:mod:`lbnode.destinations`: ready, held or with grace). As long as kube-proxy delivers, nothing gets that far.
 
+Pods that fail their Service's active probe are left out, unless all of them fail: what still arrives has nowhere better to go.
+
 Terminating endpoints and SCTP are left to kube-proxy. Pods on other nodes are never delivered to: that would need masquerading.
 """
 
@@ -32,8 +34,10 @@ def delivery_table(
     settings: AgentSettings,
     node_name: str,
     graced: frozenset[tuple[ServiceName, str]],
+    failing: frozenset[tuple[ServiceName, IPAddress]] = frozenset(),
 ) -> tuple[DeliveryTable, frozenset[ServiceName]]:
-    """The table of the worker ``node_name``, and the Services in it. ``graced`` as in :func:`lbnode.translate.translate_edge`.
+    """The table of the worker ``node_name``, and the Services in it. ``graced`` as in :func:`lbnode.translate.translate_edge`;
+    ``failing`` are the pods of this node that fail their active probe.
 
     Of two Services with the same address and port the older one is served, as on the edge nodes.
     """
@@ -54,7 +58,8 @@ def delivery_table(
                 if port.protocol not in Protocol.__members__ or port.protocol == Protocol.SCTP:
                     continue
                 key = VirtualKey(address, Protocol(port.protocol), port.port)
-                here = _local(service, port, nodes, slices.get(service.name, ()), node_name, address.version, graced)
+                local = _local(service, port, nodes, slices.get(service.name, ()), node_name, address.version, graced)
+                here = tuple(e for e in local if (service.name, e[0]) not in failing) or local
                 if here and key not in found:
                     found[key] = service.name, Delivery(key, here, ranges, service.client_ip_affinity)
     ordered = sorted(found.values(), key=lambda entry: entry[1].key.order)

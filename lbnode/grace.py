@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lbnode.model import ServiceName
-from lbnode.objects import Snapshot
+from lbnode.objects import EndpointSliceObject, Snapshot
 
 #: A watch event takes milliseconds; withdrawal has three seconds.
 UNREADY_SECONDS = 1.0
@@ -29,10 +29,21 @@ Place = tuple[ServiceName, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """``ready_seconds``: when a place last had a ready endpoint, for those that counted as ready at the last step. ``trouble_seconds``: when a
-    Node was last seen not Ready. Both by a monotonic clock."""
+class Look:
+    """The Nodes, by name, on which a slice has ready endpoints, and those on which it has unready ones that do not terminate."""
 
+    piece: EndpointSliceObject
+    ready: frozenset[str]
+    unready: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """``looks`` are the slices at the last step, ``looked_seconds`` its time. ``ready_seconds``: when a place that had grace then was last ready.
+    ``trouble_seconds``: when a Node was last seen not Ready. All by a monotonic clock."""
+
+    looks: Mapping[tuple[str, str], Look] = field(default_factory=dict)
+    looked_seconds: float = 0.0
     ready_seconds: Mapping[Place, float] = field(default_factory=dict)
     trouble_seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -43,27 +54,47 @@ def step(
     """The memory after one look at the cluster, and the places that have grace now."""
     trouble = {name: at for name, at in memory.trouble_seconds.items() if name in snapshot.nodes}
     trouble |= {name: now_seconds for name, node in snapshot.nodes.items() if node.ready != "True"}
-    ready: dict[Place, float] = {}
-    graced: set[Place] = set()
-    unready: set[Place] = set()
+    looks: dict[tuple[str, str], Look] = {}
     for piece in snapshot.slices:
-        if piece.service is None:
+        known = memory.looks.get((piece.namespace, piece.name))
+        # Of a thousand slices one has changed.
+        looks[piece.namespace, piece.name] = known if known is not None and known.piece is piece else _look(piece)
+
+    ready, ready_before = _ready_by_service(looks), _ready_by_service(memory.looks)
+    graced: dict[Place, float] = {}
+    for look in looks.values():
+        service = look.piece.service
+        if service is None or not look.unready:
             continue
-        for endpoint in piece.endpoints:
-            place = (piece.service, endpoint.node_name or "")
-            if endpoint.ready:
-                ready[place] = now_seconds
-            elif not endpoint.terminating:
-                unready.add(place)
-    for place in unready - ready.keys():
-        last_ready = memory.ready_seconds.get(place)
-        if last_ready is None:
-            continue
-        troubled = max(
-            trouble.get(place[1], float("-inf")),
-            api_returned_seconds if api_returned_seconds is not None else float("-inf"),
-        )
-        if now_seconds - last_ready <= UNREADY_SECONDS or now_seconds - troubled <= RECOVERY_SECONDS:
-            graced.add(place)
-            ready[place] = last_ready
-    return Memory(ready, trouble), frozenset(graced)
+        for node in look.unready:
+            if any(node in names for names in ready[service]):
+                continue
+            if any(node in names for names in ready_before.get(service, ())):
+                last_ready = memory.looked_seconds
+            elif (service, node) in memory.ready_seconds:
+                last_ready = memory.ready_seconds[service, node]
+            else:
+                continue
+            troubled = max(
+                trouble.get(node, float("-inf")),
+                api_returned_seconds if api_returned_seconds is not None else float("-inf"),
+            )
+            if now_seconds - last_ready <= UNREADY_SECONDS or now_seconds - troubled <= RECOVERY_SECONDS:
+                graced[service, node] = last_ready
+    return Memory(looks, now_seconds, graced, trouble), frozenset(graced)
+
+
+def _look(piece: EndpointSliceObject) -> Look:
+    return Look(
+        piece,
+        frozenset(e.node_name or "" for e in piece.endpoints if e.ready),
+        frozenset(e.node_name or "" for e in piece.endpoints if not e.ready and not e.terminating),
+    )
+
+
+def _ready_by_service(looks: Mapping[tuple[str, str], Look]) -> dict[ServiceName, list[frozenset[str]]]:
+    found: dict[ServiceName, list[frozenset[str]]] = {}
+    for look in looks.values():
+        if look.piece.service is not None:
+            found.setdefault(look.piece.service, []).append(look.ready)
+    return found

@@ -50,6 +50,14 @@ def expire(state: WorkerState, now_seconds: float, settings: Health) -> WorkerSt
     return replace(state, healthy=None, successes=0, failures=0, since_seconds=now_seconds)
 
 
+def lost_since(states: Mapping[IPAddress, WorkerState], version: int) -> float | None:
+    """The second at which the last worker of an IP version turned unhealthy; ``None`` while there is none, or one that is not known to be."""
+    family = [s for address, s in states.items() if address.version == version]
+    if not family or any(s.healthy is not False for s in family):
+        return None
+    return max(s.since_seconds for s in family)
+
+
 def summary(
     states: Mapping[IPAddress, WorkerState],
     without_endpoints: Iterable[tuple[ServiceName, IPAddress]] = (),

@@ -1,8 +1,12 @@
 """The one place that talks to the Kubernetes API.
 
 Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes (and, if asked to, Namespaces), by list and watch. An outage changes nothing: the last
-copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, at most
-every :data:`RELIST_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise.
+copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, after
+:data:`RETRY_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise.
+
+A LIST is the dear request, and a whole rack sends it at once when an API server comes back. So no node sends more than one of each kind at once and then
+one in :data:`LIST_INTERVAL_SECONDS`; and after an error none goes out before the API server has answered a single GET. That keeps the whole
+share for the moment of its return.
 A list replaces the copy in one step and never clears it first. One that has lost more than half of what was there is believed only when the next
 one has lost as much: a server that has just started, or was restored from a backup, may know little for a moment.
 
@@ -47,12 +51,17 @@ from lightkube.types import PatchType
 from lbnode.errors import ConfigError, Retry
 from lbnode.lease import LeaseRecord
 from lbnode.model import ServiceName
-from lbnode.objects import Snapshot, read_snapshot
+from lbnode.objects import Snapshot, SnapshotReader
+from lbnode.pace import Pace
 
 #: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.
 SILENCE_SECONDS = 50.0
-#: At most one LIST of a kind in so many seconds, with jitter on top, so that a returning API server is not trampled.
-RELIST_PAUSE_SECONDS = 2.0
+#: From the end of a watch to the next try, with as much jitter on top, so that a returning API server is not trampled.
+RETRY_PAUSE_SECONDS = 2.0
+#: One LIST in so many seconds for all kinds together, once each kind had its first.
+LIST_INTERVAL_SECONDS = 5.0
+#: What is asked for to see whether an API server answers at all: its own Service, which it keeps itself.
+ITS_OWN_SERVICE = ServiceName("default", "kubernetes")
 #: Time for one request but for watches.
 REQUEST_TIMEOUT_SECONDS = 5.0
 FIELD_MANAGER = "samegate"
@@ -193,6 +202,7 @@ class Copy:
     version: int = 0
     returned_seconds: float | None = None
     answered: dict[str, float] = field(default_factory=dict)
+    _reader: SnapshotReader = field(default_factory=SnapshotReader, repr=False, compare=False)
 
     @property
     def synced(self) -> bool:
@@ -200,7 +210,7 @@ class Copy:
 
     def snapshot(self) -> Snapshot:
         """The objects as values."""
-        return read_snapshot(
+        return self._reader.read(
             (*self.services.values(), *self.slices.values(), *self.nodes.values(), *self.namespaces.values())
         )
 
@@ -238,6 +248,8 @@ class Watcher:
         self.copy = Copy(kinds=frozenset(k for k in self.KINDS if with_namespaces or k != "namespaces"))
         self._failing: set[str] = set()
         self._doubted: set[str] = set()
+        self._pace = Pace(len(self.copy.kinds), LIST_INTERVAL_SECONDS)
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Follow all kinds until cancelled."""
@@ -249,19 +261,38 @@ class Watcher:
         failures = 0
         while True:
             try:
+                if kind in self._failing:
+                    await self._ask_whether_it_answers()
                 await self._list_and_watch(kind)
             except WATCH_ERRORS as error:
                 self._failing.add(kind)
                 failures += 1
                 log.warning("api.unreachable", kind=kind, error=str(error) or type(error).__name__, failures=failures)
-            pause = RELIST_PAUSE_SECONDS * (1 + random.random())  # noqa: S311 jitter, not a secret
+            pause = RETRY_PAUSE_SECONDS * (1 + random.random())  # noqa: S311 jitter, not a secret
             await asyncio.sleep(pause)
+
+    async def _ask_whether_it_answers(self) -> None:
+        try:
+            await self._api.get(Service, ITS_OWN_SERVICE.name, namespace=ITS_OWN_SERVICE.namespace)
+        except ApiError as error:
+            # Where somebody deleted it, that is an answer too.
+            if error.status.code != 404:
+                raise
+
+    async def _my_turn_to_list(self) -> None:
+        """Waits by the pace that all kinds share; in the order of asking."""
+        now = asyncio.get_running_loop().time
+        async with self._turn:
+            while (wait_seconds := self._pace.wait_seconds(now())) > 0:
+                await asyncio.sleep(wait_seconds)
+            self._pace = self._pace.taken(now())
 
     async def _list_and_watch(self, kind: str) -> None:
         resource, labels = self.KINDS[kind]
         loop = asyncio.get_running_loop()
         api: Any = self._api  # its overloads tell namespaced kinds from global ones; KINDS holds both
         where = {} if resource in (Node, Namespace) else {"namespace": "*"}
+        await self._my_turn_to_list()
         listing = api.list(resource, labels=labels, **where)
         objects = {_name(raw): raw async for raw in _as_raw(listing)}
         store: dict[ServiceName, Raw] = getattr(self.copy, kind)
@@ -271,6 +302,8 @@ class Watcher:
             return
         self._doubted.discard(kind)
         differs = store != objects or kind not in self.copy.listed
+        # What did not change stays the very object that it was: it need not be read again.
+        objects = {name: store[name] if store.get(name) == raw else raw for name, raw in objects.items()}
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)
         self.copy.answered[kind] = time.time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -70,6 +70,10 @@ class VirtualKey:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{self.protocol.value.lower()}://{host}:{self.port}"
 
+    def __hash__(self) -> int:
+        # Of the address as a number: that of the address itself goes by way of its hexadecimal text, and a pass asks for thousands.
+        return hash((int(self.address), self.protocol, self.port))
+
     @property
     def order(self) -> tuple[int, int, str, int]:
         return (*address_order(self.address), self.protocol.value, self.port)
@@ -114,6 +118,17 @@ class VirtualService:
     hash_source_port: bool = True
     one_packet: bool = False
     intact: bool = True
+
+
+def alike(wanted: VirtualService, observed: VirtualService) -> bool:
+    """Whether a service in the kernel needs nothing to be the wanted one. The weight of a drained destination does not count: the kernel shows 0."""
+    return _without_drained_weights(wanted) == _without_drained_weights(observed)
+
+
+def _without_drained_weights(service: VirtualService) -> VirtualService:
+    if not any(d.drained for d in service.destinations):
+        return service
+    return replace(service, destinations=tuple(replace(d, weight=0) if d.drained else d for d in service.destinations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +191,13 @@ class WorkerFilter:
 class Delivery:
     """Where a worker sends new connections to ``key`` that its kube-proxy does not take: its own pods, as address and port.
 
-    ``source_ranges`` limits the clients; empty means everybody. ``one_endpoint`` is for session affinity: all clients get the first one.
+    ``source_ranges`` limits the clients; empty means everybody. ``by_client`` is for session affinity: all connections of a client get one of them.
     """
 
     key: VirtualKey
     endpoints: tuple[tuple[IPAddress, int], ...]
     source_ranges: tuple[IPNetwork, ...] = ()
-    one_endpoint: bool = False
+    by_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lbnode.model import IPAddress, IPNetwork, Rejection, ServiceName
 from lbnode.settings import AgentSettings
@@ -187,34 +187,75 @@ class _Unreadable(Exception):
     """A value breaks a rule; the text names both."""
 
 
+Read = tuple[Any, tuple[Rejection, ...]]
+_Item = TypeVar("_Item")
+
+
+class SnapshotReader:
+    """Reads snapshots one after the other. An object that is the very one of the last time is not read again, and what reads equal to the
+    last time is the same value, so that whoever works with it can tell at a glance what did not change.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[object, Read]] = {}
+        self._last = Snapshot()
+
+    def read(self, items: Iterable[object]) -> Snapshot:
+        """A snapshot of Services, EndpointSlices, Nodes and Namespaces in any order; other kinds are skipped, of objects with one name the last counts."""
+        services: dict[ServiceName, ServiceObject] = {}
+        slices: dict[tuple[str, str], EndpointSliceObject] = {}
+        nodes: dict[str, NodeObject] = {}
+        namespaces: dict[str, Mapping[str, str]] = {}
+        rejections: list[Rejection] = []
+        known, self._known = self._known, {}
+        last = self._last
+        last_slices = {(s.namespace, s.name): s for s in last.slices}
+        for item in items:
+            before = known.get(id(item))
+            # The object is kept beside its identity, which another one gets when it is gone.
+            found, refused = before[1] if before is not None and before[0] is item else _read(item)
+            self._known[id(item)] = (item, (found, refused))
+            rejections += refused
+            match found:
+                case ServiceObject():
+                    services[found.name] = _as_before(found, last.services.get(found.name))
+                case EndpointSliceObject():
+                    place = (found.namespace, found.name)
+                    slices[place] = _as_before(found, last_slices.get(place))
+                case NodeObject():
+                    nodes[found.name] = _as_before(found, last.nodes.get(found.name))
+                case (name, labels):
+                    namespaces[name] = labels
+        self._last = Snapshot(
+            services,
+            tuple(slices[key] for key in sorted(slices)),
+            nodes if nodes != last.nodes else last.nodes,
+            namespaces,
+            tuple(rejections),
+        )
+        return self._last
+
+
+def _as_before(found: _Item, last: _Item | None) -> _Item:
+    return last if last is not None and (last is found or last == found) else found
+
+
+def _read(item: object) -> Read:
+    match item.get("kind") if isinstance(item, Mapping) else None:
+        case "Service":
+            return read_service(item)
+        case "EndpointSlice":
+            return read_endpoint_slice(item)
+        case "Node":
+            return read_node(item)
+        case "Namespace":
+            return read_namespace(item), ()
+    return None, ()
+
+
 def read_snapshot(items: Iterable[object]) -> Snapshot:
-    """A snapshot of Services, EndpointSlices, Nodes and Namespaces in any order; other kinds are skipped, of objects with one name the last counts."""
-    services: dict[ServiceName, ServiceObject] = {}
-    slices: dict[tuple[str, str], EndpointSliceObject] = {}
-    nodes: dict[str, NodeObject] = {}
-    namespaces: dict[str, Mapping[str, str]] = {}
-    rejections: list[Rejection] = []
-    for item in items:
-        kind = item.get("kind") if isinstance(item, Mapping) else None
-        if kind == "Service":
-            service, refused = read_service(item)
-            rejections += refused
-            if service is not None:
-                services[service.name] = service
-        elif kind == "EndpointSlice":
-            endpoint_slice, refused = read_endpoint_slice(item)
-            rejections += refused
-            if endpoint_slice is not None:
-                slices[(endpoint_slice.namespace, endpoint_slice.name)] = endpoint_slice
-        elif kind == "Node":
-            node, refused = read_node(item)
-            rejections += refused
-            if node is not None:
-                nodes[node.name] = node
-        elif kind == "Namespace":
-            name, labels = read_namespace(item)
-            namespaces[name] = labels
-    return Snapshot(services, tuple(slices[key] for key in sorted(slices)), nodes, namespaces, tuple(rejections))
+    """One snapshot, as :class:`SnapshotReader` reads it."""
+    return SnapshotReader().read(items)
 
 
 def read_service(raw: object) -> tuple[ServiceObject | None, tuple[Rejection, ...]]:

@@ -61,10 +61,14 @@ class Peer(Strict):
     ``nodes`` limits the peer to the named edge nodes; empty means all. ``address_families`` are what goes over the session, whatever family
     its own addresses have (RFC 4760): both over one, or one each over two sessions with the same router. ``password_key`` names a key of the BGP Secret (TCP MD5, RFC 2385);
     the key itself never stands in settings. ``ttl_security`` is RFC 5082 and needs a peer that is one hop away.
+
+    ``local_addresses`` are what its one node speaks from instead of its node addresses: those of a link that leads to the router, such as a GRE
+    tunnel. At most one a family; routes of a family have the link's address of that family as next hop, else the node's.
     """
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=30)
     address: Address
+    local_addresses: tuple[Address, ...] = Field(default=(), max_length=2)
     asn: Asn
     port: Port = 179
     nodes: tuple[str, ...] = ()
@@ -100,6 +104,42 @@ class Peer(Strict):
                 f"{address} has an interface name that BIRD cannot take. Use letters, digits and _, or an address that needs no interface"
             )
         return address
+
+    @model_validator(mode="after")
+    def _local_addresses_fit(self) -> Peer:
+        if not self.local_addresses:
+            return self
+        shown = ", ".join(map(str, self.local_addresses))
+        if len(self.nodes) != 1:
+            raise ValueError(
+                f"peer {self.name} has localAddresses {shown} for {len(self.nodes) or 'all'} nodes: an address is held by one node only. "
+                "Name that node in `nodes`, and write a peer for each other node"
+            )
+        if first_duplicate(str(a.version) for a in self.local_addresses) is not None:
+            raise ValueError(
+                f"peer {self.name} has two localAddresses of one family, {shown}: a session has one end. "
+                "Keep one IPv4 and one IPv6 address at most"
+            )
+        if self.local_address(self.address.version) is None:
+            raise ValueError(
+                f"peer {self.name} at {self.address} has no IPv{self.address.version} in localAddresses {shown}: a session has both ends in one family. "
+                f"Add the link's IPv{self.address.version} address"
+            )
+        for own in self.local_addresses:
+            if own == self.address:
+                raise ValueError(
+                    f"peer {self.name} has {own} on both ends. Put the router's address into `address` and the node's into localAddresses"
+                )
+            if isinstance(own, IPv6Address) and own.is_link_local:
+                raise ValueError(
+                    f"peer {self.name} has the link-local address {own} in localAddresses: as a next hop it means nothing without its interface. "
+                    "Use a global or unique local one (RFC 4193)"
+                )
+        return self
+
+    def local_address(self, version: int) -> IPAddress | None:
+        """The link's address of this family, ``None`` when the node's own is used."""
+        return next((a for a in self.local_addresses if a.version == version), None)
 
     @field_validator("hold_time_seconds")
     @classmethod
@@ -339,6 +379,18 @@ class AgentSettings(Strict):
                     raise ValueError(
                         f"the probe network {probe} overlaps {what} {other}: probes would go astray. Choose a network that nothing else uses"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _links_outside_pools(self) -> AgentSettings:
+        for peer in self.bgp.peers:
+            for address in peer.local_addresses:
+                for pool in self.pools:
+                    if any(address in network for network in pool.cidrs):
+                        raise ValueError(
+                            f"peer {peer.name} has local address {address}, which lies in pool {pool.name}: it would be given away as a VIP. "
+                            "Use a link address outside every pool"
+                        )
         return self
 
     @model_validator(mode="after")

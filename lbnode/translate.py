@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
-from lbnode import sharing
 from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
-from lbnode.attributes import asks_for_attributes, attributes_of
+from lbnode.attributes import asks_for_attributes
 from lbnode.delivery import delivery_table
-from lbnode.destinations import Target, destinations_of, drain_unfit
 from lbnode.model import (
     DeliveryTable,
     EdgeFilter,
@@ -26,7 +26,6 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     Rejection,
-    RouteAttributes,
     ServiceName,
     TranslationTable,
     Tunnel,
@@ -40,20 +39,16 @@ from lbnode.model import (
     address_order,
 )
 from lbnode.objects import (
-    FORWARDING_ANNOTATION,
-    ONE_PACKET_ANNOTATION,
-    SERVICE_PROXY_LABEL,
     SHARING_ANNOTATION,
     EndpointSliceObject,
     NodeObject,
     ServiceObject,
-    ServicePort,
     Snapshot,
     forwarding_of,
-    is_on,
     is_ours,
 )
-from lbnode.pools import Pool, pool_of
+from lbnode.remembered import Remembered
+from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
 
 #: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
@@ -80,10 +75,12 @@ ALL_EDGE_SYSCTLS = (
     *SCTP_SYSCTLS,
     *(name for names in FORWARDING_SYSCTLS.values() for name in names),
 )
-NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
 #: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
 WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
+
+
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,8 @@ class HealthCheck:
 class WorkerPlan:
     """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe.
 
-    ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not.
+    ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not; ``terminating`` those asked for of which a
+    pod of this node terminates.
     """
 
     state: WorkerState
@@ -124,9 +122,26 @@ class WorkerPlan:
     delivery: DeliveryTable
     delivered: frozenset[ServiceName] = frozenset()
     checks: tuple[HealthCheck, ...] = ()
+    terminating: frozenset[ServiceName] = frozenset()
     backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
+
+
+class Memory:
+    """What :func:`translate_edge` worked out last time, for a caller that asks after every change. See :mod:`lbnode.remembered`."""
+
+    def __init__(self) -> None:
+        self.workers: Remembered[tuple[tuple[Worker, ...], tuple[str, ...]]] = Remembered()
+        self.surroundings: Remembered[Surroundings] = Remembered()
+        self.served: Remembered[Served] = Remembered()
+        self.strays: Remembered[list[str]] = Remembered()
+        self.digests: Remembered[str] = Remembered()
+
+    def end_of_round(self) -> None:
+        """Forget what this round had no use for."""
+        for each in (self.workers, self.surroundings, self.served, self.strays, self.digests):
+            each.end_of_round()
 
 
 def translate_edge(
@@ -136,14 +151,18 @@ def translate_edge(
     health: WorkerHealth = WorkerHealth(),  # noqa: B008 - frozen
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
     missing: frozenset[Protocol] = frozenset(),
+    memory: Memory | None = None,
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
 
     ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready. ``missing`` are protocols
-    that this node's kernel does not have.
+    that this node's kernel does not have. With the ``memory`` of the last time the same plan comes sooner.
     """
+    memory = Memory() if memory is None else memory
     pools = settings.pool_networks
-    workers, warnings = _workers(snapshot, settings)
+    seen = (snapshot.nodes, settings)
+    workers, doubts = memory.workers.get("", seen, partial(_workers, *seen))
+    warnings = list(doubts)
     node = snapshot.nodes.get(node_name)
     unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
@@ -155,7 +174,14 @@ def translate_edge(
             f"edge nodes run different kernels ({shown}): their hash tables may differ in size, and flows break when one leaves. Use one build"
         )
 
+    facts = (snapshot.nodes, settings, node, frozenset(unserved), missing, health.unhealthy)
+    around = memory.surroundings.get("", facts, partial(Surroundings, *facts))
     slices = _by_service(snapshot)
+    graced_of, without_of, failing_of = (
+        _by_name(graced),
+        _by_name(health.without_endpoints),
+        _by_name(health.failing_probes),
+    )
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
     holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
@@ -164,81 +190,39 @@ def translate_edge(
     for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
         if not is_ours(service, settings):
             continue
-        forwarding = forwarding_of(service, settings)
-        if (problem := _forwarding_problem(service, forwarding)) is not None:
-            rejections.append(problem)
-            continue
-        nat = forwarding == "nat"
-        if nat:
-            warnings.append(f"{service.name}: {NAT_NOTE}")
-        ports, refused = _ports(service, nat, missing)
-        rejections += refused
-        if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
-            rejections.append(mistake)
-        refusal = (refused[0].reason, refused[0].message) if refused and not ports else None
-        for address in service.addresses:
-            if any(holder.name == service.name for holder in holders[address]):
-                continue
-            pool = pool_of(address, settings.pools)
-            problem = _address_problem(service, address, holders[address], settings)
-            if pool is None or problem is not None:
-                rejections += [problem] if problem is not None else []
-                continue
-            holders[address].append(service)
-            targets: list[Target] = []
-            for port, protocol in ports:
-                target, refused = destinations_of(
-                    snapshot.nodes,
-                    slices[service.name],
-                    settings,
-                    service,
-                    port,
-                    protocol,
-                    address.version,
-                    graced,
-                    nat,
-                )
-                rejections += [r for r in refused if r not in rejections]
-                targets.append(target)
-                if address.version in unserved:
-                    continue
-                key = VirtualKey(address, protocol, port.port)
-                # A probe speaks of workers and their tunnels, not of pods.
-                destinations = (
-                    target.destinations if nat else drain_unfit(target.destinations, service.name, protocol, health)
-                )
-                if nat:
-                    limited |= {
-                        (key, network) for network in service.source_ranges if network.version == address.version
-                    }
-                services.append(
-                    VirtualService(
-                        key=key,
-                        destinations=destinations,
-                        hash_source_port=not service.client_ip_affinity,
-                        one_packet=protocol is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)),
-                    )
-                )
-            attributes, refused = attributes_of(service, address, pool, settings.bgp)
-            rejections += [r for r in refused if r not in rejections]
-            facts = _facts(service, address, targets, attributes, _elsewhere(node, pool))
-            facts = replace(facts, probed=not nat, refused=refusal)
-            if address in vips:
-                vips[address] = replace(vips[address], sharing=(*vips[address].sharing, facts))
-                rejections += _attributes_that_differ(service, facts, vips[address])
+        own = (
+            around,
+            service,
+            slices[service.name],
+            tuple(tuple(holders[address]) for address in service.addresses),
+            graced_of.get(service.name, frozenset()),
+            without_of.get(service.name, frozenset()),
+            failing_of.get(service.name, frozenset()),
+        )
+        served = memory.served.get(service.name, own, partial(serve, *own))
+        services += served.services
+        limited |= served.limited
+        rejections += served.rejections
+        warnings += served.warnings
+        for vip in served.facts:
+            holders[vip.address].append(service)
+            if vip.address in vips:
+                vips[vip.address] = replace(vips[vip.address], sharing=(*vips[vip.address].sharing, vip))
+                rejections += _attributes_that_differ(service, vip, vips[vip.address])
             else:
-                vips[address] = facts
+                vips[vip.address] = vip
 
     services.sort(key=lambda s: s.key.order)
     here = frozenset(a for a in vips if a.version not in unserved)
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
     table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
         sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
-        filter_digest=table.digest,
+        filter_digest=digest,
         vips=here,
         services=tuple(services),
         probe_devices=frozenset(n.version for n in pools) - unserved.keys(),
@@ -251,17 +235,19 @@ def translate_edge(
         ),
         translation_digest=translation.digest if translation is not None else None,
     )
+    strays = _stray_endpoints(snapshot, slices, settings, memory)
+    memory.end_of_round()
     return EdgePlan(
         state=state,
         filter=table,
         translation=translation,
         vips=vips,
-        workers=tuple(workers),
+        workers=workers,
         draining=node is not None and node.draining,
         blocked=_edge_blocked(node, node_name, settings),
         unserved=unserved,
         rejections=tuple(rejections),
-        warnings=tuple(warnings + _silent_pools(edges, settings) + _stray_endpoints(snapshot, slices, settings)),
+        warnings=tuple(warnings + _silent_pools(edges, settings) + strays),
     )
 
 
@@ -270,13 +256,14 @@ def translate_worker(
     settings: AgentSettings,
     node_name: str,
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
+    failing: frozenset[tuple[ServiceName, IPAddress]] = frozenset(),
 ) -> WorkerPlan:
     """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
-    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`.
+    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`; ``failing`` are pods that fail those probes.
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
-    workers, warnings = _workers(snapshot, settings)
+    workers, warnings = _workers(snapshot.nodes, settings)
     probe_addresses = tuple(w.probe_address for w in workers if w.name == node_name and w.probe_address is not None)
     families = sorted({n.version for n in pools})
     table = WorkerFilter(pools, probe_addresses, tuple((f, settings.max_segment_bytes(f)) for f in families))
@@ -300,8 +287,14 @@ def translate_worker(
     blocked = None
     if node is None:
         blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
+    slices = _by_service(snapshot)
     delivery, delivered = delivery_table(
-        snapshot.services.values(), snapshot.nodes, _by_service(snapshot), settings, node_name, graced
+        snapshot.services.values(), snapshot.nodes, slices, settings, node_name, graced, failing
+    )
+    terminating = frozenset(
+        check.service
+        for check in checks
+        if any(e.terminating and e.node_name == node_name for piece in slices[check.service] for e in piece.endpoints)
     )
     state = WorkerState(
         filter_digest=table.digest,
@@ -310,12 +303,24 @@ def translate_worker(
         delivery_digest=delivery.digest,
     )
     return WorkerPlan(
-        state, table, delivery, delivered, checks, _backends(snapshot, settings, node_name), blocked, tuple(warnings)
+        state=state,
+        filter=table,
+        delivery=delivery,
+        delivered=delivered,
+        checks=checks,
+        terminating=terminating,
+        backends=_backends(snapshot, slices, settings, node_name),
+        blocked=blocked,
+        warnings=tuple(warnings),
     )
 
 
-def _backends(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> dict[Backend, ActiveProbe]:
-    slices = _by_service(snapshot)
+def _backends(
+    snapshot: Snapshot,
+    slices: Mapping[ServiceName, Sequence[EndpointSliceObject]],
+    settings: AgentSettings,
+    node_name: str,
+) -> dict[Backend, ActiveProbe]:
     found: dict[Backend, ActiveProbe] = {}
     for service in snapshot.services.values():
         if not is_ours(service, settings):
@@ -332,8 +337,12 @@ def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[I
     A Service that went away is withdrawn first and leaves the kernel when the routers have moved on. One that was forwarded by ``nat`` is not
     kept: which clients it was open to can no longer be told.
     """
-    natted = {s.key.address for s in observed.services if any(d.nat_port is not None for d in s.destinations)}
-    leaving = (announced & observed.vips) - plan.state.vips - natted
+    leaving = (announced & observed.vips) - plan.state.vips
+    leaving -= {
+        s.key.address
+        for s in observed.services
+        if s.key.address in leaving and any(d.nat_port is not None for d in s.destinations)
+    }
     if not leaving:
         return plan
     kept = [s for s in observed.services if s.key.address in leaving]
@@ -343,13 +352,13 @@ def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[I
     return replace(plan, state=state, filter=table)
 
 
-def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker], list[str]]:
+def _workers(nodes: Mapping[str, NodeObject], settings: AgentSettings) -> tuple[tuple[Worker, ...], tuple[str, ...]]:
     """Workers by address, with their probe addresses; two that would share one get it for the first only."""
     found: list[Worker] = []
     warnings: list[str] = []
     owners: dict[IPAddress, str] = {}
     families = sorted({n.version for n in settings.pool_networks})
-    for _, node in sorted(snapshot.nodes.items()):
+    for _, node in sorted(nodes.items()):
         if not node.matches(settings.worker_node_selector):
             continue
         for family in families:
@@ -370,7 +379,7 @@ def _workers(snapshot: Snapshot, settings: AgentSettings) -> tuple[list[Worker],
                 )
                 probe = None
             found.append(Worker(node.name, address, probe))
-    return sorted(found, key=lambda w: address_order(w.address)), warnings
+    return tuple(sorted(found, key=lambda w: address_order(w.address))), tuple(warnings)
 
 
 def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
@@ -379,13 +388,6 @@ def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
     if not families:
         return wanted
     return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
-
-
-def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
-    if forwarding in ("tunnel", "nat"):
-        return None
-    message = f"annotation {FORWARDING_ANNOTATION} = {forwarding!r} is neither tunnel nor nat. Write one of them, or remove it"
-    return Rejection(service.name, "InvalidForwarding", message)
 
 
 def _closed_families(
@@ -397,78 +399,10 @@ def _closed_families(
         for service in (snapshot.services[v.service] for v in vips[address].all_services):
             if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
                 found |= {
-                    VirtualKey(address, protocol, port.port) for port, protocol in _ports(service, True, frozenset())[0]
+                    VirtualKey(address, protocol, port.port)
+                    for port, protocol in ports_of(service, True, frozenset())[0]
                 }
     return frozenset(found)
-
-
-def _ports(
-    service: ServiceObject, nat: bool, missing: frozenset[Protocol]
-) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
-    served: list[tuple[ServicePort, Protocol]] = []
-    refused: list[Rejection] = []
-    seen: set[tuple[Protocol, int]] = set()
-    for port in service.ports:
-        label = f"port {port.name or port.port}"
-        if port.protocol not in Protocol.__members__:
-            message = f"{label}: protocol {port.protocol} is not served, only TCP, UDP and SCTP are. Use another load balancer class for it"
-            refused.append(Rejection(service.name, "UnsupportedProtocol", message))
-            continue
-        key = (Protocol(port.protocol), port.port)
-        if key in seen:
-            message = f"{label}: {port.protocol} {port.port} is there twice. Remove one"
-            refused.append(Rejection(service.name, "DuplicatePort", message))
-            continue
-        seen.add(key)
-        if key[0] in missing:
-            message = (
-                f"{label}: {port.protocol} is not in this edge node's kernel (IPVS with CONFIG_IP_VS_PROTO_{port.protocol}, module xt_{port.protocol.lower()}). "
-                f"Run `modprobe xt_{port.protocol.lower()}` on the node or use a kernel that has both, and start the agent anew"
-            )
-            refused.append(Rejection(service.name, "ProtocolNotInKernel", message))
-            continue
-        if nat and key[0] is Protocol.SCTP:
-            message = (
-                f"{label}: SCTP together with forwarding nat: an association names its addresses inside, where nobody translates them. "
-                f"Use forwarding tunnel ({FORWARDING_ANNOTATION})"
-            )
-            refused.append(Rejection(service.name, "SctpWithNat", message))
-            continue
-        if nat and key[0] is Protocol.UDP and is_on(service.annotations.get(ONE_PACKET_ANNOTATION)):
-            message = (
-                f"{label}: one packet at a time ({ONE_PACKET_ANNOTATION}) together with forwarding nat: the answers would come back untranslated. "
-                "Remove one of the two annotations"
-            )
-            refused.append(Rejection(service.name, "OnePacketWithNat", message))
-            continue
-        served.append((port, key[0]))
-    return served, refused
-
-
-def _address_problem(
-    service: ServiceObject, address: IPAddress, holders: Sequence[ServiceObject], settings: AgentSettings
-) -> Rejection | None:
-    """Why ``service`` is not served at ``address``, which older Services may hold."""
-    if not any(address in network for network in settings.pool_networks):
-        pools = ", ".join(map(str, settings.pool_networks))
-        message = f"address {address} is in no pool ({pools}). Clear the Service's status or add a pool that holds it"
-        return Rejection(service.name, "AddressOutsidePool", message)
-    for holder in holders:
-        problem = sharing.obstacle(service, holder, address, settings.share_across_namespaces)
-        if problem is not None:
-            return Rejection(service.name, *problem)
-        mine, theirs = (forwarding_of(s, settings) for s in (service, holder))
-        if mine != theirs:
-            # Translation is by address: what one port's packets need would break the other's.
-            message = (
-                f"address {address} is shared with {holder.name}, which is forwarded by {theirs}, and this Service by {mine}: an address has one way "
-                f"of forwarding. Give both the same {FORWARDING_ANNOTATION}, or use another {SHARING_ANNOTATION}"
-            )
-            return Rejection(service.name, "SharingForwardingDiffers", message)
-    if (proxy := service.labels.get(SERVICE_PROXY_LABEL)) is not None:
-        message = f"label {SERVICE_PROXY_LABEL}={proxy}: kube-proxy leaves this Service to another proxy and would not deliver. Remove the label"
-        return Rejection(service.name, "ForeignServiceProxy", message)
-    return None
 
 
 def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts) -> list[Rejection]:
@@ -480,18 +414,6 @@ def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts
         f"not as this Service does ({str(own.attributes) or 'nothing'}). Ask for the same there, or use another {SHARING_ANNOTATION}"
     )
     return [Rejection(service.name, "SharingAttributesDiffer", message)]
-
-
-def _elsewhere(node: NodeObject | None, pool: Pool) -> tuple[str, str] | None:
-    """Why an edge node leaves the VIPs of ``pool`` to others, for good. It still programs them, so that a change finds it ready."""
-    if node is None:
-        return None
-    if node.excluded:
-        return ("NodeExcluded", f"Node {node.name} has the label exclude-from-external-load-balancers")
-    if not pool.announced_by(node.name, node.labels):
-        chosen = [*pool.nodes, *([_selector(pool.node_selector)] if pool.node_selector else [])]
-        return ("NodeNotSelected", f"pool {pool.name} is for {', '.join(chosen)}")
-    return None
 
 
 def _silent_pools(edges: Sequence[NodeObject], settings: AgentSettings) -> list[str]:
@@ -510,27 +432,12 @@ def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSli
     return found
 
 
-def _facts(
-    service: ServiceObject,
-    address: IPAddress,
-    targets: Iterable[Target],
-    attributes: RouteAttributes,
-    elsewhere: tuple[str, str] | None,
-) -> VipFacts:
-    """One VIP's facts over all its ports: a worker counts when it is active for any of them."""
-    listed = list(targets)
-    workers = {d.address for t in listed for d in t.destinations if not d.drained}
-    return VipFacts(
-        address=address,
-        service=service.name,
-        workers=frozenset(workers),
-        held=frozenset(a for t in listed for a in t.held),
-        endpoints=max((t.endpoints for t in listed), default=0),
-        terminating_only=any(t.terminating_only for t in listed),
-        deleting=service.deleting,
-        attributes=attributes,
-        elsewhere=elsewhere,
-    )
+def _by_name(pairs: Iterable[tuple[ServiceName, Other]]) -> dict[ServiceName, frozenset[tuple[ServiceName, Other]]]:
+    """The pairs of each Service."""
+    found: defaultdict[ServiceName, set[tuple[ServiceName, Other]]] = defaultdict(set)
+    for pair in pairs:
+        found[pair[0]].add(pair)
+    return {name: frozenset(each) for name, each in found.items()}
 
 
 def _unserved(node: NodeObject | None, settings: AgentSettings) -> dict[int, tuple[str, str]]:
@@ -576,24 +483,34 @@ def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettin
 
 
 def _stray_endpoints(
-    snapshot: Snapshot, slices: Mapping[ServiceName, Sequence[EndpointSliceObject]], settings: AgentSettings
+    snapshot: Snapshot,
+    slices: Mapping[ServiceName, Sequence[EndpointSliceObject]],
+    settings: AgentSettings,
+    memory: Memory,
 ) -> list[str]:
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
-    warnings = []
-    for _, service in sorted(snapshot.services.items()):
-        if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
-            continue
-        nodes = {e.node_name for s in slices[service.name] for e in s.endpoints if e.node_name}
-        for name in sorted(n for n in nodes if n is not None):
-            node = snapshot.nodes.get(name)
-            if node is None or not node.matches(settings.worker_node_selector):
-                what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
-                warnings.append(
-                    f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
-                    f"Keep its pods on workers ({_selector(settings.worker_node_selector)})"
-                )
+    warnings: list[str] = []
+    for name, service in sorted(snapshot.services.items()):
+        known = (service, slices[name], snapshot.nodes, settings)
+        warnings += memory.strays.get(name, known, partial(_strays_of, *known))
     return warnings
 
 
-def _selector(selector: Mapping[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+def _strays_of(
+    service: ServiceObject,
+    slices: Sequence[EndpointSliceObject],
+    nodes: Mapping[str, NodeObject],
+    settings: AgentSettings,
+) -> list[str]:
+    if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
+        return []
+    warnings = []
+    for name in sorted({e.node_name for s in slices for e in s.endpoints if e.node_name}):
+        node = nodes.get(name)
+        if node is None or not node.matches(settings.worker_node_selector):
+            what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
+            warnings.append(
+                f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
+                f"Keep its pods on workers ({selector_text(settings.worker_node_selector)})"
+            )
+    return warnings

@@ -227,13 +227,22 @@ WORKERS = Row(
             "Worker agents that are ready",
             "1 is ready.",
             (f"samegate_worker_ready{{{CHOSEN}}}", "{{instance}}"),
-            columns=12,
+            columns=8,
+        ),
+        _graph(
+            "Workers without pods that pass",
+            "Which Service's active probe fails, and on how many workers?",
+            (
+                f"count by (service, family) (samegate_active_probe_fit{{{CHOSEN}}} == 0)",
+                "{{service}} IPv{{family}}",
+            ),
+            columns=8,
         ),
         _graph(
             "Tunnels that are missing",
             "By worker.",
             (f"count by (instance) (samegate_tunnel_ready{{{CHOSEN}}} == 0)", "{{instance}}"),
-            columns=12,
+            columns=8,
         ),
     ),
 )

@@ -85,7 +85,8 @@ def edge(settings: AgentSettings, image: str) -> Object:
         # A sidecar (an init container that always restarts): it starts before the agent, outlives its restarts, and ends after it has withdrawn.
         "restartPolicy": "Always",
         "securityContext": _privileges(["NET_ADMIN"]),
-        "resources": _resources(cpu="20m", memory="16Mi", limit="128Mi"),
+        # More than it uses: what it asks for is its share on a busy node, and BFD has deadlines of a third of a second.
+        "resources": _resources(cpu="100m", memory="16Mi", limit="128Mi"),
         "volumeMounts": [_mount("run", RUN_DIRECTORY), _mount("bgp-keys", "/etc/samegate/bgp-keys", read_only=True)],
     }
     agent = _agent("edge", EDGE, settings, image)

@@ -186,6 +186,11 @@ class Bench:
         items: list[dict[str, Any]] = self.objects("pods", "-n", namespace, "-l", selector)["items"]
         return items
 
+    def restarts(self) -> int:
+        """How often containers of the cluster were started again, all together."""
+        pods = self.objects("pods", "-A")["items"]
+        return sum(c["restartCount"] for pod in pods for c in pod["status"].get("containerStatuses", []))
+
     @staticmethod
     def drain(node: str) -> None:
         """Ask an edge node to leave, or a worker to get no new connections."""
@@ -245,6 +250,9 @@ class Bench:
             # A VIP that was withdrawn is still served for some seconds: its removal must not fall into the next measurement.
             if stale := self.held_vips(edge.name) - wanted:
                 return f"{edge.name} still holds {', '.join(sorted(stale))}"
+            # A flow that begins while one edge node gives a worker nothing new is another worker's on the other edge node.
+            if drained := self.drained(edge.name):
+                return f"{edge.name} gives nothing new to {drained[0]}"
         for router in topology.TORS:
             # Half of the workers' replies pass each ToR, and it loses them while it knows no way to the clients.
             if not routers.routes(router.name, str(topology.CLIENT_NETWORK)):
@@ -261,6 +269,12 @@ class Bench:
         shown = self.machine(edge).run("ip -o address show dev lo").stdout
         found = (word.split("/")[0] for line in shown.splitlines() for word in line.split()[3:4])
         return {a for a in found if ip_address(a) in topology.VIP_POOLS[topology.version_of(a)]}
+
+    def drained(self, edge: str) -> list[str]:
+        """IPVS destinations that get no new flows from an edge node, as `SERVICE: DESTINATION`."""
+        listed = self.machine(edge).run(["ipvsadm", "-Sn"]).stdout
+        found = re.findall(r"^-a -[tu] (\S+) -r (\S+) .*-w 0(?: |$)", listed, re.MULTILINE)
+        return [f"{service}: {destination}" for service, destination in found]
 
     def settle(self, timeout_seconds: float = 120) -> float:
         """Seconds until nodes, pods and routes are as a settled rack has them.

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from lbnode.command.answer import FINE, FOUND_SOMETHING, Answer, Cell, Table, Tone, listed, row
-from lbnode.command.overview import NOT_PROGRAMMED, ours, vips_of
+from lbnode.command.overview import NOT_CHOSEN, NOT_PROGRAMMED, ours, vips_of
 from lbnode.command.pages import Agent, VipLine, of_role
 from lbnode.command.view import View
 from lbnode.conditions import ACCEPTED
@@ -137,7 +137,13 @@ def why(view: View, text: str) -> Answer:
         "first_failures": [{"where": w, "condition": s.condition, "said": s.said} for w, s in failures],
     }
     table = Table("Conditions, in order", ("where", "condition", "state", "because"), tuple(rows))
-    return Answer(data, (table, verdict), view.notes, FOUND_SOMETHING if failures or not on_air else FINE)
+    wrong = [step for _, step in failures if not _meant(step)]
+    return Answer(data, (table, verdict), view.notes, FOUND_SOMETHING if wrong or not on_air else FINE)
+
+
+def _meant(step: Step) -> bool:
+    """Whether the pool's own settings keep the VIP from the edge node, so that nothing is wrong there."""
+    return step.said.startswith(NOT_CHOSEN)
 
 
 _TONES = {State.HOLDS: Tone.GOOD, State.FAILS: Tone.BAD, State.UNKNOWN: Tone.PLAIN}
@@ -150,7 +156,8 @@ def _verdict(
     told = "; ".join(f"{where}: {step.condition}: {step.said}" for where, step in failures)
     if on_air:
         by = f"{what} is announced by {listed(on_air)}"
-        return Cell(f"{by}. Not by: {told}" if failures else by, Tone.DOUBT if failures else Tone.GOOD)
+        doubt = any(not _meant(step) for _, step in failures)
+        return Cell(f"{by}. Not by: {told}" if failures else by, Tone.DOUBT if doubt else Tone.GOOD)
     return Cell(f"{what} is announced by nobody. First that fails: {told or 'there is no edge node'}", Tone.BAD)
 
 

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 from lbnode.dataplane.xtables import fingerprint
@@ -27,6 +27,7 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     PROBE_DEVICES,
     TUNNEL_DEVICE_PREFIX,
+    Delivery,
     DeliveryTable,
     EdgeFilter,
     IPAddress,
@@ -186,13 +187,36 @@ def _delivery(table: DeliveryTable, version: int) -> Rules:
         rules = _group(chains, dispatch, delivery.key.address)
         anybody = not delivery.source_ranges or any(r.prefixlen == 0 for r in delivery.source_ranges)
         sources = [""] if anybody else [f"-s {r} " for r in delivery.source_ranges]
-        endpoints = delivery.endpoints[:1] if delivery.one_endpoint else delivery.endpoints
+        if delivery.by_client and len(delivery.endpoints) > 1:
+            own = _named(str(delivery.key))
+            chains[own] = _by_client(delivery, version)
+            rules += [f"{source}{_to(delivery.key)} -j {own}" for source in sources]
+            continue
         for source in sources:
-            for position, (address, port) in enumerate(endpoints):
-                place = f"[{address}]:{port}" if version == 6 else f"{address}:{port}"
-                chance = _one_in(len(endpoints) - position)
-                rules.append(f"{source}{_to(delivery.key)}{chance} -j DNAT --to-destination {place}")
+            for position, endpoint in enumerate(delivery.endpoints):
+                chance = _one_in(len(delivery.endpoints) - position)
+                rules.append(f"{source}{_to(delivery.key)}{chance} -j DNAT --to-destination {_place(endpoint)}")
     return chains
+
+
+def _place(endpoint: tuple[IPAddress, int]) -> str:
+    address, port = endpoint
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _by_client(delivery: Delivery, version: int) -> list[str]:
+    """A rule for each value of the lowest bits of the client's address, in which clients of one network differ most: as good a hash as a rule can
+    take without a further kernel module. Up to 16 endpoints have at least four values each, so that the largest share is at most a quarter above
+    the smallest; more endpoints have at least one, which keeps the chain short.
+    """
+    count = len(delivery.endpoints)
+    values = 1 << (min(4 * count, max(count, 64)) - 1).bit_length()
+    lowest = IPv4Address if version == 4 else IPv6Address
+    return [
+        f"-s {lowest(value)}/{lowest(values - 1)} -p {delivery.key.protocol.value.lower()}"
+        f" -j DNAT --to-destination {_place(delivery.endpoints[value % count])}"
+        for value in range(values)
+    ]
 
 
 def _one_in(count: int) -> str:
@@ -316,8 +340,8 @@ class PacketFilter:
         self._tables = tables
         self._run = run
         self._backend: str | None = None
-        # What the tables looked like when the digest was last worked out from their text, and that digest.
-        self._known: tuple[tuple[str | None, ...], str | None] | None = None
+        # What the tables looked like when they were last read as text, what was read, and the digest that it came to.
+        self._known: tuple[tuple[str | None, ...], Mapping[tuple[int, str], SavedTable], str | None] | None = None
 
     def digest(self) -> str | None:
         """The digest of the table in force; ``None`` if there is none, or if it is not what was put there.
@@ -327,11 +351,14 @@ class PacketFilter:
             ConfigError: the kernel or the privileges do not allow a packet filter.
         """
         before = self._fingerprints()
-        if None not in before and self._known is not None and self._known[0] == before:
-            return self._known[1]
-        digest = self._read_digest()
+        if self._known is not None and self._known[0] == before:
+            return self._known[2]
+        seen = {(v, t): self._saved(v, t) for v in self._families for t in self._tables}
+        digests = {self._digest_of(saved) for saved in seen.values()}
+        digest = digests.pop() if len(digests) == 1 else None
         # Only what stood still while it was read may be believed later: tables that change meanwhile may well change back.
-        self._known = (before, digest) if before == self._fingerprints() else None
+        still = None not in before and before == self._fingerprints()
+        self._known = (before, seen, digest) if still else None
         return digest
 
     def _fingerprints(self) -> tuple[str | None, ...]:
@@ -339,15 +366,10 @@ class PacketFilter:
             return (None,)
         return tuple(fingerprint(v, t, _CHAIN_PREFIX) for v in self._families for t in self._tables)
 
-    def _read_digest(self) -> str | None:
-        digests: set[str | None] = set()
-        for version in self._families:
-            for table in self._tables:
-                saved = self._saved(version, table)
-                good = saved.marks is not None and saved.marks[1] == saved.text.hash
-                good = good and not (saved.overtaken and self._tables == TRANSLATION_TABLES)
-                digests.add(saved.marks[0] if good and saved.marks is not None else None)
-        return digests.pop() if len(digests) == 1 else None
+    def _digest_of(self, saved: SavedTable) -> str | None:
+        if saved.marks is None or saved.marks[1] != saved.text.hash:
+            return None
+        return None if saved.overtaken and self._tables == TRANSLATION_TABLES else saved.marks[0]
 
     def accepts(self, rule: str) -> bool:
         """Whether the kernel takes a rule of this form, tried in a chain of our own that nothing jumps to. Raises as :meth:`digest`."""
@@ -365,9 +387,16 @@ class PacketFilter:
 
     def replace(self, table: PacketTable) -> None:
         """Put what ``table`` says of our families in place of whatever we have. Raises as :meth:`digest`, and :class:`Bug` when it did not come out as written."""
-        for (version, name), wanted in render(table).items():
-            if version in self._families:
-                self._restore(version, transaction(name, wanted, self._saved(version, name), table.digest))
+        wanted = render(table)
+        # The tools take a tenth of a second each: what stands as it was last read is not listed again, and a family is written in one go.
+        seen = self._known[1] if self._known is not None and self._known[0] == self._fingerprints() else {}
+        for version in self._families:
+            changes = [
+                transaction(name, text, seen.get((v, name)) or self._saved(v, name), table.digest)
+                for (v, name), text in wanted.items()
+                if v == version
+            ]
+            self._restore(version, "".join(changes))
         if self.digest() != table.digest:
             raise Bug(
                 "the packet filter reads back otherwise than it was written: compare `iptables-save` with lbnode.dataplane.filter.render"

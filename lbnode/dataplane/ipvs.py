@@ -64,7 +64,7 @@ _FLAG_PERSISTENT, _FLAG_ONE_PACKET, _FLAG_MH_FALLBACK, _FLAG_MH_PORT = 0x1, 0x4,
 _FLAGS_OF_OURS = _FLAG_PERSISTENT | _FLAG_ONE_PACKET | _FLAG_MH_FALLBACK | _FLAG_MH_PORT
 _FORWARD_MASK, _FORWARD_NAT, _FORWARD_TUNNEL = 0x7, 0, 2
 _TUNNEL_TYPE_IPIP = 0
-_SCHEDULER = b"mh\0"
+_SCHEDULER, _NO_SCHEDULER = b"mh\0", b"none\0"
 _ALL_ONES = {4: 0xFFFFFFFF, 6: 128}
 
 _PROTOCOLS = {p.number: p for p in Protocol}
@@ -212,10 +212,12 @@ class Ipvs:
             Retry: at least one operation failed, named in the message; the others of the batch were carried out.
         """
 
-        async def send(socket: IpvsSocket) -> list[int]:
-            return await batch(socket, [(socket.prid, NLM_F_REQUEST | NLM_F_ACK, message_of(o)) for o in operations])
+        steps = list(staged(operations))
 
-        for operation, result in zip(operations, self._ask(send, "send to IPVS"), strict=True):
+        async def send(socket: IpvsSocket) -> list[int]:
+            return await batch(socket, [(socket.prid, NLM_F_REQUEST | NLM_F_ACK, message) for _, message in steps])
+
+        for (operation, _), result in zip(steps, self._ask(send, "send to IPVS"), strict=True):
             if result:
                 raise _failure(operation, result)
             self._remember(operation)
@@ -316,6 +318,32 @@ def _message(command: int, **attributes: object) -> IpvsMessage:
 def destinations_request(key: VirtualKey) -> IpvsMessage:
     """The request for all destinations of a service, without header; the kernel answers with none where there is no such service."""
     return _message(IPVS_CMD_GET_DEST, service=_service_key(key))
+
+
+def staged(operations: Sequence[IpvsOperation]) -> Iterator[tuple[IpvsOperation, IpvsMessage]]:
+    """The requests for the operations in their order, each with the operation that it serves.
+
+    A service that is added with destinations is without scheduler (``none``, ``ip_vs_add_service`` in ip_vs_ctl.c) until it has all of
+    them: ``ip_vs_mh`` fills its whole table anew with each destination. Broken off in between, it reads back as not intact.
+    """
+    filled: AddService | None = None
+    for place, operation in enumerate(operations):
+        if filled is not None and not (isinstance(operation, AddDestination) and operation.key == filled.service.key):
+            yield filled, message_of(UpdateService(filled.service))
+            filled = None
+        following = operations[place + 1] if place + 1 < len(operations) else None
+        if (
+            isinstance(operation, AddService)
+            and isinstance(following, AddDestination)
+            and following.key == operation.service.key
+        ):
+            filled = operation
+            unscheduled = _whole_service(operation.service) | {"scheduler": _NO_SCHEDULER}
+            yield operation, _message(IPVS_CMD_NEW_SERVICE, service=unscheduled)
+        else:
+            yield operation, message_of(operation)
+    if filled is not None:
+        yield filled, message_of(UpdateService(filled.service))
 
 
 def message_of(operation: IpvsOperation) -> IpvsMessage:

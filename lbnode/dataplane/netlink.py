@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
-from pyroute2.netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.core import CoreMessageQueue
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 from pyroute2.netlink.marshal import Marshal
@@ -26,6 +26,7 @@ BATCH_MESSAGES = 128
 _RECEIVE_BYTES = 1 << 16
 _TIMEOUT_SECONDS = 5
 _SEQUENCE_NUMBER = struct.Struct("=8xI")  # in struct nlmsghdr
+_ACKNOWLEDGEMENT = struct.Struct("=IH2xI4xi")  # struct nlmsghdr and the error of struct nlmsgerr
 
 Answer = TypeVar("Answer")
 
@@ -150,10 +151,10 @@ async def get(socket: Any, kind: int, message: Any) -> Any:
 
 
 async def batch(socket: Any, requests: Sequence[tuple[int, int, Any]]) -> list[int]:
-    """Send (type, flags, message) requests, many at a time; each one's error number, 0 for success, in order.
+    """Send (type, flags, message) requests, many at a time; each one's error number, 0 for success, in order. All must ask for ``NLM_F_ACK``.
 
     The kernel carries out every message of a batch, also those behind one that failed. ``nlm_request_batch`` of pyroute2 cannot
-    tell which failed.
+    tell which failed. Acknowledgements are read as they are (``struct nlmsgerr``): as objects they took longer than the requests.
     """
     results: list[int] = []
     for start in range(0, len(requests), BATCH_MESSAGES):
@@ -164,14 +165,24 @@ async def batch(socket: Any, requests: Sequence[tuple[int, int, Any]]) -> list[i
         for request in sent:
             await request.prepare()
         socket.send(b"".join(request.msg.data for request in sent))
-        results += [await _error_number(request) for request in sent]
+        wanted = {request.msg_seq: place for place, request in enumerate(sent)}
+        told = [0] * len(sent)
+        while wanted:
+            for sequence_number, error in acknowledgements(socket.recv(_RECEIVE_BYTES)):
+                # Others may still come, to requests that were given up.
+                if (place := wanted.pop(sequence_number, None)) is not None:
+                    told[place] = error
+        results += told
     return results
 
 
-async def _error_number(request: Any) -> int:
-    try:
-        async for _ in request.response():
-            pass
-    except NetlinkError as error:
-        return int(error.code)
-    return 0
+def acknowledgements(datagram: bytes) -> Iterator[tuple[int, int]]:
+    """Sequence number and error number (0 or positive) of each acknowledgement in a datagram."""
+    at = 0
+    while at + _ACKNOWLEDGEMENT.size <= len(datagram):
+        length, kind, sequence_number, error = _ACKNOWLEDGEMENT.unpack_from(datagram, at)
+        if length < _ACKNOWLEDGEMENT.size:
+            return
+        if kind == NLMSG_ERROR:
+            yield sequence_number, -error
+        at += (length + 3) & ~3

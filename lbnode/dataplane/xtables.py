@@ -101,7 +101,7 @@ def _walk(entries: bytes, layout: Layout) -> Iterator[tuple[int, int, bytes | No
     start = 0
     while start + layout.counters + _COUNTERS_BYTES <= len(entries):
         target, length = struct.unpack_from("=HH", entries, start + layout.target_offset)
-        if length == 0:
+        if start + length > len(entries) or target + _TARGET.size + _VERDICT.size > length:
             return
         _, name, _ = _TARGET.unpack_from(entries, start + target)
         data = start + target + _TARGET.size

@@ -129,6 +129,7 @@ class EdgeMetrics(Metrics):
             unit="connections",
         )
         self._probe_children: set[tuple[str, str]] = set()
+        self._told: dict[IPAddress, Verdict] = {}
 
     def _traffic(self, what: str, by: str, label: str, series: str) -> tuple[_Totals, ...]:
         # Of direct return only one direction comes by, so there is nothing to tell of the other.
@@ -159,8 +160,19 @@ class EdgeMetrics(Metrics):
 
     def verdicts(self, verdicts: Mapping[IPAddress, Verdict]) -> None:
         """The full set of decisions."""
-        replace(self._announced, {(str(a),): float(v.announce) for a, v in verdicts.items()})
-        replace(self._reason, {(str(a), v.reason): 1 for a, v in verdicts.items()})
+        # One of a thousand changes, and a sample takes longer to set than to compare.
+        for address in [a for a in self._told if a not in verdicts]:
+            self._announced.remove(str(address))
+            self._reason.remove(str(address), self._told.pop(address).reason)
+        for address, verdict in verdicts.items():
+            before = self._told.get(address)
+            if before is verdict or before == verdict:
+                continue
+            if before is not None and before.reason != verdict.reason:
+                self._reason.remove(str(address), before.reason)
+            self._announced.labels(str(address)).set(verdict.announce)
+            self._reason.labels(str(address), verdict.reason).set(1)
+            self._told[address] = verdict
         replace(self._vips, counted((str(v.announce).lower(), v.reason) for v in verdicts.values()))
 
     def destinations(self, healthy: Mapping[IPAddress, bool]) -> None:

@@ -26,6 +26,7 @@ from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, W
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
+from lbnode.remembered import Comparison, Remembered
 from lbnode.roles import worker_page
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.edge_page import modules_at_work, node_page
@@ -33,7 +34,7 @@ from lbnode.roles.neighbours import Neighbours
 from lbnode.routes import routes_of
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
-from lbnode.translate import EdgePlan, retain_announced, translate_edge
+from lbnode.translate import EdgePlan, Memory, retain_announced, translate_edge
 
 #: What another agent said longer ago than this no longer counts as what it says now.
 FRESH_SECONDS = 3.0
@@ -41,6 +42,8 @@ FRESH_SECONDS = 3.0
 SESSIONS_MUST_BE_UP_SECONDS = 30.0
 #: Between two looks at the kernel's counters; shorter than scrapes are apart.
 TRAFFIC_SECONDS = 5.0
+#: Looks take at most this share of the time: those at 100,000 destinations are further apart, or changes would wait for them.
+TRAFFIC_SHARE = 0.005
 #: Reasons for no announcement that lie in the node itself.
 NODE_REASONS = (
     "Starting",
@@ -106,9 +109,13 @@ class Edge:
         self._unfit: dict[str, frozenset[backends.Group]] = {}
         self._grace = grace.Memory()
         self._told: dict[IPAddress, Verdict] = {}
+        self._memory, self._comparison = Memory(), Comparison()
+        self._verdicts: Remembered[Verdict] = Remembered()
+        self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
         self._traffic_seen: traffic.Seen | None = None
         self._traffic_at = float("-inf")
+        self._traffic_pause_seconds = TRAFFIC_SECONDS
         self.workers: Neighbours | None = None
         self.peers: Neighbours | None = None
         self.terminating = False
@@ -170,9 +177,26 @@ class Edge:
     def _peers_reach_a_worker(self) -> dict[int, bool]:
         if self.peers is None:
             return {}
-        answers = [s for node in self.peer_pages() if (s := self.peers.said(node, FRESH_SECONDS)) is not None]
-        reached = {version for answer in answers for version in _families_reached(answer)}
-        return {version: version in reached for version in (4, 6)} if answers else {}
+        found = {}
+        for version in (4, 6):
+            within_seconds = self._peers_count_within_seconds(version)
+            answers = [s for node in self.peer_pages() if (s := self.peers.said(node, within_seconds)) is not None]
+            if answers:
+                found[version] = any(version in _families_reached(answer) for answer in answers)
+        return found
+
+    def _peers_count_within_seconds(self, version: int) -> float:
+        """How old the word of another edge node may be; below 0 none counts yet.
+
+        What everybody loses, each notices in a round of probes of its own: who is first must not take what the others said before they
+        noticed for proof that it is alone.
+        """
+        lost = rise_and_fall.lost_since(self._workers, version)
+        if lost is None:
+            return FRESH_SECONDS
+        settings = self._settings().health
+        noticed = lost + (settings.interval_ms + settings.timeout_ms) / 1000
+        return min(FRESH_SECONDS, self._clock() - noticed)
 
     # The pass.
 
@@ -191,10 +215,12 @@ class Edge:
         now = self._clock()
         self._last_announced |= dict.fromkeys(speaks.announced, now)
 
-        health = self.health(snapshot.nodes)
+        # The same value stays the same object, so that what depends on it need not be worked out again.
+        self._health = self._health if (health := self.health(snapshot.nodes)) == self._health else health
+        health = self._health
         self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
         plan = translate_edge(
-            snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot)
+            snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot), self._memory
         )
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
@@ -215,7 +241,8 @@ class Edge:
             unserved=plan.unserved,
             peers_reach_a_worker=self._peers_reach_a_worker(),
         )
-        verdicts = announce(facts, settings.health)
+        verdicts = announce(facts, settings.health, self._comparison.alike, self._verdicts)
+        self._comparison.forget_but(s.key for s in plan.state.services)
         wanted = frozenset(a for a, v in verdicts.items() if v.announce)
         self._tell(plan, verdicts)
         self.view = EdgeView(plan, observed, verdicts, speaks.announced, speaks.sessions, self.view.kernel_writes)
@@ -272,7 +299,7 @@ class Edge:
                 # One lost netlink message is no reason to withdraw; two in a row are.
                 observed = await self._in_thread(self._kernel.read)
             plan = retain_announced(plan, observed, leaving)
-            operations = diff_edge(plan.state, plan.filter, observed, plan.translation)
+            operations = diff_edge(plan.state, plan.filter, observed, plan.translation, self._comparison.alike)
             if operations:
                 log.info(
                     "kernel.apply", operations=len(operations), kinds=sorted({type(o).__name__ for o in operations})
@@ -319,7 +346,7 @@ class Edge:
 
     async def _measure_traffic(self, now: float) -> None:
         """Last in a pass, and not in each: reading the counters of a large table takes as long as reading the table."""
-        if self.view.observed is None or now - self._traffic_at < TRAFFIC_SECONDS:
+        if self.view.observed is None or now - self._traffic_at < self._traffic_pause_seconds:
             return
         self._traffic_at = now
         keys = [s.key for s in self.view.observed.services]
@@ -329,6 +356,8 @@ class Edge:
             # Counters are worth no failed pass; what was missed is counted by the next look.
             log.warning("traffic.unread", error=str(error))
             return
+        finally:
+            self._traffic_pause_seconds = max(TRAFFIC_SECONDS, (self._clock() - now) / TRAFFIC_SHARE)
         now_seen = traffic.seen(looks)
         self._metrics.traffic(looks, traffic.growth(self._traffic_seen, now_seen))
         self._traffic_seen = now_seen

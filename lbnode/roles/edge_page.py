@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-from lbnode.announce import difference_of
+from lbnode.announce import Differences
 from lbnode.model import EdgeState, IPAddress, VirtualService, WorkerHealth, address_order
 from lbnode.probe import ProbeResult
 from lbnode.translate import EdgePlan
@@ -36,21 +34,8 @@ def node_page(
 
 
 def _differences(desired: EdgeState, observed: EdgeState) -> dict[IPAddress, str | None]:
-    # Each VIP is compared with its own services alone: with all of them a thousand VIPs would take seconds.
-    wanted, seen = _by_vip(desired.services), _by_vip(observed.services)
-    return {
-        vip: difference_of(
-            vip, replace(desired, services=tuple(wanted[vip])), replace(observed, services=tuple(seen[vip]))
-        )
-        for vip in sorted(desired.vips, key=address_order)
-    }
-
-
-def _by_vip(services: Iterable[VirtualService]) -> defaultdict[IPAddress, list[VirtualService]]:
-    found: defaultdict[IPAddress, list[VirtualService]] = defaultdict(list)
-    for service in services:
-        found[service.key.address].append(service)
-    return found
+    differences = Differences(desired, observed)
+    return {vip: differences.of(vip) for vip in sorted(desired.vips, key=address_order)}
 
 
 def _service(service: VirtualService) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def peers_of_node(bgp: Bgp, node_name: str) -> tuple[Peer, ...]:
 
 
 def spoken_peers(bgp: Bgp, node_name: str, node_addresses: Iterable[IPAddress]) -> tuple[Peer, ...]:
-    """Those of them that the node has an address to speak from to."""
+    """Those of them that the node has an address to speak from to, of its own or of the link."""
     versions = {a.version for a in node_addresses}
-    return tuple(p for p in peers_of_node(bgp, node_name) if p.address.version in versions)
+    return tuple(p for p in peers_of_node(bgp, node_name) if p.local_addresses or p.address.version in versions)
 
 
 def render(
@@ -233,7 +233,7 @@ def _session(
     versions: Sequence[int],
     internal_prepends: Collection[int],
 ) -> str:
-    local = own.get(peer.address.version)
+    local = peer.local_address(peer.address.version) or own.get(peer.address.version)
     if local is None:
         raise ConfigError(
             f"peer {peer.name} = {peer.address}",
@@ -245,6 +245,8 @@ def _session(
         f"  local {local} port {bgp.listen_port} as {bgp.local_asn};",
         f"  neighbor {peer.address} port {peer.port} as {peer.asn};",
         "  strict bind yes;",
+        # A link may come after BIRD, which gives a session up for good when it cannot listen on its address.
+        *(["  free bind yes;"] if peer.local_addresses else []),
         "  direct;" if peer.multihop is None else f"  multihop {peer.multihop};",
         f"  hold time {peer.hold_time_seconds};",
     ]
@@ -270,7 +272,11 @@ def _session(
     for version in (v for v in versions if f"IPv{v}" in peer.address_families):
         # An address of the other family cannot be taken from the session itself.
         is_internal = peer.asn == bgp.local_asn and version in internal_prepends
-        next_hop = "next hop self" if version == peer.address.version else f"next hop address {own[version]}"
+        next_hop = (
+            "next hop self"
+            if version == peer.address.version
+            else f"next hop address {peer.local_address(version) or own[version]}"
+        )
         lines += [
             f"  ipv{version} {{",
             "    import none;",

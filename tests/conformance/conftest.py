@@ -1,6 +1,7 @@
 """Tests marked ``root`` in this folder run in a User-Mode Linux machine: one boot for all of them, and each is reported by itself.
 
-Outside the machine such a test is only a stand-in that shows what its namesake inside came to.
+Outside the machine such a test is only a stand-in that shows what its namesake inside came to. The machine takes one processor for
+minutes, and most other tests wait: it runs beside those, after the lab's, whose deadlines need both processors.
 """
 
 from __future__ import annotations
@@ -8,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab import throwaway
 from lbnode.dataplane.base import EdgeDataPlane, WorkerDataPlane
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
-from tests.conformance import uml
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
 
 INSIDE = "SAMEGATE_IN_MACHINE"
@@ -47,6 +50,7 @@ _MODULES = (
     "ip6table_mangle",
 )
 _REPORTS = pytest.StashKey[dict[str, dict[str, str]]]()
+_MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
 _BOOT_SECONDS = 1800.0
 
 
@@ -116,26 +120,56 @@ class StandIn(pytest.Item):
 
     def setup(self) -> None:
         if _REPORTS not in self.config.stash:
-            for tool in (uml.KERNEL, "cc"):
-                if shutil.which(tool) is None:
-                    pytest.skip(f"{tool} is not installed (Debian packages user-mode-linux, gcc)")
-            wanted = [i.nodeid for i in self.session.items if isinstance(i, StandIn)]
-            self.config.stash[_REPORTS] = _run_inside(wanted)
+            if lacking := _lacking():
+                pytest.skip(f"{lacking} is not installed (Debian packages user-mode-linux, gcc)")
+            self.config.stash[_REPORTS] = self.config.stash[_MACHINE].reports()
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
 
 
-def _run_inside(nodeids: list[str]) -> dict[str, dict[str, str]]:
+def _lacking() -> str | None:
+    return next((tool for tool in (throwaway.KERNEL, "cc") if shutil.which(tool) is None), None)
+
+
+class Machine:
+    """The session's machine: started with the first test outside the lab, asked for its reports by the first stand-in."""
+
+    def __init__(self, wanted: list[str]) -> None:
+        self._wanted = wanted
+        self._thread = ThreadPoolExecutor(1)
+        self._reports: Future[dict[str, dict[str, str]]] | None = None
+        self._process: int | None = None
+
+    def reports(self) -> dict[str, dict[str, str]]:
+        self._reports = self._reports or self._thread.submit(_run_inside, self._wanted, self._started)
+        return self._reports.result()
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if self._reports is None and item.get_closest_marker("lab") is None and _lacking() is None:
+            self._reports = self._thread.submit(_run_inside, self._wanted, self._started)
+
+    def pytest_sessionfinish(self) -> None:
+        # Ctrl-C, or -x: nobody will ask any more.
+        if self._process is not None and self._reports is not None and not self._reports.done():
+            os.killpg(self._process, signal.SIGKILL)
+        self._thread.shutdown()
+
+    def _started(self, process: int) -> None:
+        self._process = process
+
+
+def _run_inside(nodeids: list[str], started: Callable[[int], None]) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
-        result = uml.run(
+        result = throwaway.run(
             command,
             Path(exchange),
             modules=_MODULES,
             environment={INSIDE: "1"},
             cwd=_ROOT,
             timeout_seconds=_BOOT_SECONDS,
+            started=started,
         )
         lines = Path(exchange) / "reports.jsonl"
         found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
@@ -157,6 +191,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             stand_in.own_markers = list(item.own_markers)
             stand_in.keywords.update(item.keywords)
             items[position] = stand_in
+    items.sort(key=lambda item: 2 if isinstance(item, StandIn) else item.get_closest_marker("lab") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if wanted := [i.nodeid for i in session.items if isinstance(i, StandIn)]:
+        machine = session.config.stash[_MACHINE] = Machine(wanted)
+        session.config.pluginmanager.register(machine)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -167,5 +208,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if report.outcome == "skipped" and isinstance(report.longrepr, tuple)
         else report.longreprtext
     )
-    with (uml.EXCHANGE / "reports.jsonl").open("a") as file:
+    with (throwaway.EXCHANGE / "reports.jsonl").open("a") as file:
         file.write(json.dumps({"nodeid": report.nodeid, "outcome": report.outcome, "text": text}) + "\n")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import re
 import socket
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError, Retry
 from lbnode.maglev import choose, table
@@ -97,6 +99,57 @@ def test_other_peoples_rules_stay_through_everything(kernel_edge: KernelEdge) ->
     kernel_edge.apply([ReplaceFilter(EdgeFilter(POOLS, frozenset()))])
     kernel_edge.clean()
     assert all_rules() == before
+
+
+def counting(started: list[str]) -> Callable[[Sequence[str], str], subprocess.CompletedProcess[str]]:
+    """Runs programs, and notes which."""
+
+    def run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+        started.append(command[0])
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_filter_that_stands_as_it_was_read_is_replaced_by_one_program_a_family_and_read_back(
+    kernel_edge: KernelEdge,
+) -> None:
+    started: list[str] = []
+    packet_filter = PacketFilter(POOLS, counting(started))
+    packet_filter.replace(FILTER)
+    assert packet_filter.digest() == FILTER.digest
+    started.clear()
+    other = EdgeFilter(POOLS, frozenset({WEB, DNS}))
+    packet_filter.replace(other)
+    assert sorted(started) == [
+        "ip6tables-legacy-restore",
+        *2 * ["ip6tables-legacy-save"],
+        "iptables-legacy-restore",
+        *2 * ["iptables-legacy-save"],
+    ]
+    sh("iptables-legacy -t mangle -D SAMEGATE-INPUT 1")
+    packet_filter.replace(other)
+    assert packet_filter.digest() == other.digest == kernel_edge.read().filter_digest
+
+
+def test_rules_of_kube_proxy_start_no_program_and_harm_to_ours_beside_them_is_noticed(kernel_edge: KernelEdge) -> None:
+    started: list[str] = []
+    sh("iptables-legacy -t nat -N KUBE-SERVICES")
+    sh("iptables-legacy -t nat -A PREROUTING -j KUBE-SERVICES")
+    wanted = TranslationTable(POOLS, frozenset(f.vip for f in FAMILIES))
+    translation = PacketFilter(POOLS, counting(started), TRANSLATION_TABLES)
+    translation.replace(wanted)
+    assert translation.digest() == wanted.digest
+    started.clear()
+    sh("iptables-legacy -t nat -N KUBE-SVC-1")
+    sh("iptables-legacy -t nat -A KUBE-SVC-1 -d 10.96.0.1 -j RETURN")
+    sh("iptables-legacy -t nat -I KUBE-SERVICES -j KUBE-SVC-1")
+    sh("ip6tables-legacy -t filter -N KUBE-FORWARD")
+    assert translation.digest() == wanted.digest
+    assert started == []
+    sh("iptables-legacy -t nat -I PREROUTING -j KUBE-SVC-1")
+    assert translation.digest() is None, "kube-proxy stands before us"
+    assert started
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def tor1_with_key(key: str) -> Iterator[None]:
     Only the edge nodes' sessions are cleared: without the one to the core the ToR would lose the replies of half of the connections.
     """
     enter = ["configure terminal", f"router bgp {topology.TOR1_ROUTER.asn}"]
-    routers.vtysh("tor1", *enter, f"neighbor EDGES password {key}")
+    routers.vtysh("tor1", *enter, f"neighbor SAMEGATE-EDGES password {key}")
     for edge in topology.EDGES:
         routers.vtysh("tor1", f"clear bgp {edge.address}")
     try:
@@ -288,15 +288,15 @@ def test_a_default_route_and_a_table_of_routes_from_a_router_are_not_learnt(benc
         with tor1_configured(
             [
                 family,
-                "neighbor EDGES route-map EVERYTHING out",
-                "neighbor EDGES default-originate",
+                "neighbor SAMEGATE-EDGES route-map EVERYTHING out",
+                "neighbor SAMEGATE-EDGES default-originate",
                 "redistribute kernel",
             ],
             [
                 family,
                 "no redistribute kernel",
-                "no neighbor EDGES default-originate",
-                "neighbor EDGES route-map NOTHING out",
+                "no neighbor SAMEGATE-EDGES default-originate",
+                "neighbor SAMEGATE-EDGES route-map SAMEGATE-NOTHING out",
             ],
         ):
             wait_until("tor1 sends the routes", lambda: _sent(str(EDGE1.address)) > 1000, 30)

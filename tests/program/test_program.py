@@ -13,6 +13,7 @@ from typing import Any
 import pulumi
 import pytest
 from pulumi.runtime import mocks
+from router_stack import router_stack
 from stack_values import IMAGE, raw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,6 +151,14 @@ def test_a_bgp_key_stays_a_secret_and_is_in_no_other_resource(run: Run) -> None:
             assert KEY not in json.dumps(args.inputs, default=str), args.name
 
 
+def test_every_object_is_owned_under_one_name_so_that_an_up_after_a_killed_one_meets_no_stranger(run: Run) -> None:
+    """The annotation is the provider's (Managing Resources with Server-Side Apply, in its registry)."""
+    objects = [a for a in run.engine.registered if a.typ.startswith("kubernetes:")]
+    assert len(objects) > 20
+    owners = {a.name: a.inputs["metadata"]["annotations"]["pulumi.com/patchFieldManager"] for a in objects}
+    assert set(owners.values()) == {"samegate"}
+
+
 def test_the_kubeconfig_stays_a_secret(run: Run) -> None:
     request = run.request("kubernetes")
     assert dict(request.object["kubeconfig"]) == {SECRET_MARK: SECRET_VALUE, "value": KUBECONFIG}
@@ -163,6 +172,21 @@ def test_the_stack_exports_addresses_edge_nodes_peers_and_the_image(run: Run) ->
     assert run.outputs["edgeNodes"] == ["edge1", "edge2"]
     assert run.outputs["peers"] == {node: ["tor1 198.51.100.2 AS65001"] for node in ("edge1", "edge2")}
     assert run.outputs["image"] == IMAGE
+
+
+def test_the_stack_exports_what_its_routers_must_be_told_without_any_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = router_stack("frr")
+    values["platform"].pop("kubeconfigFile")
+    routers = _run(monkeypatch, agent=values["agent"], platform=values["platform"]).outputs["routers"]
+    assert routers["tor1"]["frr.conf"] == (ROOT / "tests/golden/routers/frr/frr.conf").read_text()
+    assert KEY not in json.dumps(routers)
+
+
+def test_a_router_that_names_no_peer_registers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = router_stack("frr", peers=["tor9"])
+    values["platform"].pop("kubeconfigFile")
+    with pytest.raises(pulumi.RunError, match=r"bgp\.peers has no such peer"):
+        _run(monkeypatch, agent=values["agent"], platform=values["platform"])
 
 
 def test_without_keys_there_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,12 +76,12 @@ class Rig:
         self.router_namespace = f"sgs-{os.getpid()}-rt"
         self.directory = base / "run"
         self.key_directory = base / "bgp-keys"
-        self._frr = base / "frr"
+        self.frr = base / "frr"
         self._bird: subprocess.Popen[bytes] | None = None
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        for folder in (self.directory, self.key_directory, self._frr):
+        for folder in (self.directory, self.key_directory, self.frr):
             folder.mkdir()
-        shutil.chown(self._frr, "frr", "frr")
+        shutil.chown(self.frr, "frr", "frr")
         # FRR gives up root and must reach its own folder.
         base.chmod(0o755)
 
@@ -120,34 +120,34 @@ class Rig:
         """
         config = ROUTER_NEIGHBOURS.format(neighbour=neighbour, family=family, six=six)
         for daemon, text in (("zebra", ""), ("bfdd", ""), ("bgpd", config)):
-            (self._frr / f"{daemon}.conf").write_text(text)
+            (self.frr / f"{daemon}.conf").write_text(text)
             self.start_router_daemon(daemon)
 
     def start_router_daemon(self, daemon: str) -> None:
-        own = ["--bfdctl", str(self._frr / "bfdd.sock")] if daemon == "bfdd" else []
+        own = ["--bfdctl", str(self.frr / "bfdd.sock")] if daemon == "bfdd" else []
         where = [
             "--vty_socket",
-            str(self._frr),
+            str(self.frr),
             "-z",
-            str(self._frr / "zserv.api"),
+            str(self.frr / "zserv.api"),
             "-i",
-            str(self._frr / f"{daemon}.pid"),
+            str(self.frr / f"{daemon}.pid"),
             "-f",
-            str(self._frr / f"{daemon}.conf"),
+            str(self.frr / f"{daemon}.conf"),
         ]
-        with (self._frr / f"{daemon}.log").open("ab") as log:
+        with (self.frr / f"{daemon}.log").open("ab") as log:
             self._daemons[daemon] = subprocess.Popen(
                 ["ip", "netns", "exec", self.router_namespace, str(FRR / daemon), *where, "--log", "stdout", *own],
                 stdout=log,
                 stderr=log,
             )
-        wait_until((self._frr / f"{daemon}.vty").exists, 10, f"{daemon} starts")
+        wait_until((self.frr / f"{daemon}.vty").exists, 10, f"{daemon} starts")
 
     def stop_router_daemon(self, daemon: str) -> None:
         process = self._daemons.pop(daemon)
         process.terminate()
         process.wait(10)
-        (self._frr / f"{daemon}.vty").unlink(missing_ok=True)
+        (self.frr / f"{daemon}.vty").unlink(missing_ok=True)
 
     def start_bird(self, *before: str) -> None:
         """Run BIRD by the very script that its container runs; ``before`` goes before the shell."""
@@ -172,7 +172,7 @@ class Rig:
         return _run("birdc", "-s", str(self.directory / "bird.ctl"), *command)
 
     def vtysh(self, *commands: str) -> str:
-        return _run("vtysh", "--vty_socket", str(self._frr), *(word for c in commands for word in ("-c", c)))
+        return _run("vtysh", "--vty_socket", str(self.frr), *(word for c in commands for word in ("-c", c)))
 
     def vtysh_json(self, command: str) -> Any:
         return json.loads(self.vtysh(command) or "{}")

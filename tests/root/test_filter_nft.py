@@ -62,6 +62,21 @@ def test_the_filter_comes_is_watched_and_goes(run: Run, table: FilterTable) -> N
     assert "SAMEGATE" not in run(["iptables-nft-save"], "").stdout
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_delivery_by_client_address_reads_back_as_it_was_written(run: Run, version: int) -> None:
+    pool, pod, client = {
+        4: ("203.0.113.0/24", "198.18.131.5", "198.51.100.0/24"),
+        6: ("2001:db8:113::/64", "2001:db8:83::5", "2001:db8:51::/48"),
+    }[version]
+    pools = (ip_network(pool),)
+    key = VirtualKey(pools[0][1], Protocol.UDP, 53)
+    pods = tuple((ip_address(pod) + n, 5353) for n in range(3))
+    table = DeliveryTable(pools, (Delivery(key, pods, (ip_network(client),), by_client=True),))
+    delivery = PacketFilter(pools, run, DELIVERY_TABLES)
+    delivery.replace(table)
+    assert delivery.digest() == table.digest
+
+
 def test_the_delivery_stands_behind_other_peoples_rules_beside_the_filter_and_goes(run: Run) -> None:
     key = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
     pods = tuple((ip_address(f"198.18.131.{n}"), 8080) for n in (5, 6, 7))

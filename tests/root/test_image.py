@@ -83,10 +83,12 @@ def test_another_user_elsewhere_builds_the_same_digest_and_a_changed_source_anot
 
 
 def test_a_label_gives_another_digest_with_the_same_layers(built: Built, tmp_path: Path) -> None:
+    # Not `built` itself: the cache holds newer layers where Debian published something since those of `built` were made.
+    plain = build(tmp_path / "plain.oci.tar")
     labelled = build(tmp_path / "other.oci.tar", {"build": "2"})
-    assert labelled.digest != built.digest
-    assert labelled.layers == built.layers
-    assert labelled.sbom.read_bytes() == built.sbom.read_bytes()
+    assert labelled.digest != plain.digest
+    assert labelled.layers == plain.layers
+    assert labelled.sbom.read_bytes() == plain.sbom.read_bytes()
 
 
 @pytest.mark.parametrize(

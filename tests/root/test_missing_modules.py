@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import uml
+from lab import throwaway
 
 pytestmark = pytest.mark.root
 
@@ -60,11 +60,11 @@ Path("/mnt/said.json").write_text(json.dumps(said))
 @pytest.fixture(scope="module")
 def said() -> dict[str, list[str]]:
     """Kind and text of the error at each step, in a machine whose kernel loads nothing by itself."""
-    for tool in (uml.KERNEL, "cc"):
+    for tool in (throwaway.KERNEL, "cc"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed (Debian packages user-mode-linux, gcc)")
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
-        result = uml.run(
+        result = throwaway.run(
             [sys.executable, "-c", _INSIDE],
             Path(exchange),
             cwd=Path(__file__).resolve().parents[2],

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from components.routers import model
+from components.settings import parse
 from lab import routers, topology
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,13 +27,21 @@ def test_a_configuration_is_the_golden_one(golden: Path) -> None:
 def test_a_tor_takes_nothing_but_host_routes_of_the_pool_from_edge_nodes_and_tells_them_nothing() -> None:
     for tor in topology.TORS:
         lines = [line.strip() for line in routers.render(tor)["bgpd"].splitlines()]
-        assert "neighbor EDGES route-map POOL in" in lines
-        assert "neighbor EDGES route-map NOTHING out" in lines
-        assert "ip prefix-list POOL seq 5 permit 203.0.113.0/24 ge 32" in lines
-        assert lines.count("neighbor EDGES maximum-prefix 256 restart 1") == 2, "one a family"
-        assert "neighbor EDGES route-map POOL6 in" in lines
-        assert lines.count("neighbor EDGES route-map NOTHING out") == 2
-        assert "ipv6 prefix-list POOL6 seq 5 permit 2001:db8:203:113::/120 ge 128" in lines
+        assert "neighbor SAMEGATE-EDGES route-map SAMEGATE-IN in" in lines
+        assert "neighbor SAMEGATE-EDGES route-map SAMEGATE-NOTHING out" in lines
+        assert "ip prefix-list SAMEGATE-VIPS seq 5 permit 203.0.113.0/24 ge 32" in lines
+        assert lines.count("neighbor SAMEGATE-EDGES maximum-prefix 256 restart 1") == 2, "one a family"
+        assert "neighbor SAMEGATE-EDGES route-map SAMEGATE-IN6 in" in lines
+        assert lines.count("neighbor SAMEGATE-EDGES route-map SAMEGATE-NOTHING out") == 2
+        assert "ipv6 prefix-list SAMEGATE-VIPS6 seq 5 permit 2001:db8:203:113::/120 ge 128" in lines
+
+
+def test_the_lab_stacks_own_settings_give_the_same_edge_side() -> None:
+    config = yaml.safe_load((topology.ROOT / "stacks/Pulumi.lab.yaml").read_text())["config"]
+    values = {key.removeprefix("samegate:"): value for key, value in config.items()}
+    generated = model.routers(parse({"image": "samegate@sha256:" + "0" * 64, **values}))
+    expected = [routers.edge_side(tor) for tor in topology.TORS]
+    assert [replace(router, maximum_edge_nodes=len(topology.EDGES)) for router in generated] == expected
 
 
 def test_no_router_switches_the_need_for_a_policy_off() -> None:
@@ -40,7 +52,7 @@ def test_no_router_switches_the_need_for_a_policy_off() -> None:
 def test_a_password_is_that_of_the_edge_nodes_only() -> None:
     with_key = routers.render(topology.TOR1_ROUTER, bgp_password=EDGE_KEY)["bgpd"]
     without = routers.render(topology.TOR1_ROUTER)["bgpd"]
-    assert set(with_key.splitlines()) - set(without.splitlines()) == {f" neighbor EDGES password {EDGE_KEY}"}
+    assert set(with_key.splitlines()) - set(without.splitlines()) == {f" neighbor SAMEGATE-EDGES password {EDGE_KEY}"}
     assert routers.render(topology.CORE_ROUTER, bgp_password=EDGE_KEY) == routers.render(topology.CORE_ROUTER)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab import faults, soak
 from lab.faults import Fault
 from lab.report.bench import NotReached
-from lab.soak import HAZARDS, Hazard, Usage, grown, holds, make_and_undo, schedule, usage, wrongly_broken
+from lab.soak import HAZARDS, Hazard, Usage, grown, holds, make_and_undo, schedule, stayed_calm, usage, wrongly_broken
 
 seeds = st.integers(0, 2**32)
 
@@ -132,6 +132,33 @@ def test_a_run_holds_only_if_nothing_broke_stuck_or_grew() -> None:
     assert not holds({"steps": [good, good | {"wrongly_broken": BROKEN}], "grown": []})
     assert not holds({"steps": [good | {"trouble": "not settled"}], "grown": []})
     assert not holds({"steps": [good], "grown": ["agent on edge1 (7): ..."]})
+
+
+@pytest.mark.parametrize(
+    "disturbance",
+    [
+        {"trouble": ["61 s: node edge1 is not Ready"]},
+        {"flows_broken": 1},
+        {"new_failed": 1},
+        {"withdrawals": [{"prefix": "203.0.113.7"}]},
+        {"bfd_downs": 1},
+        {"restarts": 1},
+        {"grown": ["agent on edge1 (7): ..."]},
+    ],
+    ids=lambda disturbance: next(iter(disturbance)),
+)
+def test_a_calm_run_holds_only_if_nothing_at_all_happened(disturbance: dict[str, object]) -> None:
+    calm: dict[str, object] = {
+        "trouble": [],
+        "flows_broken": 0,
+        "new_failed": 0,
+        "withdrawals": [],
+        "bfd_downs": 0,
+        "restarts": 0,
+        "grown": [],
+    }
+    assert stayed_calm(calm)
+    assert not stayed_calm(calm | disturbance)
 
 
 def test_the_schedule_is_shown_with_its_seed_and_without_a_rack(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.announce import EdgeFacts, announce, difference_of
+from lbnode.announce import Differences, EdgeFacts, announce
 from lbnode.health import watermark
 from lbnode.model import (
     Destination,
@@ -237,14 +237,14 @@ def test_one_broken_vip_leaves_the_others_announced() -> None:
 
 def test_the_order_of_destinations_is_part_of_being_as_desired() -> None:
     swapped = replace(STATE, services=(VirtualService(KEY, (Destination(W2), Destination(W1))),))
-    assert difference_of(VIP, STATE, swapped) is not None
-    assert difference_of(VIP, STATE, STATE) is None
+    assert Differences(STATE, swapped).of(VIP) is not None
+    assert Differences(STATE, STATE).of(VIP) is None
 
 
 def test_the_weight_of_a_drained_destination_is_not_compared() -> None:
     want = replace(STATE, services=(VirtualService(KEY, (Destination(W1, 1, True),)),))
     have = replace(STATE, services=(VirtualService(KEY, (Destination(W1, 0, True),)),))
-    assert difference_of(VIP, want, have) is None
+    assert Differences(want, have).of(VIP) is None
 
 
 def test_below_the_low_watermark_a_vip_goes_and_it_returns_at_the_high_one() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from lbnode.model import DeliveryTable, Protocol, ServiceName, VirtualKey
+from lbnode.model import DeliveryTable, IPAddress, Protocol, ServiceName, VirtualKey
 from lbnode.translate import WorkerPlan, translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, endpoint, endpoint_slice, node, service, settings, snapshot
 
@@ -72,9 +72,24 @@ def test_source_ranges_go_with_their_family_and_ranges_of_the_other_one_only_let
     assert plan(service(loadBalancerSourceRanges=ranges[1:]), web("ready")).delivered == frozenset()
 
 
-def test_session_affinity_asks_for_one_endpoint() -> None:
+def test_session_affinity_asks_for_one_endpoint_a_client() -> None:
     [delivery] = plan(service(sessionAffinity="ClientIP"), web("ready", "ready")).delivery.deliveries
-    assert delivery.one_endpoint
+    assert delivery.by_client
+    [delivery] = plan(service(), web("ready", "ready")).delivery.deliveries
+    assert not delivery.by_client
+
+
+def test_a_pod_that_fails_its_active_probe_is_left_out_as_long_as_another_does_not() -> None:
+    pods = [ip_address(POD), ip_address(POD_BESIDE)]
+
+    def delivered_to(*failing: tuple[ServiceName, IPAddress]) -> list[str]:
+        world = snapshot(*EDGES, node("worker1", "198.18.0.21"), service(), web("ready", "ready"))
+        table = translate_worker(world, settings(), "worker1", frozenset(), frozenset(failing)).delivery
+        return [address for address, _ in places(table)[KEY]]
+
+    assert delivered_to((WEB, pods[0])) == [POD_BESIDE]
+    assert delivered_to((WEB, pods[0]), (WEB, pods[1])) == [POD, POD_BESIDE]
+    assert delivered_to((ServiceName("default", "other"), pods[0])) == [POD, POD_BESIDE]
 
 
 def test_each_port_has_endpoints_of_its_own_and_protocols_that_are_not_served_have_none() -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.health import WorkerState, expire, step, summary
+from lbnode.health import WorkerState, expire, lost_since, step, summary
 from lbnode.model import ServiceName
 from lbnode.settings import Health
 
@@ -18,6 +18,17 @@ def after(results: list[bool], settings: Health = SETTINGS) -> WorkerState:
     for number, ok in enumerate(results):
         state = step(state, ok, float(number), settings)
     return state
+
+
+def test_a_family_is_lost_since_its_last_worker_fell_and_not_while_one_is_well_or_unknown() -> None:
+    def fell(at: float) -> WorkerState:
+        return WorkerState(False, since_seconds=at)
+
+    one, two, other = IPv4Address("198.18.0.21"), IPv4Address("198.18.0.22"), IPv6Address("2001:db8::21")
+    assert lost_since({one: fell(5), two: fell(7), other: WorkerState(True)}, 4) == 7
+    assert lost_since({one: fell(5), two: WorkerState(True, since_seconds=1)}, 4) is None
+    assert lost_since({one: fell(5), two: WorkerState()}, 4) is None
+    assert lost_since({other: fell(5)}, 4) is None
 
 
 def test_a_worker_is_undecided_until_it_rose_or_fell() -> None:

@@ -118,6 +118,13 @@ def peers(*changes: dict[str, Any]) -> dict[str, Any]:
     [
         (peers({}, {"address": "198.18.0.3"}), ["two peers have the name tor1", "Remove or rename"]),
         (peers({}, {"name": "tor2"}), ["two peers have the address 198.18.0.2"]),
+        (peers({"localAddresses": ["169.254.6.1"]}), ["169.254.6.1 for all nodes", "held by one node", "Name that node"]),
+        (peers({"localAddresses": ["169.254.6.1"], "nodes": ["a", "b"]}), ["for 2 nodes", "a peer for each other node"]),
+        (peers({"localAddresses": ["169.254.6.1", "169.254.6.2"], "nodes": ["a"]}), ["two localAddresses of one family"]),
+        (peers({"localAddresses": ["fd00::1"], "nodes": ["a"]}), ["no IPv4 in localAddresses fd00::1", "Add the link's IPv4"]),
+        (peers({"localAddresses": ["198.18.0.2"], "address": "198.18.0.2", "nodes": ["a"]}), ["198.18.0.2 on both ends"]),
+        (peers({"localAddresses": ["169.254.6.1", "fe80::1"], "nodes": ["a"]}), ["link-local address fe80::1", "RFC 4193"]),
+        (peers({"localAddresses": ["203.0.113.9"], "nodes": ["a"]}), ["203.0.113.9, which lies in pool", "outside every pool"]),
         (peers({"multihop": 2, "ttlSecurity": True}), ["ttlSecurity together with multihop", "RFC 5082", "Drop one"]),
         (peers({"bfd": None, "holdTimeSeconds": 0}), ["never be noticed to be dead", "Set one"]),
         (with_value([{"name": "a", "cidrs": ["203.0.113.0/25"]}, {"name": "a", "cidrs": ["203.0.113.128/25"]}], "pools"),

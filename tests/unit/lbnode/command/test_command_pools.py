@@ -51,8 +51,14 @@ def test_the_status_names_every_service_at_a_shared_address() -> None:
 @pytest.mark.parametrize(("reason", "code"), [("NodeNotSelected", 0), ("NodeExcluded", 1), ("Draining", 1)])
 def test_an_edge_node_that_the_pool_does_not_choose_is_not_missed(reason: str, code: int) -> None:
     line = {"announce": False, "announced": False, "reason": reason}
-    said = status(view(change={"edge2": agent("edge", "edge2", edge_status("edge2", vip=line), edge_page())}))
-    assert said.code == code
+    seen = view(change={"edge2": agent("edge", "edge2", edge_status("edge2", vip=line), edge_page())})
+    assert (status(seen).code, why(seen, VIP).code) == (code, code)
+
+
+def test_a_vip_that_its_pool_chooses_nobody_for_is_found() -> None:
+    line = {"announce": False, "announced": False, "reason": "NodeNotSelected"}
+    nowhere = {edge: agent("edge", edge, edge_status(edge, vip=line), edge_page()) for edge in EDGES}
+    assert why(view(change=nowhere), VIP).code == 1
 
 
 def of_pool(**aggregate: Any) -> list[tuple[str, str]]:

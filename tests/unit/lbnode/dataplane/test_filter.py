@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
@@ -17,6 +18,7 @@ from lbnode.model import (
     Delivery,
     DeliveryTable,
     EdgeFilter,
+    IPAddress,
     PacketTable,
     Protocol,
     TranslationTable,
@@ -129,9 +131,46 @@ def test_a_delivery_shares_out_evenly() -> None:
     ]
 
 
-def test_a_delivery_with_session_affinity_has_one_endpoint() -> None:
-    (rule,) = delivered(Delivery(WEB, PODS, one_endpoint=True))
-    assert rule.endswith("--to-destination 198.18.131.5:8080") and "statistic" not in rule
+def endpoints_of_clients(rules: list[str], clients: list[IPAddress]) -> list[str]:
+    """The endpoint that each client meets: the first rule whose address and mask fit, as the kernel goes through a chain."""
+
+    def fits(rule: str, client: IPAddress) -> bool:
+        address, mask = (int(ip_address(part)) for part in rule.split()[1].split("/"))
+        return int(client) & mask == address
+
+    return [next(rule.split()[-1] for rule in rules if fits(rule, client)) for client in clients]
+
+
+@pytest.mark.parametrize("first_client", ["198.51.100.0", "2001:db8:51::"])
+@pytest.mark.parametrize("count", [2, 3, 5, 16, 17, 63, 70, 200])
+def test_a_delivery_with_session_affinity_gives_each_client_one_endpoint_and_every_endpoint_its_share(
+    first_client: str, count: int
+) -> None:
+    client = ip_address(first_client)
+    vip, pod = ("203.0.113.1", "198.18.131.5") if client.version == 4 else ("2001:db8::1", "2001:db8:1::5")
+    pods = tuple((ip_address(pod) + n, 8080) for n in range(count))
+    rules = delivered(Delivery(VirtualKey(ip_address(vip), Protocol.TCP, 80), pods, by_client=True))
+    assert not any("statistic" in rule for rule in rules)
+    shares = Counter(endpoints_of_clients(rules, [client + n for n in range(256)]))
+    assert len(shares) == count
+    assert max(shares.values()) <= (1.25 if count <= 16 else 2) * min(shares.values())
+    # A client's connections differ in their port alone, which no rule looks at.
+    assert not any("--sport" in rule for rule in rules)
+
+
+def test_a_delivery_with_session_affinity_keeps_to_its_source_ranges() -> None:
+    ranges = (ip_network("198.51.100.0/24"), ip_network("192.0.2.0/25"))
+    text = render(DeliveryTable(POOLS, (Delivery(WEB, PODS, ranges, by_client=True),)))[4, "nat"]
+    jumps = [r for rules in text.chains.values() for r in rules if r.startswith("-s") and " -j SAMEGATE-" in r]
+    assert [rule.split(" -d ")[0] for rule in jumps] == ["-s 198.51.100.0/24", "-s 192.0.2.0/25"]
+    (chain,) = {rule.split()[-1] for rule in jumps}
+    # There is no other way into the chain.
+    assert [r for rules in text.chains.values() for r in rules if f"-j {chain}" in r] == jumps
+    assert all(" -j DNAT " in rule for rule in text.chains[chain])
+
+
+def test_a_delivery_with_session_affinity_to_a_single_pod_is_one_rule() -> None:
+    assert delivered(Delivery(WEB, PODS[:1], by_client=True)) == delivered(Delivery(WEB, PODS[:1]))
 
 
 def test_a_delivery_keeps_to_its_source_ranges_and_everybody_is_no_range() -> None:

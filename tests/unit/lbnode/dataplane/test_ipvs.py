@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.dataplane.ipvs import IpvsMessage, destination_of, message_of, service_of
+from lbnode.dataplane.ipvs import IpvsMessage, destination_of, message_of, service_of, staged
 from lbnode.errors import Retry
-from lbnode.model import AddDestination, AddService, Destination, Protocol, RemoveService, VirtualKey, VirtualService
+from lbnode.model import (
+    AddDestination,
+    AddService,
+    Destination,
+    Protocol,
+    RemoveService,
+    SetWeight,
+    VirtualKey,
+    VirtualService,
+)
 
 WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
 NAMES = VirtualKey(ip_address("2001:db8:113::1"), Protocol.UDP, 53)
@@ -192,3 +201,62 @@ def test_an_answer_with_bytes_overwritten_or_cut_is_read_or_asked_again(
             assert "cannot be read" in str(error)
         else:
             assert found is None or isinstance(found, VirtualService | tuple)
+
+
+ONE, TWO = ip_address("198.18.0.21"), ip_address("198.18.0.22")
+NEW_SERVICE, SET_SERVICE, NEW_DEST, SET_DEST = 1, 2, 5, 6  # enum in linux/ip_vs.h
+
+
+def sent(*operations: Any) -> list[tuple[Any, int, bytes | None]]:
+    """Each request's operation, command and scheduler."""
+    found = []
+    for operation, message in staged(operations):
+        read = decoded(encoded(message))
+        service: Any = read.get_attr("service")
+        found.append((operation, read["cmd"], service.get("scheduler")))
+    return found
+
+
+def test_a_service_gets_its_scheduler_when_all_its_destinations_are_there() -> None:
+    web, names = AddService(VirtualService(WEB)), AddService(VirtualService(NAMES))
+    one, two = AddDestination(WEB, ONE, 1), AddDestination(WEB, TWO, 1)
+    far = AddDestination(NAMES, ip_address("2001:db8::21"), 1)
+    assert sent(web, one, two, names, far) == [
+        (web, NEW_SERVICE, b"none\0"),
+        (one, NEW_DEST, None),
+        (two, NEW_DEST, None),
+        (web, SET_SERVICE, b"mh\0"),
+        (names, NEW_SERVICE, b"none\0"),
+        (far, NEW_DEST, None),
+        (names, SET_SERVICE, b"mh\0"),
+    ]
+
+
+def test_a_service_without_destinations_and_a_destination_of_one_that_is_there_are_sent_as_they_are() -> None:
+    web, names, one = AddService(VirtualService(WEB)), AddService(VirtualService(NAMES)), AddDestination(WEB, ONE, 1)
+    weight = SetWeight(WEB, ONE, 0)
+    assert sent(one, weight, web, names) == [
+        (one, NEW_DEST, None),
+        (weight, SET_DEST, None),
+        (web, NEW_SERVICE, b"mh\0"),
+        (names, NEW_SERVICE, b"mh\0"),
+    ]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                AddService(VirtualService(WEB)),
+                AddService(VirtualService(NAMES)),
+                AddDestination(WEB, ONE, 1),
+                SetWeight(WEB, ONE, 3),
+            ]
+        )
+    )
+)
+def test_every_operation_is_sent_in_its_order_and_no_service_is_left_without_scheduler(operations: list[Any]) -> None:
+    steps = sent(*operations)
+    assert [o for o, command, _ in steps if command != SET_SERVICE] == operations
+    last = {o: scheduler for o, _, scheduler in steps if isinstance(o, AddService)}
+    assert all(scheduler == b"mh\0" for scheduler in last.values())

@@ -8,9 +8,20 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyroute2.netlink import genlmsg
 
-from lbnode.dataplane.netlink import BATCH_MESSAGES, BlockingSocket, Channel, WholeDumps, batch, dump, get
+from lbnode.dataplane.netlink import (
+    BATCH_MESSAGES,
+    BlockingSocket,
+    Channel,
+    WholeDumps,
+    acknowledgements,
+    batch,
+    dump,
+    get,
+)
 from lbnode.errors import Bug, Retry
 
 KIND, MULTI, INTERRUPTED = 0x1C, 0x2, 0x10
@@ -147,6 +158,29 @@ def test_a_batch_tells_the_error_of_each_message_and_goes_on_to_its_end() -> Non
     assert sent == [BATCH_MESSAGES, 5]
     assert len(set(seen)) == number
     asked.close()
+
+
+def test_acknowledgements_share_datagrams_come_in_any_order_and_strangers_are_passed_over() -> None:
+    def kernel(sequences: list[int]) -> list[bytes]:
+        first, second, third = sequences
+        stranger = refusal(first - 1, errno.EPERM)
+        return [stranger + refusal(third, 0) + answer(second, 7), refusal(first, errno.EEXIST) + refusal(second, 0)]
+
+    asked, _ = channel(kernel)
+    assert asked.ask(lambda socket: batch(socket, [(KIND, 5, genlmsg()) for _ in range(3)])) == [errno.EEXIST, 0, 0]
+    asked.close()
+
+
+def test_an_acknowledgement_that_never_comes_ends_the_batch() -> None:
+    asked, played = channel(lambda sequences: [refusal(s, 0) for s in sequences[1:]])
+    with pytest.raises(Retry, match="did not answer"):
+        asked.ask(lambda socket: batch(socket, [(KIND, 5, genlmsg()) for _ in range(3)]))
+    assert played.closed == 1
+
+
+@given(st.binary(max_size=80))
+def test_any_datagram_has_an_end(datagram: bytes) -> None:
+    assert len(list(acknowledgements(datagram))) <= len(datagram) // 20
 
 
 def test_a_question_that_waits_for_anything_but_the_kernel_is_a_bug() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from copy import deepcopy
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -74,7 +75,9 @@ class Cluster:
             raise Retry(f"{name}: conflict")
         self.writes += 1
         self.copy.version += 1
-        return self.copy.services[name]
+        # What the API server sends of a change is another object.
+        changed = self.copy.services[name] = deepcopy(self.copy.services[name])
+        return changed
 
     async def patch_status(self, service: ServiceName, status: dict[str, Any]) -> None:
         raw = self._service(service)
@@ -213,8 +216,7 @@ def test_a_deleted_service_keeps_its_finalizer_until_no_edge_node_announces_it()
     address = cluster.address()
     assert address is not None
     cluster.announce(address, edge1="Announced", edge2="Announced")
-    cluster.copy.services[WEB]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    cluster.put(cluster.copy.services[WEB])
+    delete(cluster, WEB)
     with pytest.raises(Retry, match="edge1, edge2"):
         cluster.run(1)
     cluster.announce(address, edge1="Deleting", edge2="Announced")
@@ -231,8 +233,7 @@ def test_an_edge_node_that_stays_silent_holds_a_deletion_for_thirty_seconds_only
     cluster.run()
     cluster.edge_pages = {"edge1": {"vips": {}}, "edge2": None}
     cluster.controller.edges = Neighbours(cluster.controller.edge_pages, cluster.fetch, lambda: None)
-    cluster.copy.services[WEB]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    cluster.put(cluster.copy.services[WEB])
+    delete(cluster, WEB)
     with pytest.raises(Retry, match="edge2"):
         cluster.run(1)
     cluster.now_seconds += 31
@@ -244,27 +245,27 @@ def test_a_service_that_changes_its_type_in_place_loses_address_conditions_and_f
     cluster = Cluster()
     cluster.put(service(vip=None))
     cluster.run()
-    raw = cluster.copy.services[WEB]
+    raw = deepcopy(cluster.copy.services[WEB])
     raw["spec"]["type"] = "ClusterIP"
     cluster.put(raw)
     cluster.run()
     assert cluster.address() is None
     assert cluster.condition("Accepted") == {}
-    assert raw["metadata"]["finalizers"] == []
+    assert cluster.copy.services[WEB]["metadata"]["finalizers"] == []
 
 
 def test_a_service_that_goes_to_another_class_keeps_the_finalizer_for_its_new_controller() -> None:
     cluster = Cluster()
     cluster.put(service(vip=None))
     cluster.run()
-    raw = cluster.copy.services[WEB]
+    raw = deepcopy(cluster.copy.services[WEB])
     raw["spec"]["loadBalancerClass"] = "example.org/other"
     raw["status"]["loadBalancer"] = {"ingress": [{"ip": "192.0.2.99"}]}
     cluster.put(raw)
     cluster.run()
     assert cluster.address() == "192.0.2.99"
     assert cluster.condition("Accepted") == {}
-    assert raw["metadata"]["finalizers"] == [FINALIZER]
+    assert cluster.copy.services[WEB]["metadata"]["finalizers"] == [FINALIZER]
 
 
 def test_a_service_without_a_class_is_served_only_when_the_settings_say_so() -> None:
@@ -366,7 +367,7 @@ def on_the_air_together() -> tuple[Cluster, IPAddress]:
 
 def delete(cluster: Cluster, *names: ServiceName) -> None:
     for name in names:
-        raw = cluster.copy.services[name]
+        raw = deepcopy(cluster.copy.services[name])
         raw["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
         cluster.put(raw)
 
@@ -432,13 +433,13 @@ def test_a_service_that_gets_the_label_that_excludes_it_is_let_go_and_can_be_del
     cluster.put(service(vip=None))
     cluster.run()
     assert cluster.address() is not None
-    raw = cluster.copy.services[WEB]
+    raw = deepcopy(cluster.copy.services[WEB])
     raw["metadata"]["labels"] = {"service.kubernetes.io/exclude-from-external-load-balancers": "true"}
     cluster.put(raw)
     cluster.run()
     assert cluster.address() is None
     assert cluster.condition("Accepted") == {}
-    assert raw["metadata"]["finalizers"] == [], "nothing would take it off later"
+    assert cluster.copy.services[WEB]["metadata"]["finalizers"] == [], "nothing would take it off later"
     writes = cluster.writes
     cluster.run()
     assert cluster.writes == writes

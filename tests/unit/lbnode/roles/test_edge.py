@@ -56,6 +56,25 @@ def test_an_agent_that_starts_again_writes_nothing_and_keeps_the_announcement() 
     assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
 
 
+def test_an_agent_that_stood_still_for_a_minute_withdraws_nothing_and_writes_nothing() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    writes, changes = world.kernel.writes, len(world.speaker.history)
+    world.now_seconds += 60
+    asyncio.run(world.run(5))
+    assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
+
+
+def test_what_changed_while_an_agent_stood_still_is_found_in_its_first_pass() -> None:
+    """The control for the test above: it is not blind after the minute."""
+    world = World()
+    assert announced_after(world, 2)
+    world.now_seconds += 60
+    world.put(endpoints(worker1="unready", worker2="unready"))
+    asyncio.run(world.edge.pass_once())
+    assert world.speaker.history[-1] == frozenset()
+
+
 def test_an_agent_that_starts_without_the_api_keeps_everything() -> None:
     world = World()
     assert announced_after(world, 2)
@@ -129,6 +148,58 @@ def test_when_all_probes_fail_and_no_peer_does_better_the_vip_stays() -> None:
     world.reachable.clear()
     assert announced_after(world, 10)
     assert world.edge.view.verdicts[VIP].reason == "AllProbesFail"
+
+
+def rack_of(count: int) -> list[World]:
+    """Edge nodes that ask each other, and announce."""
+    worlds = [World() for _ in range(count)]
+
+    class Others:
+        def __init__(self, own: World) -> None:
+            self.worlds = [w for w in worlds if w is not own]
+
+        def said(self, node: str, within_seconds: float | None = None) -> dict[str, Any]:
+            """There is one other Node in each world, whom all the others speak for: each as it was when it was last asked, just now."""
+            if within_seconds is not None and within_seconds < 0:
+                return None
+            return {"healthy_workers": [a for w in self.worlds for a in w.edge.status()["healthy_workers"]]}
+
+    for world in worlds:
+        world.edge.peers = Others(world)  # type: ignore[assignment]
+    run_rack(worlds, 2)
+    assert all(world.speaker.history == [{VIP}] for world in worlds)
+    return worlds
+
+
+def run_rack(worlds: Sequence[World], seconds: int) -> None:
+    """All of them for so long, half a second each in turn."""
+    for _ in range(2 * seconds):
+        for world in worlds:
+            asyncio.run(world.run(0.5))
+
+
+def test_what_all_edge_nodes_lose_together_withdraws_nothing() -> None:
+    """The way to the workers and the API server at once: what everybody shares is the suspect."""
+    worlds = rack_of(4)
+    for world in worlds:
+        world.reachable.clear()
+        world.copy.listed.clear()
+        with pytest.raises(Retry):
+            asyncio.run(world.edge.pass_once())
+    for world in worlds:
+        world.copy.listed |= {"services", "slices", "nodes"}
+    run_rack(worlds, 10)
+    assert all(world.speaker.history == [{VIP}] for world in worlds)
+    assert {world.edge.view.verdicts[VIP].reason for world in worlds} == {"AllProbesFail"}
+
+
+def test_what_one_edge_node_loses_alone_withdraws_that_one_alone() -> None:
+    """The control for the test above."""
+    worlds = rack_of(4)
+    worlds[0].reachable.clear()
+    run_rack(worlds, 5)
+    assert worlds[0].speaker.history[-1] == frozenset()
+    assert all(world.speaker.history == [{VIP}] for world in worlds[1:])
 
 
 def test_no_ready_endpoint_withdraws_and_a_ready_one_brings_it_back() -> None:

@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import pytest
 
+from lbnode.model import ServiceName
 from lbnode.roles.controller import FINALIZER
 from lbnode.roles.removal import release_services
 from tests.unit.lbnode.roles.test_controller import WEB, Cluster
@@ -79,4 +80,4 @@ def test_a_service_that_cannot_be_written_is_named_and_does_not_hold_up_the_othe
     served.run()
     served.refused = {WEB}
     assert _release(served) == (str(WEB),)
-    assert other["metadata"]["finalizers"] == []
+    assert served.copy.services[ServiceName("shop", "zzz")]["metadata"]["finalizers"] == []

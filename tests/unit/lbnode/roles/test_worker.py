@@ -14,6 +14,7 @@ from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
 from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
 from lbnode.kube import Copy
+from lbnode.kube_proxy import RULES_SECONDS
 from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
 from lbnode.observe import WorkerMetrics
 from lbnode.roles.worker import Worker
@@ -153,6 +154,26 @@ def test_a_service_that_this_worker_delivers_by_itself_is_not_without_endpoints(
     assert world.worker.status()["delivers"] == ["shop/web"]
 
 
+def test_a_new_pod_beside_one_that_terminates_gets_nothing_until_kube_proxy_surely_names_it() -> None:
+    world = World()
+    set_endpoints(world, "terminating")
+    world.run()
+    world.without = {32100}
+    asyncio.run(ask_once(world))
+    old = endpoints(worker1="terminating")
+    both = old["endpoints"] + endpoints(other="ready", worker1="ready")["endpoints"][1:]
+    world.copy.slices[ServiceName("shop", "web-1")] = old | {"endpoints": both}
+    world.copy.version += 1
+    world.run()
+    assert world.worker.status()["delivers"] == ["shop/web"]
+    assert world.worker.status()["without_endpoints"] == ["shop/web"]
+    world.without = set()
+    asyncio.run(ask_once(world))
+    assert world.worker.status()["without_endpoints"] == ["shop/web"]
+    world.now += RULES_SECONDS + 0.1
+    assert world.worker.status()["without_endpoints"] == []
+
+
 def test_a_pod_that_turns_unready_in_an_api_outage_is_delivered_to_until_its_grace_is_over() -> None:
     world = World()
     world.run()
@@ -243,6 +264,32 @@ def test_the_status_page_says_for_which_services_its_pods_pass_their_active_prob
     assert world.worker.status()["active_probes"] == page_line(fit=True, passing=1)
     probe(world, 1, BackendResult(False, "Refused"))
     assert world.worker.status()["active_probes"] == page_line(fit=False, failing=1)
+
+
+def test_what_it_delivers_by_itself_leaves_out_a_pod_that_fails_its_active_probe_until_it_passes_again() -> None:
+    world = probed_world()
+    name = ServiceName("shop", "web-1")
+    second = endpoints(other="ready", worker1="ready")["endpoints"][1:]
+    world.copy.slices[name] = world.copy.slices[name] | {"endpoints": world.copy.slices[name]["endpoints"] + second}
+    world.copy.version += 1
+    world.run()
+    good, bad = sorted(str(b.address) for b in world.worker.wanted_backends())
+
+    def pods() -> list[str]:
+        world.run()
+        return [str(address) for address, _ in delivered(world)[0].endpoints]
+
+    def probe_bad(rounds: int, ok: bool) -> None:
+        for _ in range(rounds):
+            world.now += 2.0
+            for backend, asked in world.worker.wanted_backends().items():
+                world.worker.backend_probed(backend, asked, BackendResult(ok or str(backend.address) == good, "Told"))
+
+    assert pods() == [good, bad]
+    probe_bad(3, ok=False)
+    assert pods() == [good]
+    probe_bad(2, ok=True)
+    assert pods() == [good, bad]
 
 
 def test_a_service_without_the_annotation_is_not_probed() -> None:

@@ -338,3 +338,52 @@ def test_bird_accepts_every_key_that_is_not_refused(key: str, tmp_path: Path) ->
 def test_the_first_address_of_each_family_counts() -> None:
     one, two = NODE_ADDRESS, ip_address("198.18.0.99")
     assert render(RACK, (POOL,), "edge1", (one, two), {}) == render(RACK, (POOL,), "edge1", (one,), {})
+
+
+#: One Transit Gateway Connect peer: both of its sessions end at one address of the node, which is two hops away for BGP (AWS, "Connect peers").
+CONNECT = Bgp(
+    local_asn=65010,
+    peers=tuple(
+        Peer(
+            name=f"tgw-{last}",
+            address=IPv4Address(f"169.254.6.{last}"),
+            local_addresses=(IPv4Address("169.254.6.1"), ip_address("fd00:6::1")),
+            asn=64512,
+            nodes=("edge1",),
+            multihop=2,
+            bfd=None,
+            hold_time_seconds=30,
+        )
+        for last in (2, 3)
+    ),
+)
+
+
+def test_sessions_over_a_link_speak_from_its_addresses_and_lead_routes_over_it() -> None:
+    text = render(CONNECT, (POOL, POOL6), "edge1", (NODE_ADDRESS, NODE_ADDRESS6), {})
+    sessions = text.split("protocol bgp ")[1:]
+    assert len(sessions) == 2
+    for session in sessions:
+        assert "  local 169.254.6.1 port 1790 as 65010;\n" in session
+        assert "  multihop 2;\n" in session
+        assert "    next hop self;\n" in session
+        assert "    next hop address fd00:6::1;\n" in session
+        assert "  free bind yes;\n" in session
+    assert f"router id {NODE_ADDRESS};" in text
+
+
+def test_a_link_is_enough_to_speak_to_a_router_of_a_family_that_the_node_has_not() -> None:
+    over6 = Peer(
+        name="tgw6",
+        address=ip_address("fd00:6::2"),
+        local_addresses=(ip_address("fd00:6::1"),),
+        asn=64512,
+        nodes=("edge1",),
+    )
+    text = render(Bgp(local_asn=65010, peers=(over6,)), (POOL,), "edge1", (NODE_ADDRESS,), {})
+    assert "  local fd00:6::1 port 1790 as 65010;\n" in text
+    assert f"    next hop address {NODE_ADDRESS};\n" in text
+
+
+def test_sessions_from_node_addresses_bind_nothing_that_is_not_there() -> None:
+    assert "free bind" not in render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), {})

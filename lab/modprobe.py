@@ -33,10 +33,10 @@ def _load(folder: Path, relative: str) -> None:
 
 def main(folder: Path, names: list[str]) -> None:
     """Load each name, or what it is an alias of, after its dependencies."""
-    by_name = {}
+    by_name: dict[str, tuple[str, list[str]]] = {}
     for line in (folder / "modules.dep").read_text().splitlines():
-        path, _, dependencies = line.partition(":")
-        by_name[Path(path).stem.replace("-", "_")] = (path, dependencies.split())
+        module, _, needs = line.partition(":")
+        by_name[Path(module).stem.replace("-", "_")] = (module, needs.split())
     loaded = {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
     for wanted in names:
         for name in _names(folder, wanted):

@@ -1,0 +1,129 @@
+"""An API server that is away for ten minutes: the edge role with the client that it really has, over the loopback, in simulated
+time. Kernel, speaker and workers are twins that go on working.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from lightkube import AsyncClient
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.config.models import Cluster, User
+
+from lbnode import kube
+from lbnode.roles.loop import Loop
+from lbnode.roles.start import RESYNC_SECONDS
+from tests.unit.lbnode.api_server import ApiServer
+from tests.unit.lbnode.roles.world import EDGES, VIP, WORKERS, World, endpoints, node, service
+from tests.unit.lbnode.simulated_time import simulate
+
+#: Of docs/scorecard.md, rows 12 and 13.
+AWAY_SECONDS = 600.0
+RECONCILED_SECONDS = 5.0
+LIST_INTERVAL_SECONDS = 5.0
+
+
+def objects() -> list[dict[str, Any]]:
+    nodes = [node(n, a, "worker" if n in WORKERS else "edge") for n, a in (WORKERS | EDGES).items()]
+    return [*nodes, service(), endpoints(worker1="ready", worker2="ready")]
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[tuple[World, ApiServer]]:
+    """An edge node and its API server, once the VIP is announced."""
+    api, world, now = ApiServer(*objects()), World(), asyncio.get_running_loop().time
+    await api.start()
+    loop = Loop(RESYNC_SECONDS)
+    config = KubeConfig.from_one(cluster=Cluster(server=f"http://127.0.0.1:{api.port}"), user=User(token="t"))
+    client = AsyncClient(config=config, timeout=kube.httpx2.Timeout(kube.REQUEST_TIMEOUT_SECONDS), trust_env=False)
+    watcher = kube.Watcher(client, loop.wake)
+    world.copy = watcher.copy
+
+    async def pass_once() -> None:
+        world.now_seconds = now()
+        await world.edge.pass_once()
+
+    async def probing() -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            world.now_seconds = now() - 0.5
+            world.probe()
+
+    tasks = [asyncio.create_task(t) for t in (watcher.run(), loop.run(pass_once), probing())]
+    try:
+        await until(lambda: bool(world.speaker.history), 10)
+        yield world, api
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+        await api.stop()
+        await asyncio.sleep(0.1)
+
+
+async def until(condition: Any, seconds: float) -> float:
+    """Simulated seconds until the condition holds, which must be within ``seconds``."""
+    now = asyncio.get_running_loop().time
+    started = now()
+    while not condition():
+        assert now() - started <= seconds, f"not within {seconds} s"
+        await asyncio.sleep(0.05)
+    return now() - started
+
+
+def most_above_the_pace(seconds: list[float], at_once: int) -> float:
+    """By how many the fullest window exceeds ``at_once`` and one for each interval: counted in every window from one LIST to another."""
+    return max(
+        (last - first + 1) - at_once - (seconds[last] - seconds[first]) / LIST_INTERVAL_SECONDS
+        for first in range(len(seconds))
+        for last in range(first, len(seconds))
+    )
+
+
+def ports(world: World) -> set[int]:
+    return {key.port for key in world.kernel.services}
+
+
+def other_port() -> dict[str, Any]:
+    changed = service()
+    changed["spec"]["ports"] = [{"name": "http", "port": 81, "protocol": "TCP", "targetPort": 8080}]
+    return changed
+
+
+def test_an_api_server_that_is_away_for_ten_minutes_changes_nothing_and_is_caught_up_with_in_five_seconds() -> None:
+    async def main() -> None:
+        async with running() as (world, api):
+            await asyncio.sleep(30)
+            writes, before = world.kernel.writes, len(api.lists)
+            api.fall_silent()
+            await asyncio.sleep(AWAY_SECONDS / 2)
+            await api.stop()
+            await asyncio.sleep(AWAY_SECONDS / 2)
+            assert world.kernel.writes == writes
+            assert world.speaker.history == [{VIP}]
+            assert len(api.lists) - before <= 3, "one LIST of each kind found out, and none asked in vain after that"
+            api.put(other_port())
+            await api.start()
+            took = await until(lambda: ports(world) == {81}, RECONCILED_SECONDS)
+            print(f"reconciled after {took:.2f} s, {len(api.lists)} LISTs")
+            assert world.speaker.history == [{VIP}], "never withdrawn"
+            assert most_above_the_pace(api.lists, 3) <= 1e-6
+
+    simulate(main())
+
+
+def test_an_api_server_that_says_that_the_service_is_gone_is_believed() -> None:
+    """The control: in the same rig a withdrawal does show, and so do changes of the kernel."""
+
+    async def main() -> None:
+        async with running() as (world, api):
+            writes = world.kernel.writes
+            api.remove(service())
+            await until(lambda: world.speaker.history[-1] == frozenset(), 3)
+            await until(lambda: world.kernel.writes > writes, 10)
+
+    simulate(main())
