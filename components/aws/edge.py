@@ -433,7 +433,7 @@ def route_server_peers(settings: Aws, node: PlannedNode, addresses: Sequence[str
     return tuple(
         Peer(
             name=f"rs-{node.settings.name}-{number}",
-            address=address,
+            address=IPv4Address(address),
             asn=settings.server.asn,
             nodes=(node.node_name,),
             address_families=("IPv4",),

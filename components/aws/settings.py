@@ -309,7 +309,7 @@ def check_agent(settings: Aws, agent: AgentSettings) -> None:
                     "Leave IPv6 networks out of this stack",
                 )
             for what, block in _taken(settings):
-                if network.overlaps(block):  # type: ignore[arg-type]
+                if network.overlaps(block):
                     raise ConfigError(
                         f"pool {pool.name} {network}",
                         f"overlaps {what} {block}, whose own route wins",

@@ -38,7 +38,8 @@ def fetch(request: Any = None) -> str:
         ConfigError: there is no credential, or Google refuses it.
     """
     try:
-        credentials, _ = google.auth.default(scopes=[SCOPE])
+        found: Any = google.auth.default(scopes=[SCOPE])
+        credentials = found[0]
         credentials.refresh(request or google.auth.transport.requests.Request())
     except DefaultCredentialsError:
         raise ConfigError(

@@ -234,6 +234,7 @@ class RouterApplianceFabric(pulumi.ComponentResource):
             opts=child,
         )
         one, two = router_addresses(settings)
+        key: pulumi.Output[str] | None = None if bgp_key is None else pulumi.Output.secret(bgp_key)
         first = gcp.compute.RouterInterface(
             "interface1",
             name="samegate-1",
@@ -282,8 +283,8 @@ class RouterApplianceFabric(pulumi.ComponentResource):
                     peer_ip_address=str(node.address),
                     router_appliance_instance=node.self_link(settings.project),
                     md5_authentication_key=None
-                    if bgp_key is None
-                    else {"name": f"{node.name}-{number}", "key": pulumi.Output.secret(bgp_key)},
+                    if key is None
+                    else {"name": f"{node.name}-{number}", "key": key},
                     # A VM that is in no spoke cannot be a peer.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[spoke]),
                 )

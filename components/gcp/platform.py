@@ -67,7 +67,8 @@ def provision(
     )
     kubernetes = pulumi_kubernetes.Provider(
         "kubernetes",
-        kubeconfig=pulumi.Output.secret(cluster.kubeconfig),
+        # It holds no secret: the credential is fetched at every use.
+        kubeconfig=cluster.kubeconfig,
         # Without it any change of the cluster would replace the provider and with it every object.
         cluster_identifier=f"gcp-{settings.project}-{settings.region}",
         enable_config_map_mutable=True,

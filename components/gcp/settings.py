@@ -257,7 +257,7 @@ def check_agent(settings: Gcp, agent: AgentSettings) -> None:
                     "Leave IPv6 networks out of this stack",
                 )
             for what, block in taken(settings):
-                if network.overlaps(block):  # type: ignore[arg-type]
+                if network.overlaps(block):
                     raise ConfigError(
                         f"pool {pool.name} {network}",
                         f"overlaps {what} {block}, whose subnet route cannot be overridden",
