@@ -9,6 +9,7 @@ import enum
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,13 +78,9 @@ def resource_type(token: str) -> ResourceType:
     if not known_token(token):
         raise UnknownType(f"{token} is no resource type of the installed SDKs")
     module_name, class_name = _registry(package)[token]
-    # The file's own module: importing the whole service would take seconds.
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()
-    try:
-        module = import_module(f"{module_name}.{snake}")
-    except ModuleNotFoundError:
-        module = import_module(module_name)
-    resource = getattr(module, class_name)
+    # The service as a whole: a file imported by itself is missing from its service ever after, because the two import each other.
+    resource = getattr(import_module(module_name), class_name)
+    module = sys.modules[resource.__module__]
     arguments = getattr(module, f"{class_name}Args")
     names = _types.input_type_py_to_pulumi_names(arguments)
     parameters = inspect.signature(arguments.__init__).parameters
