@@ -18,10 +18,25 @@ from botocore.signers import RequestSigner
 from lbnode.errors import ConfigError
 
 PREFIX = "k8s-aws-v1."
+_WHERE = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where an instance role is there"
 URL_SECONDS = 60
 """What EKS asks the request to be presigned for (aws-iam-authenticator)."""
 TOKEN_MINUTES = 14
 """A token counts for 15 minutes after it was signed (the same); one less, for clocks."""
+
+
+def require() -> None:
+    """Nothing, if botocore finds credentials; whether AWS takes them is told by AWS.
+
+    Raises:
+        ConfigError: it finds none.
+    """
+    try:
+        found = botocore.session.get_session().get_credentials()
+    except BotoCoreError as error:
+        raise ConfigError("AWS credentials", str(error), "Mend the profile that AWS_PROFILE names") from None
+    if found is None:
+        raise ConfigError("AWS credentials", "there are none", _WHERE)
 
 
 def exec_credential(cluster: str, region: str, now: datetime) -> str:
@@ -37,7 +52,7 @@ def exec_credential(cluster: str, region: str, now: datetime) -> str:
             raise ConfigError(
                 "AWS credentials",
                 "there are none",
-                "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where an instance role is there",
+                _WHERE,
             )
         client = session.create_client("sts", region_name=region)
         signer = RequestSigner(

@@ -6,94 +6,19 @@ Addresses first, then sessions, then machines: a machine that is replaced change
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import pulumi
 import pulumi_aws as aws
 
-from components.aws.addressing import layout
 from components.aws.cluster import HEALTH_PORT, NAME, PROTOCOL_IPIP, WORKER_PAGE_PORT, Cluster, node_role
 from components.aws.network import Network, Subnet
-from components.aws.settings import (
-    CONNECT_MTU_BYTES,
-    GRE_OVERHEAD_BYTES,
-    PEERS_PER_CONNECT,
-    Aws,
-    EdgeNode,
-    node_address,
-)
+from components.aws.plan import ENDPOINTS_PER_ZONE, gateway_address, planned
+from components.aws.settings import PEERS_PER_CONNECT, Aws
 from components.bootstrap import eks_edge_node
-from components.platform import Link
-from lbnode.settings import Bfd, Peer
 
 PROTOCOL_GRE = "47"
 BFD_PORTS = (3784, 3785)
 """Control and echo (RFC 5881): AWS' side is reported to want both."""
-TGW_HOLD_SECONDS = 30
-"""Hold time of a Connect peer, which cannot be set (Transit Gateway guide, Connect peers)."""
-TGW_MULTIHOP = 2
-"""Time to live that AWS asks for on the sessions in the tunnel."""
-ROUTE_SERVER_HOLD_SECONDS = 90
-"""BGP's own default (RFC 4271 section 10); the lower of both sides counts, and ours is lower."""
-
-
-@dataclass(frozen=True)
-class PlannedNode:
-    """An edge node by arithmetic alone: known at the first preview."""
-
-    settings: EdgeNode
-    address: IPv4Address
-    node_name: str
-    """As Kubernetes will know it: the private DNS name, which EC2 makes from the address (EC2 user guide, hostname types)."""
-
-
-def planned(settings: Aws) -> tuple[PlannedNode, ...]:
-    """The edge nodes, by number."""
-    subnets = layout(settings.vpc_cidr, settings.zones).edge
-    domain = "ec2.internal" if settings.region == "us-east-1" else f"{settings.region}.compute.internal"
-    nodes = []
-    for node in sorted(settings.edge.nodes, key=lambda n: n.number):
-        address = node_address(subnets[node.zone], node.number)
-        nodes.append(PlannedNode(node, address, f"ip-{str(address).replace('.', '-')}.{domain}"))
-    return tuple(nodes)
-
-
-def gre_link(settings: Aws, node: PlannedNode) -> Link:
-    """The tunnel of an edge node into the Transit Gateway. AWS gives the node the first address of the /29, itself the second and third."""
-    inside = settings.gateway.inside_block(node.settings.number)
-    return Link(
-        name="tgw",
-        kind="gre",
-        local=node.address,
-        remote=gateway_address(settings, node.settings.number),
-        address=inside[1],
-        prefix_length=inside.prefixlen,
-        mtu_bytes=min(CONNECT_MTU_BYTES, settings.mtu_bytes) - GRE_OVERHEAD_BYTES,
-    )
-
-
-def gateway_address(settings: Aws, number: int) -> IPv4Address:
-    """The gateway's end of the node's tunnel: fixed, so that the link is known before the gateway exists."""
-    return settings.gateway.cidr[number]
-
-
-def connect_peers(settings: Aws, node: PlannedNode) -> tuple[Peer, ...]:
-    """Both sessions of an edge node. Neither BFD, graceful restart nor a key: the fabric has none of them."""
-    inside = settings.gateway.inside_block(node.settings.number)
-    return tuple(
-        Peer(
-            name=f"tgw-{node.settings.name}-{session}",
-            address=inside[1 + session],
-            asn=settings.gateway.asn,
-            nodes=(node.node_name,),
-            address_families=("IPv4",),
-            multihop=TGW_MULTIHOP,
-            bfd=None,
-            hold_time_seconds=TGW_HOLD_SECONDS,
-        )
-        for session in (1, 2)
-    )
 
 
 class EdgeNodes(pulumi.ComponentResource):
@@ -404,10 +329,11 @@ class RouteServerFabric(pulumi.ComponentResource):
                 opts=after,
             )
             for zone, subnet in network.edge.items()
-            for number in (1, 2)
+            for number in range(1, ENDPOINTS_PER_ZONE + 1)
         }
         self.endpoint_addresses: dict[str, tuple[pulumi.Output[str], ...]] = {
-            zone: tuple(endpoints[zone, number].eni_address for number in (1, 2)) for zone in network.edge
+            zone: tuple(endpoints[zone, number].eni_address for number in range(1, ENDPOINTS_PER_ZONE + 1))
+            for zone in network.edge
         }
         self.peers: dict[str, tuple[pulumi.Resource, ...]] = {
             node.settings.name: tuple(
@@ -419,25 +345,9 @@ class RouteServerFabric(pulumi.ComponentResource):
                     tags={"Name": f"samegate-{node.settings.name}-{number}"},
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[edge.interfaces[node.settings.name]]),
                 )
-                for number in (1, 2)
+                for number in range(1, ENDPOINTS_PER_ZONE + 1)
             )
             for node in edge.nodes
         }
         self.ready: tuple[pulumi.Resource, ...] = tuple(ready)
         self.register_outputs({"routeServerId": server.route_server_id})
-
-
-def route_server_peers(settings: Aws, node: PlannedNode, addresses: Sequence[str]) -> tuple[Peer, ...]:
-    """The sessions of a node with the endpoints of its zone."""
-    bfd = Bfd() if settings.server.liveness == "bfd" else None
-    return tuple(
-        Peer(
-            name=f"rs-{node.settings.name}-{number}",
-            address=IPv4Address(address),
-            asn=settings.server.asn,
-            nodes=(node.node_name,),
-            address_families=("IPv4",),
-            bfd=bfd,
-        )
-        for number, address in enumerate(addresses, 1)
-    )

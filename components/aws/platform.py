@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 import pulumi
 import pulumi_aws as aws
 import pulumi_kubernetes
 
+from components.aws import cost, plan
 from components.aws.cluster import Cluster
-from components.aws.edge import (
-    EdgeNodes,
-    RouteServerFabric,
-    TransitGatewayFabric,
-    connect_peers,
-    gre_link,
-    planned,
-    route_server_peers,
-)
+from components.aws.edge import EdgeNodes, RouteServerFabric, TransitGatewayFabric
 from components.aws.network import Network
 from components.aws.settings import Aws
-from components.platform import EdgeNode
+from components.platform import Platform
+from lbnode.settings import AgentSettings, Peer
 
 TAGS = {"app.kubernetes.io/part-of": "samegate", "managed-by": "pulumi"}
 
 
-@dataclass(frozen=True)
-class AwsPlatform:
-    """What the fabric offers. ``edge_nodes`` is an Output on a Route Server, whose addresses AWS chooses; all else is known at preview."""
-
-    kubernetes: pulumi.ProviderResource
-    edge_nodes: pulumi.Output[tuple[EdgeNode, ...]]
-    kubeconfig: pulumi.Output[str]
-    mtu_bytes: int
-    liveness: Literal["bfd", "hold-time"]
-
-
-def provision(
-    settings: Aws,
-    local_asn: int,
-    pools: Sequence[str],
-    edge_labels: Mapping[str, str],
-    worker_labels: Mapping[str, str],
-) -> AwsPlatform:
-    """Everything on AWS, and the provider of the cluster in it. ``pools`` are the networks of the VIPs.
+def provision(settings: Aws, agent: AgentSettings) -> Platform:
+    """Everything on AWS, and the provider of the cluster in it.
 
     The settings have been checked (:func:`components.aws.settings.check_agent`); nothing here raises.
     """
@@ -55,21 +28,19 @@ def provision(
         default_tags={"tags": {**TAGS, "samegate.dev/stack": pulumi.get_stack(), **settings.tags}},
     )
     there = pulumi.ResourceOptions(providers=[provider])
+    pools = [str(network) for network in agent.pool_networks]
     network = Network("network", settings, there)
-    cluster = Cluster("cluster", settings, network, worker_labels, there)
-    edge = EdgeNodes("edge", settings, network, cluster, edge_labels, there)
+    cluster = Cluster("cluster", settings, network, agent.worker_node_selector, there)
+    edge = EdgeNodes("edge", settings, network, cluster, agent.edge_node_selector, there)
+    peers: pulumi.Output[tuple[Peer, ...]] | None = None
     if settings.fabric == "transit-gateway":
-        gateway = TransitGatewayFabric("fabric", settings, network, edge, local_asn, pools, there)
+        gateway = TransitGatewayFabric("fabric", settings, network, edge, agent.bgp.local_asn, pools, there)
         edge.machines(gateway.ready, gateway.peers)
-        nodes = pulumi.Output.from_input(transit_gateway_nodes(settings))
     else:
-        server = RouteServerFabric("fabric", settings, network, edge, local_asn, there)
+        server = RouteServerFabric("fabric", settings, network, edge, agent.bgp.local_asn, there)
         edge.machines(server.ready, server.peers)
-        plan = edge.nodes
-        nodes = pulumi.Output.all(**{zone: list(found) for zone, found in server.endpoint_addresses.items()}).apply(
-            lambda known: tuple(
-                EdgeNode(node.node_name, route_server_peers(settings, node, known[node.settings.zone])) for node in plan
-            )
+        peers = pulumi.Output.all(**{zone: list(found) for zone, found in server.endpoint_addresses.items()}).apply(
+            lambda known: plan.route_server_peers(settings, known)
         )
     kubernetes = pulumi_kubernetes.Provider(
         "kubernetes",
@@ -82,17 +53,16 @@ def provision(
         enable_server_side_apply=True,
         opts=pulumi.ResourceOptions(depends_on=[cluster.nodes]),
     )
-    return AwsPlatform(kubernetes, nodes, cluster.kubeconfig, settings.mtu_bytes, liveness(settings))
-
-
-def transit_gateway_nodes(settings: Aws) -> tuple[EdgeNode, ...]:
-    """The edge nodes with sessions and tunnels, by arithmetic alone."""
-    return tuple(
-        EdgeNode(node.node_name, connect_peers(settings, node), (gre_link(settings, node),))
-        for node in planned(settings)
+    return Platform(
+        name=f"aws-{settings.fabric}",
+        kubernetes=kubernetes,
+        edge_nodes=plan.edge_nodes(settings),
+        edge_selector=agent.edge_node_selector,
+        worker_selector=agent.worker_node_selector,
+        mtu_bytes=settings.mtu_bytes,
+        liveness=plan.liveness(settings),
+        return_path="via-edge",
+        vip_reachability="routed",
+        peers=peers,
+        cost=cost.estimate(settings).exported(),
     )
-
-
-def liveness(settings: Aws) -> Literal["bfd", "hold-time"]:
-    """How the fabric notices a dead edge node."""
-    return "bfd" if settings.fabric == "route-server" and settings.server.liveness == "bfd" else "hold-time"

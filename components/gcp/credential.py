@@ -17,6 +17,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from lbnode.errors import ConfigError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_WHERE = "Set GOOGLE_APPLICATION_CREDENTIALS to a service account's file, or run where a service account is attached"
 
 
 def exec_credential(token: str, expires: datetime) -> str:
@@ -29,6 +30,18 @@ def exec_credential(token: str, expires: datetime) -> str:
             "status": {"expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ"), "token": token},
         }
     )
+
+
+def require() -> None:
+    """Nothing, if google-auth finds credentials; whether Google takes them is told by Google.
+
+    Raises:
+        ConfigError: it finds none.
+    """
+    try:
+        google.auth.default(scopes=[SCOPE])
+    except DefaultCredentialsError:
+        raise ConfigError("Google credentials", "there are none", _WHERE) from None
 
 
 def fetch(request: Any = None) -> str:
@@ -45,7 +58,7 @@ def fetch(request: Any = None) -> str:
         raise ConfigError(
             "Google credentials",
             "there are none",
-            "Set GOOGLE_APPLICATION_CREDENTIALS to a service account's file, or run where a service account is attached",
+            _WHERE,
         ) from None
     except GoogleAuthError as error:
         raise ConfigError("Google credentials", str(error), "Renew them") from None

@@ -7,8 +7,6 @@ with it its sessions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import pulumi
 import pulumi_gcp as gcp
@@ -16,11 +14,9 @@ import pulumi_gcp as gcp
 from components.bootstrap import gce_edge_node
 from components.gcp.cluster import Cluster, service_account
 from components.gcp.network import Network
-from components.gcp.settings import EdgeNode, Gcp, node_address, router_addresses
-from lbnode.settings import Peer
+from components.gcp.plan import planned
+from components.gcp.settings import Gcp, router_addresses
 
-HOLD_SECONDS = 60
-"""Three keepalives of 20 s, the least that Cloud Router has; the lower hold time of both sides counts (RFC 4271 section 4.2)."""
 PROTOCOL_IPIP = "4"
 """IANA protocol number: the API takes `ipip` too, but stores the number (kops#8249)."""
 PROBES = ("35.191.0.0/16", "130.211.0.0/22")
@@ -31,54 +27,6 @@ EDGE_PAGE_PORT = 9474
 HEALTH_PORT, WORKER_PAGE_PORT = 10256, 9475
 CONNECT_PERMISSIONS = ("container.clusters.get", "container.clusters.connect")
 """All that IAM has to give: to find the cluster and to reach its DNS endpoint. What the agent may read is RBAC's."""
-
-
-@dataclass(frozen=True)
-class PlannedNode:
-    """An edge node by arithmetic alone: known at the first preview."""
-
-    settings: EdgeNode
-    address: IPv4Address
-
-    @property
-    def name(self) -> str:
-        """Of the VM, and what peers and pools name."""
-        return f"samegate-{self.settings.name}"
-
-    def self_link(self, project: str) -> str:
-        """The VM's address in the API, made of its name: so a VM that is replaced changes neither its spoke nor its sessions."""
-        return (
-            f"https://www.googleapis.com/compute/v1/projects/{project}/zones/{self.settings.zone}/instances/{self.name}"
-        )
-
-
-def planned(settings: Gcp) -> tuple[PlannedNode, ...]:
-    """The edge nodes, by number."""
-    return tuple(
-        PlannedNode(node, node_address(settings, node.number))
-        for node in sorted(settings.edge.nodes, key=lambda n: n.number)
-    )
-
-
-def router_peers(settings: Gcp, node: PlannedNode) -> tuple[Peer, ...]:
-    """Both sessions of an edge node, as the agent sees them.
-
-    Multihop because a VM has a /32: the router's address is on no network of its interface. No BFD: Cloud Router has it for VLAN attachments only.
-    """
-    return tuple(
-        Peer(
-            name=f"cr-{node.settings.name}-{number}",
-            address=address,
-            asn=settings.router.asn,
-            nodes=(node.name,),
-            address_families=("IPv4",),
-            multihop=2,
-            bfd=None,
-            password_key=settings.router.password_key,
-            hold_time_seconds=HOLD_SECONDS,
-        )
-        for number, address in enumerate(router_addresses(settings), 1)
-    )
 
 
 class EdgeNodes(pulumi.ComponentResource):
@@ -282,9 +230,7 @@ class RouterApplianceFabric(pulumi.ComponentResource):
                     peer_asn=local_asn,
                     peer_ip_address=str(node.address),
                     router_appliance_instance=node.self_link(settings.project),
-                    md5_authentication_key=None
-                    if key is None
-                    else {"name": f"{node.name}-{number}", "key": key},
+                    md5_authentication_key=None if key is None else {"name": f"{node.name}-{number}", "key": key},
                     # A VM that is in no spoke cannot be a peer.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[spoke]),
                 )

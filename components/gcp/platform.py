@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import pulumi
 import pulumi_gcp as gcp
 import pulumi_kubernetes
 
+from components.gcp import plan
 from components.gcp.cluster import Cluster
-from components.gcp.edge import (
-    EdgeNodes,
-    InternetIngress,
-    PassthroughFabric,
-    RouterApplianceFabric,
-    planned,
-    router_peers,
-)
+from components.gcp.edge import EdgeNodes, InternetIngress, PassthroughFabric, RouterApplianceFabric
 from components.gcp.network import Network
 from components.gcp.settings import Gcp
-from components.platform import EdgeNode
-
-
-@dataclass(frozen=True)
-class GcpPlatform:
-    """What the fabric offers; all of it but the credential is known at the first preview. ``public_address`` is there with internet ingress."""
-
-    kubernetes: pulumi.ProviderResource
-    edge_nodes: tuple[EdgeNode, ...]
-    kubeconfig: pulumi.Output[str]
-    mtu_bytes: int
-    public_address: pulumi.Output[str] | None
+from components.platform import Platform
+from lbnode.settings import AgentSettings
 
 
 def provision(
-    settings: Gcp,
-    image: str,
-    local_asn: int,
-    pools: Sequence[str],
-    worker_labels: Mapping[str, str],
-    bgp_key: pulumi.Output[str] | None = None,
-) -> GcpPlatform:
-    """Everything on GCP, and the provider of the cluster in it. ``image`` is what edge VMs run, ``pools`` are the networks of the VIPs.
+    settings: Gcp, agent: AgentSettings, image: str, bgp_keys: pulumi.Output[Mapping[str, str]] | None = None
+) -> Platform:
+    """Everything on GCP, and the provider of the cluster in it. ``image`` is what edge VMs run; ``bgp_keys`` is a secret.
 
     The settings have been checked (:func:`components.gcp.settings.check_agent`); nothing here raises.
     """
@@ -54,11 +32,14 @@ def provision(
     )
     there = pulumi.ResourceOptions(providers=[provider])
     network = Network("network", settings, there)
-    cluster = Cluster("cluster", settings, network, worker_labels, there)
+    cluster = Cluster("cluster", settings, network, agent.worker_node_selector, there)
     edge = EdgeNodes("edge", settings, image, network, cluster, there)
     if settings.fabric == "router-appliance":
-        RouterApplianceFabric("fabric", settings, network, edge, local_asn, bgp_key, there)
+        name = settings.router.password_key
+        key = None if name is None or bgp_keys is None else bgp_keys.apply(lambda keys: keys[name])
+        RouterApplianceFabric("fabric", settings, network, edge, agent.bgp.local_asn, key, there)
     else:
+        pools = [str(network) for network in agent.pool_networks]
         PassthroughFabric("fabric", settings, network, edge, pools, there)
     ingress = (
         InternetIngress("internet", settings, network, edge, there)
@@ -76,16 +57,15 @@ def provision(
         enable_server_side_apply=True,
         opts=pulumi.ResourceOptions(depends_on=[cluster.nodes]),
     )
-    return GcpPlatform(
-        kubernetes,
-        edge_nodes(settings),
-        cluster.kubeconfig,
-        settings.mtu_bytes,
-        ingress.address if ingress is not None else None,
+    return Platform(
+        name=f"gcp-{settings.fabric}",
+        kubernetes=kubernetes,
+        edge_nodes=plan.edge_nodes(settings),
+        edge_selector=agent.edge_node_selector,
+        worker_selector=agent.worker_node_selector,
+        mtu_bytes=settings.mtu_bytes,
+        liveness="hold-time" if settings.fabric == "router-appliance" else "health-check",
+        return_path="via-edge",
+        vip_reachability="routed",
+        public_address=ingress.address if ingress is not None else None,
     )
-
-
-def edge_nodes(settings: Gcp) -> tuple[EdgeNode, ...]:
-    """The edge nodes with their sessions, by arithmetic alone; without BGP they have none."""
-    speaks = settings.fabric == "router-appliance"
-    return tuple(EdgeNode(node.name, router_peers(settings, node) if speaks else ()) for node in planned(settings))

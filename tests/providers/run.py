@@ -25,6 +25,11 @@ from tools.pulumi_engine import plugin_folder, provider_version
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = "SAMEGATE_SIMULATED_WORLD"
 PACKAGES = ("aws", "gcp")
+SIMULATED_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "simulated",
+    "AWS_SECRET_ACCESS_KEY": "simulated",
+    "GOOGLE_APPLICATION_CREDENTIALS": str(Path(__file__).with_name("google_user.json")),
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class Stack:
             "PULUMI_DEBUG_COMMANDS": "true",
             "PYTHONPATH": str(ROOT),
             WORLD: str(self.world_file),
+            **SIMULATED_CREDENTIALS,
             **self.environment,
         }
 

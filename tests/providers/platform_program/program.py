@@ -7,10 +7,17 @@ from typing import Any
 
 import pulumi
 
-LOCAL_ASN = 65010
-POOLS = ("203.0.113.0/26",)
+from lbnode.settings import AgentSettings
+
 IMAGE = "registry.example.com/samegate@sha256:" + "ab" * 32
-LABELS = {"samegate.dev/role": "edge"}, {"samegate.dev/role": "worker"}
+# Of the agent a platform takes pools, AS number and labels; sessions and networks are its own.
+AGENT = AgentSettings.model_validate(
+    {
+        "pools": [{"name": "public", "cidrs": ["203.0.113.0/26"]}],
+        "bgp": {"localAsn": 65010, "peers": [{"name": "unused", "address": "198.51.100.2", "asn": 65001}]},
+        "network": {"nodeCidrs": ["198.51.100.0/24"]},
+    }
+)
 
 
 def run(raw: Mapping[str, Any]) -> None:
@@ -19,14 +26,10 @@ def run(raw: Mapping[str, Any]) -> None:
         from components.aws import platform as aws
         from components.aws.settings import Aws
 
-        nodes = aws.provision(Aws.model_validate(raw), LOCAL_ASN, POOLS, *LABELS).edge_nodes
+        made = aws.provision(Aws.model_validate(raw), AGENT)
     else:
         from components.gcp import platform as gcp
         from components.gcp.settings import Gcp
 
-        made = gcp.provision(Gcp.model_validate(raw), IMAGE, LOCAL_ASN, POOLS, LABELS[1])
-        nodes = pulumi.Output.from_input(made.edge_nodes)
-    pulumi.export(
-        "peers",
-        nodes.apply(lambda known: {n.name: [f"{p.address} AS{p.asn}" for p in n.peers] for n in known}),
-    )
+        made = gcp.provision(Gcp.model_validate(raw), AGENT, IMAGE)
+    pulumi.export("peers", made.sessions())
