@@ -106,7 +106,11 @@ DIFFERENCES = (
         ("the same on every stack with the same pools",) * 5,
         "lbnode.allocate is a function of name and pool",
     ),
-    Difference("client address at the pod", ("kept",) * 5, "IPIP tunnels and return by the same way"),
+    Difference(
+        "client address at the pod",
+        ("kept", *("lost: apps see an edge node's, until replies can return by a tunnel to it",) * 4),
+        "IPIP tunnels; `forwarding: nat`, which the settings ask for where workers' own replies would be dropped",
+    ),
 )
 
 
@@ -124,8 +128,8 @@ def page() -> str:
     rows = "".join(f"| {d.what} | {' | '.join(d.cells)} | {d.source} |\n" for d in DIFFERENCES)
     return (
         "# What is the same on every fabric, and what cannot be\n\n"
-        "Written from `components/fabrics.py` by `python -m components.fabrics`. The platforms of AWS and GCP cannot be chosen in a stack yet; the table is what they\n"
-        "will be measured by, and [live-checklist.md](live-checklist.md) says which cells only a live account can confirm.\n\n"
+        "Written from `components/fabrics.py` by `python -m components.fabrics`. Of the clouds a stack can apply aws-route-server, and preview the others\n"
+        "(`make preview STACK=aws`); none has been seen on an account, and [live-checklist.md](live-checklist.md) says which cells only an account can confirm.\n\n"
         + head
         + "|---" * (len(FABRICS) + 2)
         + "|\n"
