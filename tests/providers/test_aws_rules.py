@@ -219,3 +219,15 @@ def test_a_rule_is_written_once_and_from_one_source(account: Account) -> None:
         account.make(aws.INGRESS, "two", **rule)
     with pytest.raises(Refused, match="exactly one source"):
         account.make(aws.INGRESS, "three", **{**rule, "referencedSecurityGroupId": group})
+
+
+def test_a_namesake_does_not_keep_an_object_from_deletion(account: Account) -> None:
+    vpc = account.vpc()
+    zones = ("eu-central-1a", "eu-central-1b")
+    subnets = [account.subnet(vpc, f"10.64.{n * 16}.0/20", zone) for n, zone in enumerate(zones)]
+    role = account.make(aws.ROLE, "role", name="role", assumeRolePolicy="{}")
+    cluster = account.make(
+        aws.CLUSTER, "c", name="shared", roleArn=role.outputs["arn"], vpcConfig={"subnetIds": subnets}
+    )
+    account.make(aws.TGW, "gateway", tags={"Name": "shared"})
+    RULES.delete(account.world, cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -35,6 +36,8 @@ class SimulatedEngine(mocks.Mocks):
     config: dict[str, Any]
     world: cloud.World = field(default_factory=cloud.World)
     registered: list[tuple[str, str]] = field(default_factory=list)
+    # The engine registers from several threads; a cloud's stand-in has its file's lock for that.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         self.registered.append((args.typ, args.name))
@@ -45,20 +48,25 @@ class SimulatedEngine(mocks.Mocks):
         assert not found, f"{args.typ} {args.name}: {found}"
         if (named := self.rules.automatic_name(args.typ)) and named not in inputs:
             inputs[named] = f"{args.name}-{len(self.registered):07x}"
-        made = self.rules.create(self.world, args.typ, args.name, inputs, self.config)
-        self.world.objects[made.identifier] = made
+        with self.lock:
+            made = self.rules.create(self.world, args.typ, args.name, inputs, self.config)
+            self.world.objects[made.identifier] = made
         return made.identifier, made.properties
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], None]:
         raise AssertionError(f"the program calls {args.token}: it must not look anything up")
 
 
-def _provisioned(raw: Mapping[str, Any]) -> SimulatedEngine:
-    rules: Rules = Aws() if raw["kind"] == "aws" else Gcp()
-    # Loaded here, by one thread: the SDK's services are lazy modules, which several threads see half loaded (CPython 3.11).
+def load_services(rules: Rules) -> None:
+    """Load what of the SDK the fabric uses, by one thread: its services are lazy modules, which several threads see half loaded (CPython 3.11)."""
     for service in {token.split(":")[1].split("/")[0] for token in rules.references}:
         # Any name but one of a module's own, which would not load it.
         hasattr(import_module(f"{sdk.PACKAGES[rules.package]}.{service}"), "outputs")
+
+
+def _provisioned(raw: Mapping[str, Any]) -> SimulatedEngine:
+    rules: Rules = Aws() if raw["kind"] == "aws" else Gcp()
+    load_services(rules)
     asyncio.set_event_loop(LOOP)
     engine = SimulatedEngine(rules, {"region": raw["region"], "project": raw.get("project")})
     pulumi.runtime.set_mocks(engine, project="samegate", stack="test", preview=False)

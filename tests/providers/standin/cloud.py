@@ -17,6 +17,8 @@ from typing import Any
 
 from pulumi.runtime.rpc import UNKNOWN
 
+_WORDS = ("name", "description", "tags", "labels")
+"""Inputs that name nothing else: a cluster and the `Name` of a gateway may both be "samegate"."""
 HEADING = "SIMULATED: nothing here exists in any cloud"
 ATTEMPTS = 3
 """How often a stand-in asks again when throttled or when what was just made is not visible yet, as the real providers do."""
@@ -73,9 +75,12 @@ class World:
         return found
 
     def users(self, identifier: str) -> list[str]:
-        """The names of those whose inputs mention the identifier."""
+        """The names of those whose inputs mention the identifier, where they do not only happen to be called the same."""
         return sorted(
-            o.name for o in self.objects.values() if o.identifier != identifier and _mentions(o.inputs, identifier)
+            o.name
+            for o in self.objects.values()
+            if o.identifier != identifier
+            and _mentions({k: v for k, v in o.inputs.items() if k not in _WORDS}, identifier)
         )
 
 
