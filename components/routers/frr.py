@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.ios_words import peer_group, prefix_lists
+from components.routers.ios_words import in_family, peer_group, prefix_lists
 from components.routers.model import BFD_PROFILE, FAMILIES, IMPORT, NOTHING, RESTART_MINUTES, VIPS, Router, Session
 from lbnode.settings import Bfd
 
@@ -84,18 +84,12 @@ def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[st
 
 def family(router: Router, version: int) -> list[str]:
     """What one address family of `router bgp` says of edge nodes."""
-    lines = []
-    for session in router.sessions:
-        if version in session.families:
-            lines += [
-                f"  neighbor {session.group} activate",
-                # Least trust: the pools' routes and no more than there are; the edge nodes learn nothing. FRR forgets a dynamic neighbour
-                # with its session, so one that goes on beyond the limit is reset again and again instead of kept out for a minute.
-                f"  neighbor {session.group} route-map {IMPORT}{FAMILIES[version]} in",
-                f"  neighbor {session.group} route-map {NOTHING} out",
-                f"  neighbor {session.group} maximum-prefix {router.maximum_prefixes[version]} restart {RESTART_MINUTES}",
-            ]
-        elif version == 4:
-            # Active by default, and the router's own default is not ours to change.
-            lines.append(f"  no neighbor {session.group} activate")
+    # Least trust: the pools' routes and no more than there are; the edge nodes learn nothing. FRR forgets a dynamic neighbour with its session, so
+    # one that goes on beyond the limit is reset again and again instead of kept out for a minute.
+    words = [
+        f"route-map {IMPORT}{FAMILIES[version]} in",
+        f"route-map {NOTHING} out",
+        f"maximum-prefix {router.maximum_prefixes[version]} restart {RESTART_MINUTES}",
+    ]
+    lines = [f"  {line}" for session in router.sessions for line in in_family(session, version, words)]
     return [*lines, f"  maximum-paths {router.maximum_paths}"]

@@ -21,7 +21,6 @@ BFD_MULTIPLIER = 3
 KEEPALIVE_SECONDS = 3
 HOLD_SECONDS = 9
 MAXIMUM_PATHS = 8
-MAXIMUM_PREFIXES = topology.VIP_POOL.num_addresses
 NICE = -15
 """Routers keep time while tests load the machine."""
 

@@ -1,4 +1,7 @@
-"""BIRD 2 as a ToR: one program for BGP, BFD and the kernel's routes. The configuration is a pure function of the topology."""
+"""BIRD 2 as a ToR: one program for BGP, BFD and the kernel's routes. The configuration is a pure function of the topology.
+
+What it is told of edge nodes comes from components.routers, as a stack's users get it; the link to the core is the lab's own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+from components.routers import bird
 from lab import netns, processes, topology
 from lab.processes import Daemon
 from lab.routers.base import (
@@ -13,8 +17,6 @@ from lab.routers.base import (
     BFD_MULTIPLIER,
     HOLD_SECONDS,
     KEEPALIVE_SECONDS,
-    MAXIMUM_PATHS,
-    MAXIMUM_PREFIXES,
     NICE,
     BfdDown,
     Session,
@@ -22,6 +24,7 @@ from lab.routers.base import (
     uplink,
     wait,
 )
+from lab.routers.edge_side import KEY, edge_side
 from lab.topology import Router
 
 CONFIGURATION = "bird.conf"
@@ -43,11 +46,10 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
         raise ValueError(
             "the BGP password is empty, or has a double quote or a control character: BIRD's strings hold neither. Choose another on both sides"
         )
-    cable = uplink(router)
-    core = topology.CORE_ROUTER
-    pool = {4: f"{topology.VIP_POOL}{{32,32}}", 6: f"{topology.VIP_POOL6}{{128,128}}"}
+    side = edge_side(router, has_key=bgp_password is not None)
+    keys = {} if bgp_password is None else {KEY: bgp_password}
     rack = {4: topology.RACK_NETWORK, 6: topology.RACK_NETWORK6}
-    lines = [
+    blocks = [
         # What went down and why stays in the log: a counter goes with its session.
         "log stderr { info, remote, warning, error, auth, fatal, bug, trace };",
         "timeformat log iso long;",
@@ -56,57 +58,41 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
         'protocol direct rack { ipv4; ipv6; interface "rack"; }',
         "protocol bfd bfd1 { debug { events, states }; }",
     ]
-    for version in (4, 6):
-        lines += [
-            # Other routes of the kernel's are not learnt, and only what BGP says goes to it.
-            f"protocol kernel kernel{version} {{",
-            f"  ipv{version} {{ import none; export where source = RTS_BGP; }};",
-            f"  merge paths on limit {MAXIMUM_PATHS};",
-            "}",
-            *_filter(f"pool{version}", pool[version]),
-            *_filter(f"from_core{version}", str(topology.CLIENT_NETWORKS[version])),
-            *_filter(f"to_core{version}", pool[version], str(rack[version])),
+    for version in side.families:
+        blocks += [
+            bird.kernel(side, version),
+            bird.import_filter(side, version),
+            _filter(f"from_core{version}", str(topology.CLIENT_NETWORKS[version])),
+            _filter(f"to_core{version}", bird.accepted_prefixes(side, version), str(rack[version])),
         ]
-    lines += [
-        "protocol bgp core {",
-        f"  local {cable.own.ip} as {router.asn};",
-        f"  neighbor {cable.core.ip} as {core.asn};",
-        *_SESSION,
-        "  ipv4 { import filter from_core4; export filter to_core4; };",
-        # The session is over IPv4: its own address is no next hop for IPv6.
-        f"  ipv6 {{ import filter from_core6; export filter to_core6; next hop address {cable.own6.ip}; }};",
-        "}",
-        "protocol bgp edges {",
-        '  description "edge nodes, whichever they are";',
-        f"  local {router.router_id} as {router.asn};",
-        f"  neighbor range {topology.RACK_NETWORK} as {topology.EDGE_ASN};",
-        '  dynamic name "edge";',
-        *_SESSION,
-        *([f'  password "{bgp_password}";'] if bgp_password else []),
-        # Least trust: host routes of the pool and no more than there are; the edge nodes learn nothing.
-        *(
-            f"  ipv{version} {{ import filter pool{version}; import limit {MAXIMUM_PREFIXES} action restart; export none; }};"
-            for version in (4, 6)
-        ),
-        "}",
-    ]
-    return {CONFIGURATION: "\n".join(lines) + "\n"}
+    return {CONFIGURATION: "\n".join([*blocks, _core(router), *bird.neighbours(side, keys)]) + "\n"}
 
 
-_SESSION = [
-    f"  hold time {HOLD_SECONDS};",
-    f"  keepalive time {KEEPALIVE_SECONDS};",
-    # BIRD's defaults are 120 s between connects, 60-300 s after an error, 5 s before the first connect (BIRD 2 user guide, section BGP).
-    "  connect retry time 2;",
-    "  connect delay time 1;",
-    "  error wait time 1, 4;",
-    f"  bfd {{ min rx interval {BFD_INTERVAL_MS} ms; min tx interval {BFD_INTERVAL_MS} ms; multiplier {BFD_MULTIPLIER}; }};",
-]
+def _core(router: Router) -> str:
+    cable, core = uplink(router), topology.CORE_ROUTER
+    return "\n".join(
+        [
+            "protocol bgp core {",
+            f"  local {cable.own.ip} as {router.asn};",
+            f"  neighbor {cable.core.ip} as {core.asn};",
+            f"  hold time {HOLD_SECONDS};",
+            f"  keepalive time {KEEPALIVE_SECONDS};",
+            # BIRD's defaults are 120 s between connects, 60-300 s after an error, 5 s before the first connect (BIRD 2 user guide, section BGP).
+            "  connect retry time 2;",
+            "  connect delay time 1;",
+            "  error wait time 1, 4;",
+            f"  bfd {{ min rx interval {BFD_INTERVAL_MS} ms; min tx interval {BFD_INTERVAL_MS} ms; multiplier {BFD_MULTIPLIER}; }};",
+            "  ipv4 { import filter from_core4; export filter to_core4; };",
+            # The session is over IPv4: its own address is no next hop for IPv6.
+            f"  ipv6 {{ import filter from_core6; export filter to_core6; next hop address {cable.own6.ip}; }};",
+            "}",
+        ]
+    )
 
 
-def _filter(name: str, *prefixes: str) -> list[str]:
+def _filter(name: str, *prefixes: str) -> str:
     """A filter that lets these prefixes pass and nothing else."""
-    return [f"filter {name} {{", f"  if net ~ [ {', '.join(prefixes)} ] then accept;", "  reject;", "}"]
+    return "\n".join([f"filter {name} {{", f"  if net ~ [ {', '.join(prefixes)} ] then accept;", "  reject;", "}"])
 
 
 def _socket(router: Router) -> Path:
@@ -131,8 +117,8 @@ def check(router: Router) -> None:
 def start(router: Router) -> None:
     """Start BIRD, until its client reaches it."""
     _socket(router).unlink(missing_ok=True)
-    (bird,) = daemons(router)
-    processes.start(bird)
+    (daemon,) = daemons(router)
+    processes.start(daemon)
     wait(f"{router.name}: BIRD opens its socket", _socket(router).exists)
 
 

@@ -1,13 +1,15 @@
 """GoBGP as a ToR: gobgpd for BGP and BFD, FRR's zebra to write the kernel's routes (GoBGP has no way of its own).
 
 The configuration is a pure function of the topology.
+
+components.routers has no GoBGP, so its language is the lab's own; how much and which routes are taken comes from the same value as for the others.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from lab.routers.base import (
     BFD_MULTIPLIER,
     HOLD_SECONDS,
     KEEPALIVE_SECONDS,
-    MAXIMUM_PREFIXES,
     NICE,
     BfdDown,
     Session,
@@ -28,6 +29,7 @@ from lab.routers.base import (
     uplink,
     wait,
 )
+from lab.routers.edge_side import edge_side
 from lab.topology import Router
 
 CONFIGURATION = "gobgpd.toml"
@@ -47,7 +49,7 @@ def missing() -> str | None:
 
 def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]:
     """The router's configuration; `bgp_password` is the TCP-MD5 key (RFC 2385) of its sessions with the edge nodes."""
-    cable = uplink(router)
+    cable, side = uplink(router), edge_side(router)
     lines = [
         "[global.config]",
         f"as = {router.asn}",
@@ -68,8 +70,11 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
     ]
     edges = str(topology.RACK_NETWORK)
     lines += [
-        *_prefixes("pool4", topology.VIP_POOL, "32..32"),
-        *_prefixes("pool6", topology.VIP_POOL6, "128..128"),
+        *(
+            line
+            for rule in side.accepted
+            for line in _prefixes(f"pool{rule.network.version}", rule.network, f"{rule.length}..{rule.length}")
+        ),
         *_prefixes("clients4", topology.CLIENT_NETWORK),
         *_prefixes("clients6", topology.CLIENT_NETWORK6),
         *_prefixes("rack4", topology.RACK_NETWORK),
@@ -100,7 +105,7 @@ def render(router: Router, *, bgp_password: str | None = None) -> dict[str, str]
         # A JSON string is a TOML string.
         *([f"auth-password = {json.dumps(bgp_password)}"] if bgp_password else []),
         *_session("peer-groups"),
-        *_families("peer-groups", MAXIMUM_PREFIXES),
+        *_families("peer-groups", side.maximum_prefixes),
         "[[dynamic-neighbors]]",
         "[dynamic-neighbors.config]",
         f'prefix = "{edges}"',
@@ -161,7 +166,7 @@ def _session(table: str) -> list[str]:
     ]
 
 
-def _families(table: str, maximum_prefixes: int | None = None) -> list[str]:
+def _families(table: str, maximum_prefixes: Mapping[int, int] | None = None) -> list[str]:
     lines = []
     for version in (4, 6):
         lines += [
@@ -169,8 +174,8 @@ def _families(table: str, maximum_prefixes: int | None = None) -> list[str]:
             f"[{table}.afi-safis.config]",
             f'afi-safi-name = "ipv{version}-unicast"',
         ]
-        if maximum_prefixes:
-            lines += [f"[{table}.afi-safis.prefix-limit.config]", f"max-prefixes = {maximum_prefixes}"]
+        if maximum_prefixes is not None:
+            lines += [f"[{table}.afi-safis.prefix-limit.config]", f"max-prefixes = {maximum_prefixes[version]}"]
     return lines
 
 

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from lbnode.dataplane.service_list import ServiceOperation
 from lbnode.model import (
-    AddDestination,
-    AddService,
     DestinationTraffic,
     EdgeState,
     IPNetwork,
     IpvsTimeouts,
     Operation,
-    RemoveDestination,
-    RemoveService,
     SetTimeouts,
-    SetWeight,
-    UpdateService,
     VirtualKey,
     VirtualService,
     WorkerState,
 )
 from lbnode.model import Protocol as TransportProtocol
 
-BalancerOperation = (
-    AddService | UpdateService | RemoveService | AddDestination | SetWeight | RemoveDestination | SetTimeouts
-)
+BalancerOperation = ServiceOperation | SetTimeouts
 
 
 class Balancer(Protocol):

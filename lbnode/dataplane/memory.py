@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lbnode.dataplane.service_list import carry_out
+from lbnode.dataplane.service_list import ServiceOperation, carry_out
 from lbnode.errors import Bug, Retry
 from lbnode.model import (
     AddAddress,
-    AddDestination,
     AddProbeDevice,
     AddProbeRoute,
-    AddService,
     Counters,
     DeliveryTable,
     DestinationTraffic,
@@ -31,7 +29,6 @@ from lbnode.model import (
     Protocol,
     RemoveAddress,
     RemoveDelivery,
-    RemoveDestination,
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
@@ -43,9 +40,7 @@ from lbnode.model import (
     ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
-    SetWeight,
     Tunnel,
-    UpdateService,
     VirtualKey,
     VirtualService,
     WorkerState,
@@ -145,15 +140,14 @@ class MemoryEdge(_Node):
         self.translation_digest = None
 
     def _own(self, operation: Operation) -> bool:
+        if isinstance(operation, ServiceOperation):
+            carry_out(self.services, operation)
+            if isinstance(operation, RemoveService):
+                self.counted = {at: c for at, c in self.counted.items() if at[0] != operation.key}
+            return True
         match operation:
             case SetTimeouts(timeouts):
                 self.timeouts = timeouts
-            case (
-                AddService() | UpdateService() | RemoveService() | AddDestination() | SetWeight() | RemoveDestination()
-            ):
-                carry_out(self.services, operation)
-                if isinstance(operation, RemoveService):
-                    self.counted = {at: c for at, c in self.counted.items() if at[0] != operation.key}
             case AddProbeDevice(version):
                 self.probe_devices.add(version)
             case RemoveProbeDevice(version):

@@ -81,7 +81,8 @@ class TestServing:
         assert made.sessions(made.tor)[BOTH[1]] == UP
         assert made.downs()[before:] == [(BOTH[0], "control-expired")]
         made.edges[0].signal(signal.SIGCONT)
-        wait_until(lambda: made.hops(made.tor, VIP) == BOTH, 60, "the edge node is back")
+        # Far less than the minute for which BIRD by its defaults keeps a neighbour out.
+        wait_until(lambda: made.hops(made.tor, VIP) == BOTH, 30, "the edge node is back")
 
     def test_a_withdrawn_vip_is_gone_within_a_second_and_a_changed_set_is_followed(self, running: Rig) -> None:
         made = serving(running)

@@ -72,6 +72,7 @@ STATEMENTS = {
         r"import limit 136 action restart;",
         r"bfd \{ min rx interval 300 ms; min tx interval 300 ms; multiplier 3; \};",
         r"password \"\$\{bgpKeys\.tor\}\";",
+        r"error wait time 1, 4;",
         r"merge paths yes limit 8;",
         r"net\.ipv4\.fib_multipath_hash_policy = 1",
         r"ttl security on;",

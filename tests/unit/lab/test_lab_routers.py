@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.routers import bird as user_bird
+from components.routers import frr as user_frr
 from components.routers import model
 from components.settings import parse
 from lab import routers, topology
@@ -62,12 +64,30 @@ def test_a_tor_takes_nothing_but_host_routes_of_the_pool_from_edge_nodes_and_tel
         assert "ipv6 prefix-list SAMEGATE-VIPS6 seq 5 permit 2001:db8:203:113::/120 ge 128" in lines
 
 
-def test_the_lab_stacks_own_settings_give_the_same_edge_side() -> None:
+def of_the_lab_stack() -> list[model.Router]:
+    """The ToRs, as they follow from the settings in the repository."""
     config = yaml.safe_load((topology.ROOT / "stacks/Pulumi.lab.yaml").read_text())["config"]
     values = {key.removeprefix("samegate:"): value for key, value in config.items()}
     generated = model.routers(parse({"image": "samegate@sha256:" + "0" * 64, **values}))
-    expected = [edge_side(tor) for tor in topology.TORS]
-    assert [replace(router, maximum_edge_nodes=len(topology.EDGES)) for router in generated] == expected
+    return [replace(router, maximum_edge_nodes=len(topology.EDGES)) for router in generated]
+
+
+def test_the_lab_stacks_own_settings_give_the_same_edge_side() -> None:
+    assert of_the_lab_stack() == [edge_side(tor) for tor in topology.TORS]
+
+
+def test_a_tors_frr_has_every_line_that_a_user_would_get_for_it() -> None:
+    for tor, generated in zip(topology.TORS, of_the_lab_stack(), strict=True):
+        running = "".join(frr.render(tor).values()).splitlines()
+        assert set(user_frr.text(generated, {}).splitlines()) - set(running) == set()
+
+
+def test_a_tors_bird_has_every_block_that_a_user_would_get_for_it_but_those_it_has_in_its_own_way() -> None:
+    own = {"protocol device { }", "protocol direct { ipv4; ipv6; }", "protocol bfd { }"}
+    for tor, generated in zip(topology.TORS, of_the_lab_stack(), strict=True):
+        running = bird.render(tor)[bird.CONFIGURATION]
+        blocks = user_bird.text(generated, {}).strip().split("\n\n")
+        assert {block for block in blocks if f"\n{block}\n" not in running} == own
 
 
 def test_no_router_switches_the_need_for_a_policy_off() -> None:
