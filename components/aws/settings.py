@@ -5,10 +5,11 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from components.aws.instance_types import KNOWN_FAMILIES, family
+from components.cloud_settings import ApiAccess, CloudSettings, NumberedNode, check_zones
 from lbnode.errors import ConfigError
 from lbnode.settings import AgentSettings
 
@@ -33,13 +34,7 @@ KUBERNETES_VERSIONS = ("1.32", "1.33", "1.34", "1.35")
 BFD_AND_KEEPALIVE = Literal["bfd", "bgp-keepalive"]
 
 
-class AwsSettings(BaseModel):
-    """Base of the sections."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class ApiServer(AwsSettings):
+class ApiServer(ApiAccess):
     """How the program and operators reach the API server. There is no default: whether it stands on the internet is a decision.
 
     `in-network`: the private endpoint only; run from inside the VPC or a connected network. `cidrs`: also the public endpoint, from these
@@ -47,41 +42,15 @@ class ApiServer(AwsSettings):
     """
 
     access: Literal["in-network", "cidrs", "proxy"]
-    cidrs: tuple[IPv4Network, ...] = ()
-    proxy_url: str | None = Field(default=None, pattern=r"^(https?|socks5)://")
-
-    @model_validator(mode="after")
-    def _fits(self) -> ApiServer:
-        if (self.access == "cidrs") != bool(self.cidrs):
-            raise ValueError(
-                f"apiServer.access is {self.access!r} and cidrs are {[str(c) for c in self.cidrs]}: they go together. "
-                "Name the networks with access: cidrs, or leave cidrs out"
-            )
-        if (self.access == "proxy") != (self.proxy_url is not None):
-            raise ValueError(
-                f"apiServer.access is {self.access!r} and proxyUrl is {self.proxy_url!r}: they go together. "
-                "Give proxyUrl with access: proxy, or leave it out"
-            )
-        for block in self.cidrs:
-            if block.prefixlen == 0:
-                raise ValueError(
-                    "apiServer.cidrs has 0.0.0.0/0: everybody could try keys at the API server. Name the networks of your operators"
-                )
-        return self
 
 
-class EdgeNode(AwsSettings):
+class EdgeNode(NumberedNode):
     """One edge node. Its name and all its addresses follow from ``number``, so that no other node changes when one comes or goes."""
 
     number: Annotated[int, Field(ge=1, le=MAX_EDGE_NODES)]
-    zone: str
-
-    @property
-    def name(self) -> str:
-        return f"edge{self.number}"
 
 
-class Edge(AwsSettings):
+class Edge(CloudSettings):
     """``image`` is an AMI of Amazon Linux 2023 for EKS, of the cluster's Kubernetes version."""
 
     nodes: tuple[EdgeNode, ...] = Field(min_length=1)
@@ -90,7 +59,7 @@ class Edge(AwsSettings):
     disk_gib: Annotated[int, Field(ge=20, le=1000)] = 40
 
 
-class Workers(AwsSettings):
+class Workers(CloudSettings):
     """The managed node group."""
 
     machine_type: str = "m7g.large"
@@ -109,7 +78,7 @@ class Workers(AwsSettings):
         return self
 
 
-class TransitGateway(AwsSettings):
+class TransitGateway(CloudSettings):
     """The default fabric: GRE and two BGP sessions a node, ECMP over all nodes.
 
     ``cidr`` holds the gateway's GRE addresses and lies outside every VPC. ``inside`` holds the /29 blocks of the sessions. ``propagate_to``
@@ -148,7 +117,7 @@ class TransitGateway(AwsSettings):
         return block
 
 
-class RouteServer(AwsSettings):
+class RouteServer(CloudSettings):
     """The fallback without GRE: one active edge node for each VIP, the others stand by. Never ECMP.
 
     ``client_cidrs`` may send to VIPs: security groups see that traffic here, other than inside GRE.
@@ -159,7 +128,7 @@ class RouteServer(AwsSettings):
     client_cidrs: tuple[IPv4Network, ...] = ()
 
 
-class Aws(AwsSettings):
+class Aws(CloudSettings):
     """An EKS cluster of its own in a VPC of its own.
 
     Zones, images and versions are explicit, so that no preview has to ask AWS: `aws ec2 describe-availability-zones`, and for the AMI
@@ -183,7 +152,7 @@ class Aws(AwsSettings):
     route_server: RouteServer | None = None
     internet_ingress: Literal["none", "nlb", "byoip"] = "none"
     mtu_bytes: Annotated[int, Field(ge=1400, le=9001)] = 9001
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
     protect: bool = True
 
     @property
@@ -224,20 +193,7 @@ class Aws(AwsSettings):
             raise ValueError(
                 f"zones {list(self.zones)} name one twice: EKS wants two or three different ones. Remove it"
             )
-        numbers = [node.number for node in self.edge.nodes]
-        for node in self.edge.nodes:
-            if node.zone not in self.zones:
-                raise ValueError(
-                    f"{node.name} is in zone {node.zone!r}, which zones does not have ({', '.join(self.zones)}). Correct the one or the other"
-                )
-            if numbers.count(node.number) > 1:
-                raise ValueError(
-                    f"two edge nodes have the number {node.number}: their addresses follow from it. Change one"
-                )
-        if len({node.zone for node in self.edge.nodes}) < 2:
-            raise ValueError(
-                f"all edge nodes are in zone {self.edge.nodes[0].zone}: the loss of a zone would take every VIP. Put at least one into another zone"
-            )
+        check_zones(self.edge.nodes, self.zones)
         return self
 
     @model_validator(mode="after")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, field_validator, model_validator
 
+from components.cloud_settings import ApiAccess, CloudSettings, NumberedNode, check_zones
 from lbnode.errors import ConfigError
 from lbnode.settings import AgentSettings
 
@@ -26,13 +26,7 @@ MACHINE_FAMILIES = frozenset(
 """Compute Engine, machine families for general purpose and compute (2026)."""
 
 
-class GcpSettings(BaseModel):
-    """Base of the sections."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class ApiServer(GcpSettings):
+class ApiServer(ApiAccess):
     """How the program and operators reach the API server; there is no default.
 
     `in-network`: the DNS endpoint from Google's network only. `cidrs`: the IP endpoint from these networks. `proxy`: the private endpoint
@@ -40,35 +34,15 @@ class ApiServer(GcpSettings):
     """
 
     access: Literal["in-network", "cidrs", "proxy", "dns"]
-    cidrs: tuple[IPv4Network, ...] = ()
-    proxy_url: str | None = Field(default=None, pattern=r"^(https?|socks5)://")
-
-    @model_validator(mode="after")
-    def _fits(self) -> ApiServer:
-        if (self.access == "cidrs") != bool(self.cidrs) or (self.access == "proxy") != (self.proxy_url is not None):
-            raise ValueError(
-                f"apiServer.access is {self.access!r}, cidrs {[str(c) for c in self.cidrs]}, proxyUrl {self.proxy_url!r}: "
-                "cidrs go with access: cidrs, proxyUrl with access: proxy. Set what belongs together"
-            )
-        if any(block.prefixlen == 0 for block in self.cidrs):
-            raise ValueError(
-                "apiServer.cidrs has 0.0.0.0/0: everybody could try keys at the API server. Name the networks of your operators"
-            )
-        return self
 
 
-class EdgeNode(GcpSettings):
+class EdgeNode(NumberedNode):
     """One edge node. Its name and addresses follow from ``number``, so that no other node changes when one comes or goes."""
 
     number: Annotated[int, Field(ge=1, le=MAX_EDGE_NODES)]
-    zone: str
-
-    @property
-    def name(self) -> str:
-        return f"edge{self.number}"
 
 
-class Edge(GcpSettings):
+class Edge(CloudSettings):
     """``image`` is a boot image with systemd, podman and a full kernel, by its full name: families move."""
 
     nodes: tuple[EdgeNode, ...] = Field(min_length=1)
@@ -86,7 +60,7 @@ class Edge(GcpSettings):
         return image
 
 
-class Workers(GcpSettings):
+class Workers(CloudSettings):
     """The node pool; counts are of one zone."""
 
     machine_type: str = "n2-standard-4"
@@ -95,7 +69,7 @@ class Workers(GcpSettings):
     disk_gib: Annotated[int, Field(ge=20, le=1000)] = 50
 
 
-class CloudRouter(GcpSettings):
+class CloudRouter(CloudSettings):
     """The default fabric: two sessions a node, ECMP over all nodes. ``password_key`` names a key of ``bgpKeys`` for TCP MD5."""
 
     asn: Annotated[int, Field(ge=64512, le=4294967294)] = 64512
@@ -113,7 +87,7 @@ class CloudRouter(GcpSettings):
         return raw
 
 
-class Gcp(GcpSettings):
+class Gcp(CloudSettings):
     """A GKE Standard cluster of its own in a network of its own; zones, image and version are explicit, so that no preview asks Google.
 
     Zones: `gcloud compute zones list --filter region:REGION`; images: `gcloud compute images list --no-standard-images`.
@@ -139,7 +113,7 @@ class Gcp(GcpSettings):
     internet_ingress: Literal["none", "passthrough"] = "none"
     datapath: Literal["legacy", "advanced"] = "legacy"
     autopilot: bool = False
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
     protect: bool = True
 
     @property
@@ -175,20 +149,7 @@ class Gcp(GcpSettings):
         for zone in self.zones:
             if zone.rpartition("-")[0] != self.region:
                 raise ValueError(f"zone {zone!r} is not of the region {self.region}. Name zones like {self.region}-b")
-        numbers = [node.number for node in self.edge.nodes]
-        for node in self.edge.nodes:
-            if node.zone not in self.zones:
-                raise ValueError(
-                    f"{node.name} is in zone {node.zone!r}, which zones does not have ({', '.join(self.zones)}). Correct the one or the other"
-                )
-            if numbers.count(node.number) > 1:
-                raise ValueError(
-                    f"two edge nodes have the number {node.number}: their addresses follow from it. Change one"
-                )
-        if len({node.zone for node in self.edge.nodes}) < 2:
-            raise ValueError(
-                f"all edge nodes are in zone {self.edge.nodes[0].zone}: the loss of a zone would take every VIP. Put at least one into another zone"
-            )
+        check_zones(self.edge.nodes, self.zones)
         for what, machine in (("edge", self.edge.machine_type), ("workers", self.workers.machine_type)):
             if machine.count("-") < 2 or machine.split("-")[0] not in MACHINE_FAMILIES:
                 raise ValueError(
