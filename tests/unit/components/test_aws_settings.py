@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from stack_values import raw
+from stack_values import agent_with
 
 from components.aws.addressing import layout
 from components.aws.cost import estimate
@@ -25,17 +25,10 @@ def _refused(values: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def _agent(cidr: str = "203.0.113.0/26", asn: int = 65010) -> AgentSettings:
-    values = raw()["agent"]
-    values["pools"][0]["cidrs"] = [cidr]
-    values["bgp"]["localAsn"] = asn
-    return AgentSettings.model_validate(values)
-
-
 @pytest.mark.parametrize("fabric", ["transit-gateway", "route-server"])
 def test_a_small_stack_of_each_fabric_is_read(fabric: str) -> None:
     settings = Aws.model_validate(aws(fabric))
-    check_agent(settings, _agent())
+    check_agent(settings, agent_with())
     assert [node.name for node in settings.edge.nodes] == ["edge1", "edge2"]
 
 
@@ -95,10 +88,10 @@ def test_more_nodes_than_a_route_server_has_sessions_for_are_refused() -> None:
 @pytest.mark.parametrize(
     ("fabric", "agent", "words"),
     [
-        ("transit-gateway", _agent(asn=64512), ("localAsn 64512", "Change one")),
-        ("transit-gateway", _agent("10.64.3.0/24"), ("10.64.3.0/24", "vpcCidr", "outside every VPC")),
-        ("transit-gateway", _agent("10.255.0.0/26"), ("10.255.0.0/26", "transitGateway.cidr")),
-        ("route-server", _agent("203.0.113.0/25"), ("128 addresses", "100 routes", "transit-gateway")),
+        ("transit-gateway", agent_with(asn=64512), ("localAsn 64512", "Change one")),
+        ("transit-gateway", agent_with("10.64.3.0/24"), ("10.64.3.0/24", "vpcCidr", "outside every VPC")),
+        ("transit-gateway", agent_with("10.255.0.0/26"), ("10.255.0.0/26", "transitGateway.cidr")),
+        ("route-server", agent_with("203.0.113.0/25"), ("128 addresses", "100 routes", "transit-gateway")),
     ],
 )
 def test_a_pool_or_number_that_the_fabric_cannot_carry_is_refused(
@@ -111,7 +104,7 @@ def test_a_pool_or_number_that_the_fabric_cannot_carry_is_refused(
 
 
 def test_a_large_pool_is_no_matter_to_a_transit_gateway() -> None:
-    check_agent(Aws.model_validate(aws()), _agent("203.0.113.0/24"))
+    check_agent(Aws.model_validate(aws()), agent_with("203.0.113.0/24"))
 
 
 @given(st.integers(16, 20), st.integers(2, 3))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from stack_values import raw
+from stack_values import agent_with
 
 from components.gcp.settings import Gcp, check_agent
 from lbnode.errors import ConfigError
@@ -20,17 +20,10 @@ def _refused(values: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def _agent(cidr: str = "203.0.113.0/26", asn: int = 65010) -> AgentSettings:
-    values = raw()["agent"]
-    values["pools"][0]["cidrs"] = [cidr]
-    values["bgp"]["localAsn"] = asn
-    return AgentSettings.model_validate(values)
-
-
 @pytest.mark.parametrize("fabric", ["router-appliance", "passthrough"])
 def test_a_small_stack_of_each_fabric_is_read(fabric: str) -> None:
     settings = Gcp.model_validate(gcp(fabric))
-    check_agent(settings, _agent())
+    check_agent(settings, agent_with())
     assert [node.name for node in settings.edge.nodes] == ["edge1", "edge2"]
 
 
@@ -74,9 +67,9 @@ def test_more_nodes_than_a_router_has_peers_for_are_refused() -> None:
 @pytest.mark.parametrize(
     ("agent", "words"),
     [
-        (_agent(asn=64512), ("localAsn 64512", "Change one")),
-        (_agent("10.80.16.128/26"), ("10.80.16.128/26", "edgeCidr", "cannot be overridden")),
-        (_agent("203.0.113.0/24"), ("256 addresses", "250 prefixes", "uniquePrefixes")),
+        (agent_with(asn=64512), ("localAsn 64512", "Change one")),
+        (agent_with("10.80.16.128/26"), ("10.80.16.128/26", "edgeCidr", "cannot be overridden")),
+        (agent_with("203.0.113.0/24"), ("256 addresses", "250 prefixes", "uniquePrefixes")),
     ],
 )
 def test_a_pool_or_number_that_the_fabric_cannot_carry_is_refused(agent: AgentSettings, words: tuple[str, ...]) -> None:
@@ -87,4 +80,4 @@ def test_a_pool_or_number_that_the_fabric_cannot_carry_is_refused(agent: AgentSe
 
 
 def test_a_raised_quota_carries_a_larger_pool() -> None:
-    check_agent(Gcp.model_validate(gcp(cloudRouter={"uniquePrefixes": 1000})), _agent("203.0.113.0/24"))
+    check_agent(Gcp.model_validate(gcp(cloudRouter={"uniquePrefixes": 1000})), agent_with("203.0.113.0/24"))
