@@ -48,6 +48,7 @@ from lbnode.objects import (
     is_ours,
 )
 from lbnode.remembered import Remembered
+from lbnode.router_links import link_sessions, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
 
@@ -214,7 +215,15 @@ def translate_edge(
     here = frozenset(a for a in vips if a.version not in unserved)
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
-    table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    links = router_links(node, settings, frozenset(unserved))
+    table = EdgeFilter(
+        pools,
+        frozenset(s.key for s in services) - closed,
+        translated,
+        frozenset(limited),
+        frozenset(a.ip for link in links for a in link.addresses),
+        link_sessions(links, node_name, settings.bgp),
+    )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
@@ -232,6 +241,7 @@ def translate_edge(
             and (edge_address := node.address(w.address.version)) is not None
         ),
         translation_digest=translation.digest if translation is not None else None,
+        links=links,
     )
     strays = _stray_endpoints(snapshot, slices, settings, memory)
     memory.end_of_round()
