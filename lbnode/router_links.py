@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lbnode.model import LinkSession, RouterLink
 from lbnode.objects import NodeObject
@@ -39,3 +39,20 @@ def link_sessions(links: Iterable[RouterLink], node_name: str, bgp: Bgp) -> froz
         for peer in bgp.peers
         if node_name in peer.nodes and (own := peer.local_address(peer.address.version)) in held and own is not None
     )
+
+
+def link_warnings(edges: Sequence[NodeObject], settings: AgentSettings) -> list[str]:
+    """Links that nobody makes."""
+    by_name = {node.name: node for node in edges}
+    warnings = []
+    for link in settings.bgp.links:
+        node = by_name.get(link.node)
+        if node is None:
+            warnings.append(
+                f"link {link.name} is for node {link.node}, which is no edge node: nobody makes it. Mend `node`, or label the node"
+            )
+        elif node.address(4) is None:
+            warnings.append(
+                f"link {link.name} is not made: edge node {node.name} has no internal IPv4 address for its outer end. Give it one"
+            )
+    return warnings

@@ -48,7 +48,7 @@ from lbnode.objects import (
     is_ours,
 )
 from lbnode.remembered import Remembered
-from lbnode.router_links import link_sessions, router_links
+from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
 
@@ -165,7 +165,7 @@ def translate_edge(
     node = snapshot.nodes.get(node_name)
     unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
-    warnings += [w for edge in edges for w in _unspoken(edge, settings)]
+    warnings += [w for edge in edges for w in _unspoken(edge, settings)] + link_warnings(edges, settings)
     kernels = {n.kernel_version for n in edges if n.kernel_version}
     if len(kernels) > 1:
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
@@ -450,7 +450,9 @@ def _unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
         f"edge node {edge.name} has no internal IPv{peer.address.version} address to speak from to peer {peer.name} = {peer.address}: "
         "it announces nothing to it. Give the node one, or name the router's address of the other family"
         for peer in settings.bgp.peers
-        if (not peer.nodes or edge.name in peer.nodes) and edge.address(peer.address.version) is None
+        if (not peer.nodes or edge.name in peer.nodes)
+        and edge.address(peer.address.version) is None
+        and not peer.local_addresses
     ]
     return [*(message for _, message in _unserved(edge, settings).values()), *silent]
 
