@@ -114,7 +114,8 @@ class HealthCheck:
 class WorkerPlan:
     """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe.
 
-    ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not.
+    ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not; ``terminating`` those asked for of which a
+    pod of this node terminates.
     """
 
     state: WorkerState
@@ -122,6 +123,7 @@ class WorkerPlan:
     delivery: DeliveryTable
     delivered: frozenset[ServiceName] = frozenset()
     checks: tuple[HealthCheck, ...] = ()
+    terminating: frozenset[ServiceName] = frozenset()
     backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
@@ -295,8 +297,14 @@ def translate_worker(
     blocked = None
     if node is None:
         blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
+    slices = _by_service(snapshot)
     delivery, delivered = delivery_table(
-        snapshot.services.values(), snapshot.nodes, _by_service(snapshot), settings, node_name, graced, failing
+        snapshot.services.values(), snapshot.nodes, slices, settings, node_name, graced, failing
+    )
+    terminating = frozenset(
+        check.service
+        for check in checks
+        if any(e.terminating and e.node_name == node_name for piece in slices[check.service] for e in piece.endpoints)
     )
     state = WorkerState(
         filter_digest=table.digest,
@@ -305,12 +313,24 @@ def translate_worker(
         delivery_digest=delivery.digest,
     )
     return WorkerPlan(
-        state, table, delivery, delivered, checks, _backends(snapshot, settings, node_name), blocked, tuple(warnings)
+        state=state,
+        filter=table,
+        delivery=delivery,
+        delivered=delivered,
+        checks=checks,
+        terminating=terminating,
+        backends=_backends(snapshot, slices, settings, node_name),
+        blocked=blocked,
+        warnings=tuple(warnings),
     )
 
 
-def _backends(snapshot: Snapshot, settings: AgentSettings, node_name: str) -> dict[Backend, ActiveProbe]:
-    slices = _by_service(snapshot)
+def _backends(
+    snapshot: Snapshot,
+    slices: Mapping[ServiceName, Sequence[EndpointSliceObject]],
+    settings: AgentSettings,
+    node_name: str,
+) -> dict[Backend, ActiveProbe]:
     found: dict[Backend, ActiveProbe] = {}
     for service in snapshot.services.values():
         if not is_ours(service, settings):

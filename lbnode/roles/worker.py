@@ -2,7 +2,7 @@
 
 The probe address is held only while everything else is in place, so an edge node whose probe is answered knows the rest. The status page
 adds what only this node can see: for which Services its own kube-proxy has no endpoint, and it has no endpoint of its own either
-(:mod:`lbnode.delivery`); and for which its own pods fail their active probe.
+(:mod:`lbnode.kube_proxy`, :mod:`lbnode.delivery`); and for which its own pods fail their active probe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from lbnode import backends, grace
+from lbnode import backends, grace, kube_proxy
 from lbnode.active_probe import ActiveProbe, Backend
 from lbnode.backend_probe import BackendResult
 from lbnode.dataplane.base import WorkerDataPlane
@@ -73,8 +73,7 @@ class Worker:
         self._grace = grace.Memory()
         self._refusal = refusal
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
-        self._without: frozenset[ServiceName] = frozenset()
-        self._with: frozenset[ServiceName] = frozenset()
+        self._kube_proxy = kube_proxy.Memory()
         self._probed = backends.Memory()
         self._judgements: dict[backends.Group, backends.Judgement] = {}
         self.view = WorkerView()
@@ -111,6 +110,7 @@ class Worker:
             for warning in plan.warnings:
                 log.warning("plan.warning", text=warning)
         self.view = WorkerView(plan, observed, self.view.kernel_writes)
+        self._kube_proxy = kube_proxy.seen(self._kube_proxy, plan.terminating, now)
         self._judge()
         self._metrics.tunnels({t.edge_address: t in observed.tunnels for t in plan.state.tunnels})
         self._metrics.ready(not self.not_ready())
@@ -122,22 +122,17 @@ class Worker:
         """Ask for each Service with local endpoints only, until cancelled."""
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
-        async def one(check: HealthCheck) -> ServiceName | None:
+        async def one(check: HealthCheck) -> tuple[ServiceName, bool | None]:
             async with gate:
-                answer = await self._has_endpoints(check.port)
-            if answer is None:
-                # A slow or restarting kube-proxy says nothing: its rules stay in the kernel, and so does its last answer here.
-                answer = check.service in self._with
-            return None if answer else check.service
+                return check.service, await self._has_endpoints(check.port)
 
         while True:
             checks = self.view.plan.checks if self.view.plan is not None else ()
             answers = await asyncio.gather(*(one(c) for c in checks))
-            without = frozenset(a for a in answers if a is not None)
-            if without != self._without:
-                log.info("kube_proxy.without_endpoints", services=sorted(map(str, without)))
-            self._without = without
-            self._with = frozenset(c.service for c in checks) - without
+            before = self._kube_proxy.without
+            self._kube_proxy = kube_proxy.heard(self._kube_proxy, dict(answers), self._clock())
+            if self._kube_proxy.without != before:
+                log.info("kube_proxy.without_endpoints", services=sorted(map(str, self._kube_proxy.without)))
             # A thousand Services are asked each ten seconds rather than each half.
             await asyncio.sleep(max(CHECK_INTERVAL_SECONDS, len(checks) * 0.01))
 
@@ -190,14 +185,15 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """The status page: plain JSON values."""
         plan = self.view.plan
+        delivered = plan.delivered if plan is not None else frozenset()
         return {
             "node": self._node_name,
             "role": "worker",
             "not_ready": self.not_ready(),
             "without_endpoints": sorted(
-                map(str, self._without - (plan.delivered if plan is not None else frozenset()))
+                map(str, kube_proxy.without_endpoints(self._kube_proxy, delivered, self._clock()))
             ),
-            "delivers": sorted(map(str, plan.delivered)) if plan is not None else [],
+            "delivers": sorted(map(str, delivered)),
             "active_probes": [
                 {
                     "service": str(service),

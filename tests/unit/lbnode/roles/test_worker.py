@@ -14,6 +14,7 @@ from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
 from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
 from lbnode.kube import Copy
+from lbnode.kube_proxy import RULES_SECONDS
 from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
 from lbnode.observe import WorkerMetrics
 from lbnode.roles.worker import Worker
@@ -153,6 +154,26 @@ def test_a_service_that_this_worker_delivers_by_itself_is_not_without_endpoints(
     assert world.worker.status()["delivers"] == ["shop/web"]
 
 
+def test_a_new_pod_beside_one_that_terminates_gets_nothing_until_kube_proxy_surely_names_it() -> None:
+    world = World()
+    set_endpoints(world, "terminating")
+    world.run()
+    world.without = {32100}
+    asyncio.run(ask_once(world))
+    old = endpoints(worker1="terminating")
+    both = old["endpoints"] + endpoints(other="ready", worker1="ready")["endpoints"][1:]
+    world.copy.slices[ServiceName("shop", "web-1")] = old | {"endpoints": both}
+    world.copy.version += 1
+    world.run()
+    assert world.worker.status()["delivers"] == ["shop/web"]
+    assert world.worker.status()["without_endpoints"] == ["shop/web"]
+    world.without = set()
+    asyncio.run(ask_once(world))
+    assert world.worker.status()["without_endpoints"] == ["shop/web"]
+    world.now += RULES_SECONDS + 0.1
+    assert world.worker.status()["without_endpoints"] == []
+
+
 def test_a_pod_that_turns_unready_in_an_api_outage_is_delivered_to_until_its_grace_is_over() -> None:
     world = World()
     world.run()
@@ -247,9 +268,9 @@ def test_the_status_page_says_for_which_services_its_pods_pass_their_active_prob
 
 def test_what_it_delivers_by_itself_leaves_out_a_pod_that_fails_its_active_probe_until_it_passes_again() -> None:
     world = probed_world()
-    world.copy.slices[ServiceName("shop", "web-1")]["endpoints"] += endpoints(other="ready", worker1="ready")[
-        "endpoints"
-    ][1:]
+    name = ServiceName("shop", "web-1")
+    second = endpoints(other="ready", worker1="ready")["endpoints"][1:]
+    world.copy.slices[name] = world.copy.slices[name] | {"endpoints": world.copy.slices[name]["endpoints"] + second}
     world.copy.version += 1
     world.run()
     good, bad = sorted(str(b.address) for b in world.worker.wanted_backends())
