@@ -93,7 +93,7 @@ class Edge:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self.cluster = ClusterView(copy)
+        self.cluster = ClusterView(copy, settings)
         self._kernel = kernel
         self._make_speaker = make_speaker
         self._metrics = metrics
