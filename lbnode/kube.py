@@ -56,8 +56,9 @@ from lbnode.pace import Pace
 
 #: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.
 SILENCE_SECONDS = 50.0
-#: From the end of a watch to the next try, with as much jitter on top, so that a returning API server is not trampled.
-RETRY_PAUSE_SECONDS = 2.0
+#: From the end of a watch to the next try, with as much jitter on top, so that a returning API server is not trampled. While it is away a try is a
+#: GET of one object, so most of the five seconds in which a change has to be caught up with are left for the LISTs.
+RETRY_PAUSE_SECONDS = 1.0
 #: One LIST in so many seconds for all kinds together, once each kind had its first.
 LIST_INTERVAL_SECONDS = 5.0
 #: What is asked for to see whether an API server answers at all: its own Service, which it keeps itself.

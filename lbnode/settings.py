@@ -89,8 +89,10 @@ class Peer(Strict):
         for key in raw if isinstance(raw, dict) else ():
             if str(key).lower().replace("_", "").startswith("tcpao"):
                 raise ValueError(
-                    f"{key}: TCP-AO (RFC 5925) is not there: BIRD 2.0.12, which the image has from Debian 12, knows TCP MD5 only. "
-                    "Use passwordKey, and ttlSecurity where the peer is one hop away"
+                    # BIRD's NEWS of 2.17, "TCP-AO implementation for Linux"; Linux' Documentation/networking/tcp_ao.rst, there since 6.7.
+                    f"{key} of peer {raw.get('name')}: TCP-AO (RFC 5925) is not there: it needs BIRD 2.17 and Linux 6.7 with CONFIG_TCP_AO on every "
+                    "edge node, and the image has BIRD 2.0.12 of Debian 12, which knows TCP MD5 only. "
+                    "Use passwordKey on both sides, and ttlSecurity where the peer is one hop away"
                 )
         return raw
 

@@ -56,8 +56,7 @@ LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
 RESYNC_SECONDS = 1.0
 CONTROLLER_RESYNC_SECONDS = 5.0
-#: A worker says on its page when its kube-proxy has new endpoints; a VIP that comes back waits for it, within its three seconds.
-WORKER_POLL_SECONDS = 0.5
+WORKER_PAGE_TIMEOUT_SECONDS = 0.5
 #: An agent whose loop has not come by for so long is restarted by its liveness probe.
 STUCK_SECONDS = 60.0
 
@@ -145,7 +144,9 @@ async def _edge(outside: Outside) -> None:
         time.monotonic,
         lambda: surroundings.refusal,
     )
-    edge.workers = Neighbours(edge.worker_pages, fetch_status, loop.wake, WORKER_POLL_SECONDS)
+    edge.workers = Neighbours(
+        edge.worker_pages, fetch_status, loop.wake, WORKER_PAGE_TIMEOUT_SECONDS, edge.worker_pages_pause_seconds
+    )
     edge.peers = Neighbours(edge.peer_pages, fetch_status, loop.wake)
 
     async def probe() -> None:
