@@ -6,7 +6,7 @@ new diff goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lbnode.model import (
@@ -18,6 +18,7 @@ from lbnode.model import (
     DeliveryTable,
     Destination,
     EdgeState,
+    EnsureLink,
     EnsureTunnel,
     FilterTable,
     IPAddress,
@@ -27,6 +28,7 @@ from lbnode.model import (
     RemoveDelivery,
     RemoveDestination,
     RemoveFilter,
+    RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
@@ -35,6 +37,7 @@ from lbnode.model import (
     ReplaceDelivery,
     ReplaceFilter,
     ReplaceTranslation,
+    RouterLink,
     SetSysctl,
     SetTimeouts,
     SetWeight,
@@ -68,6 +71,8 @@ def diff_edge(
     if desired.timeouts != observed.timeouts:
         operations.append(SetTimeouts(desired.timeouts))
 
+    # Before the filter that guards their addresses changes, and before another link gets the ends of one that is to change.
+    operations += [RemoveLink(device) for device, _ in sorted(_ends(observed.links) - _ends(desired.links), key=str)]
     filter_operations = _filter(desired.filter_digest, filter_table, observed.filter_digest)
     # Without any filter a VIP that is still here shows the node's own ports: close that first of all.
     if observed.filter_digest is None:
@@ -97,12 +102,18 @@ def diff_edge(
     operations += [RemoveService(key) for key in sorted(before.keys() - after.keys(), key=lambda k: k.order)]
     if observed.translation_digest is not None and wanted is None:
         operations.append(RemoveTranslation())
+    # A kernel without GRE stops here: it may serve by routers that need no link.
+    operations += [EnsureLink(link) for link in sorted(desired.links - observed.links, key=lambda each: each.name)]
     # A kernel without the tunnels of IPv6 stops here, with IPv4 in place.
     operations += _probe_paths(6, desired, observed)
     # Taking everything away: the filter last.
     if desired.filter_digest is None:
         operations += filter_operations
     return tuple(operations)
+
+
+def _ends(links: Iterable[RouterLink]) -> set[tuple[str, tuple[IPAddress, IPAddress]]]:
+    return {(link.device, (link.node_address, link.router_address)) for link in links}
 
 
 def _probe_paths(version: int, desired: EdgeState, observed: EdgeState) -> Iterator[Operation]:

@@ -10,19 +10,25 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
 
 #: Devices of ours; names are at most 15 bytes (IFNAMSIZ of linux/if.h less the final zero).
 TUNNEL_DEVICE_PREFIX = "sgt-"
+LINK_DEVICE_PREFIX = "sgl-"
 #: By IP version: a kernel has one device of each kind that takes its ends from routes.
 PROBE_DEVICES = {4: "sgprobe", 6: "sgprobe6"}
 #: The one nftables table of ours.
 FILTER_TABLE = "samegate"
 #: Bytes that an outer IPv4 header adds (RFC 2003) and that an outer IPv6 header adds (RFC 2473).
 TUNNEL_OVERHEAD_BYTES = {4: 20, 6: 40}
+#: Of GRE without key, checksum and sequence number over IPv4 (RFC 2784): 20 bytes of IPv4 and 4 of GRE.
+GRE_OVERHEAD_BYTES = 24
+#: RFC 8200 section 5: no link may be smaller, and a tunnel is one.
+SMALLEST_IPV6_MTU_BYTES = 1280
 
 
 class Protocol(StrEnum):
@@ -132,17 +138,31 @@ def _without_drained_weights(service: VirtualService) -> VirtualService:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSession:
+    """A BGP session over a link: who may speak to one of the node's addresses there, and by which ports. ``bfd`` lets BFD in too."""
+
+    address: IPAddress
+    listen_port: int
+    router_address: IPAddress
+    router_port: int
+    bfd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeFilter:
     """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop.
 
     ``translated`` are the VIPs that are tracked because they are served by translation. ``limited`` says for some of the served keys which
-    clients alone may come in; where kube-proxy sees the packets it limits them itself.
+    clients alone may come in; where kube-proxy sees the packets it limits them itself. Nothing but ``sessions`` answers on ``link_addresses``,
+    and nothing else but VIPs is reached through a link.
     """
 
     pools: tuple[IPNetwork, ...]
     served: frozenset[VirtualKey]
     translated: frozenset[IPAddress] = frozenset()
     limited: frozenset[tuple[VirtualKey, IPNetwork]] = frozenset()
+    link_addresses: frozenset[IPAddress] = frozenset()
+    sessions: frozenset[LinkSession] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -152,6 +172,8 @@ class EdgeFilter:
             sorted(map(str, self.served)),
             sorted(map(str, self.translated)),
             sorted(f"{key} {network}" for key, network in self.limited),
+            sorted(map(str, self.link_addresses)),
+            sorted(map(str, self.sessions)),
         )
 
 
@@ -239,6 +261,24 @@ class ProbeRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterLink:
+    """An edge node's GRE device to a router, up, with these addresses and no other. It takes no IPv6 unless ``ipv6``."""
+
+    name: str
+    node_address: IPAddress
+    router_address: IPAddress
+    addresses: frozenset[IPInterface]
+    ttl: int
+    mtu_bytes: int
+    ipv6: bool = False
+    ready: bool = True
+
+    @property
+    def device(self) -> str:
+        return LINK_DEVICE_PREFIX + self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these."""
 
@@ -271,7 +311,8 @@ class EdgeState:
     names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back, and so is
     ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
     ``probe_devices`` are the IP versions that have their probe device.
-    ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order.
+    ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order. An observed link that lacks anything
+    has ``ready=False``.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -282,6 +323,7 @@ class EdgeState:
     probe_devices: frozenset[int] = frozenset()
     probe_routes: frozenset[ProbeRoute] = frozenset()
     translation_digest: str | None = None
+    links: frozenset[RouterLink] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,6 +484,18 @@ class RemoveProbeRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class EnsureLink:
+    """Create the link's device or mend what is wrong with it."""
+
+    link: RouterLink
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureTunnel:
     """Create the tunnel device or mend what is wrong with it."""
 
@@ -474,6 +528,8 @@ Operation = (
     | RemoveProbeDevice
     | AddProbeRoute
     | RemoveProbeRoute
+    | EnsureLink
+    | RemoveLink
     | EnsureTunnel
     | RemoveTunnel
 )

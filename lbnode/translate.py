@@ -48,6 +48,7 @@ from lbnode.objects import (
     is_ours,
 )
 from lbnode.remembered import Remembered
+from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
 
@@ -166,7 +167,7 @@ def translate_edge(
     node = snapshot.nodes.get(node_name)
     unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
-    warnings += [w for edge in edges for w in _unspoken(edge, settings)]
+    warnings += [w for edge in edges for w in _unspoken(edge, settings)] + link_warnings(edges, settings)
     kernels = {n.kernel_version for n in edges if n.kernel_version}
     if len(kernels) > 1:
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
@@ -216,7 +217,15 @@ def translate_edge(
     here = frozenset(a for a in vips if a.version not in unserved)
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
-    table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    links = router_links(node, settings, frozenset(unserved))
+    table = EdgeFilter(
+        pools,
+        frozenset(s.key for s in services) - closed,
+        translated,
+        frozenset(limited),
+        frozenset(a.ip for link in links for a in link.addresses),
+        link_sessions(links, node_name, settings.bgp),
+    )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
@@ -234,6 +243,7 @@ def translate_edge(
             and (edge_address := node.address(w.address.version)) is not None
         ),
         translation_digest=translation.digest if translation is not None else None,
+        links=links,
     )
     strays = _stray_endpoints(snapshot, slices, settings, memory)
     memory.end_of_round()
@@ -460,7 +470,9 @@ def _unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
         f"edge node {edge.name} has no internal IPv{peer.address.version} address to speak from to peer {peer.name} = {peer.address}: "
         "it announces nothing to it. Give the node one, or name the router's address of the other family"
         for peer in settings.bgp.peers
-        if (not peer.nodes or edge.name in peer.nodes) and edge.address(peer.address.version) is None
+        if (not peer.nodes or edge.name in peer.nodes)
+        and edge.address(peer.address.version) is None
+        and not peer.local_addresses
     ]
     return [*(message for _, message in _unserved(edge, settings).values()), *silent]
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from lbnode.dataplane.xtables import fingerprint, outline
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
+    LINK_DEVICE_PREFIX,
     PROBE_DEVICES,
     TUNNEL_DEVICE_PREFIX,
     Delivery,
@@ -47,6 +48,10 @@ _KUBE_PROXY_JUMP = re.compile(r"-j KUBE-\S+$")
 _CHAIN_PREFIX = "SAMEGATE-"
 _COMMENT = re.compile(r'--comment "?samegate ([0-9a-f]+):([0-9a-f]+)"?')
 _PROBE_CHAIN = "SAMEGATE-TRIAL"
+#: Single hop and multihop BFD (RFC 5881, RFC 5883).
+_BFD_PORTS = (3784, 4784)
+#: Destination unreachable, which says too that a packet is too big (RFC 792), and packet too big (RFC 4443).
+_TOO_BIG = {4: "icmp -m icmp --icmp-type 3", 6: "ipv6-icmp -m icmp6 --icmpv6-type 2"}
 #: Addresses whose rules share a chain, as host bits: 16 addresses keep both the dispatching chain and each group short.
 _GROUP_HOST_BITS = 4
 _TIMEOUT_SECONDS = 20
@@ -120,7 +125,11 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
     mangle: Rules = {
         f"{_CHAIN_PREFIX}INPUT": let_in,
         # A VIP that is not here would go back to the router that sent it here.
-        f"{_CHAIN_PREFIX}FORWARD": [f"-d {pool} -j DROP" for pool in pools],
+        f"{_CHAIN_PREFIX}FORWARD": [
+            *(f"-d {pool} -j DROP" for pool in pools),
+            # Routers send to VIPs, and use the node for nothing else.
+            *([f"-i {LINK_DEVICE_PREFIX}+ -j DROP"] if table.link_addresses else []),
+        ],
     }
     sources: dict[VirtualKey, list[str]] = {}
     for key, network in sorted(table.limited, key=lambda limit: (limit[0].order, str(limit[1]))):
@@ -131,7 +140,24 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         rules = _group(mangle, let_in, key.address)
         rules += [f"{source}{_to(key)} -j ACCEPT" for source in sources.get(key, [""])]
     let_in += [f"-d {pool} -j DROP" for pool in pools]
+    let_in += _link_rules(table, version)
     return raw, mangle
+
+
+def _link_rules(table: EdgeFilter, version: int) -> list[str]:
+    """Links are for BGP and for VIPs, whose rules came before these. Their addresses answer nobody else, whatever device it comes by."""
+    if not table.link_addresses:
+        return []
+    rules = []
+    for session in sorted((s for s in table.sessions if s.address.version == version), key=str):
+        [router, own] = _hosts([session.router_address], version) + _hosts([session.address], version)
+        between = f"-s {router} -d {own} -i {LINK_DEVICE_PREFIX}+"
+        answers = f"--sport {session.router_port} ! --tcp-flags FIN,SYN,RST,ACK SYN"
+        rules += [f"{between} -p tcp -m tcp {match} -j ACCEPT" for match in (f"--dport {session.listen_port}", answers)]
+        rules += [f"{between} -p udp -m udp --dport {port} -j ACCEPT" for port in _BFD_PORTS if session.bfd]
+    own_addresses = _hosts(table.link_addresses, version)
+    rules += [f"-d {own} -i {LINK_DEVICE_PREFIX}+ -p {_TOO_BIG[version]} -j ACCEPT" for own in own_addresses]
+    return [*rules, *(f"-d {own} -j DROP" for own in own_addresses), f"-i {LINK_DEVICE_PREFIX}+ -j DROP"]
 
 
 def _hosts(addresses: Iterable[IPAddress], version: int) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lbnode.dataplane.service_list import ServiceOperation, carry_out
-from lbnode.errors import Bug, Retry
+from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     AddAddress,
     AddProbeDevice,
@@ -20,6 +20,7 @@ from lbnode.model import (
     DeliveryTable,
     DestinationTraffic,
     EdgeState,
+    EnsureLink,
     EnsureTunnel,
     IPAddress,
     IPNetwork,
@@ -30,6 +31,7 @@ from lbnode.model import (
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
+    RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
@@ -38,6 +40,7 @@ from lbnode.model import (
     ReplaceDelivery,
     ReplaceFilter,
     ReplaceTranslation,
+    RouterLink,
     SetSysctl,
     SetTimeouts,
     Tunnel,
@@ -102,6 +105,7 @@ class MemoryEdge(_Node):
         self.services: dict[VirtualKey, VirtualService] = {}
         self.probe_devices: set[int] = set()
         self.probe_routes: set[ProbeRoute] = set()
+        self.links: dict[str, RouterLink] = {}
         self.translation_digest: str | None = None
         self.missing: frozenset[Protocol] = frozenset()
         #: What a test says went through; as in the kernel it goes with its service.
@@ -129,6 +133,7 @@ class MemoryEdge(_Node):
             probe_devices=frozenset(self.probe_devices),
             probe_routes=frozenset(self.probe_routes),
             translation_digest=self.translation_digest,
+            links=frozenset(self.links.values()),
         )
 
     def clean(self) -> None:
@@ -136,6 +141,7 @@ class MemoryEdge(_Node):
         self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
         self.probe_devices.clear()
         self.probe_routes.clear()
+        self.links.clear()
         self.filter_digest = None
         self.translation_digest = None
 
@@ -153,6 +159,13 @@ class MemoryEdge(_Node):
             case RemoveProbeDevice(version):
                 self.probe_devices.discard(version)
                 self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
+            case EnsureLink(link):
+                ends = (link.node_address, link.router_address)
+                if any((o.node_address, o.router_address) == ends for n, o in self.links.items() if n != link.device):
+                    raise ConfigError(f"link {link.name}", "another GRE device has the same ends", "Remove it")
+                self.links[link.device] = replace(link, ready=True)
+            case RemoveLink(device):
+                self.links.pop(device, None)
             case ReplaceTranslation(table):
                 self.translation_digest = table.digest
             case RemoveTranslation():

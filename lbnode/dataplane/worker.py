@@ -91,7 +91,7 @@ class KernelWorker:
             device.up
             and device.name == tunnel.device
             and is_tunnel(device, tunnel)
-            and (device.version == 6 or self._links.holds(device, device.local))
+            and (device.local.version == 6 or self._links.holds(device, device.local))
             and self._sysctls.read(wanted) == wanted
         )
         return replace(tunnel, ready=ready)

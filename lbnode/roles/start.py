@@ -34,6 +34,7 @@ from lbnode.observe import (
 from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
 from lbnode.roles.controller import Controller
 from lbnode.roles.edge import Edge
+from lbnode.roles.from_outside import FromOutside
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
@@ -93,6 +94,14 @@ def run_standalone(role: NodeRole, path: Path, node_name: str | None = None) -> 
     outside = StandaloneNode(path, role, standalone_name(node_name))
     configure_logging(outside.settings.log_level, role=role, node=outside.node_name)
     asyncio.run({"edge": _edge, "worker": _worker}[role](outside))
+    return 0
+
+
+def run_outside(kubeconfig: Path, node_name: str | None, settings_path: Path | None) -> int:
+    """Run the edge role on a machine outside the cluster until SIGTERM; returns the exit code. Raises as :class:`FromOutside`."""
+    outside = FromOutside(kubeconfig, standalone_name(node_name), settings_path, RECORD_DIRECTORY)
+    configure_logging(outside.settings.log_level, role="edge", node=outside.node_name)
+    asyncio.run(_edge(outside))
     return 0
 
 

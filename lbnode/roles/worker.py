@@ -65,7 +65,7 @@ class Worker:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self._cluster = ClusterView(copy)
+        self._cluster = ClusterView(copy, settings)
         self._kernel = kernel
         self._metrics = metrics
         self._has_endpoints = has_endpoints

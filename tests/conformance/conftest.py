@@ -38,6 +38,7 @@ _MODULES = (
     "ip_vs_rr",
     "ipip",
     "ip6_tunnel",
+    "ip_gre",
     "veth",
     "iptable_nat",
     "iptable_filter",
