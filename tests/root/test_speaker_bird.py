@@ -449,6 +449,19 @@ def test_the_capability_of_the_pod_is_enough_for_bgp_with_key_and_bfd(made: Rig)
     established_with_bfd(made, speaker)
 
 
+def test_without_that_capability_bfd_does_not_come_up(made: Rig) -> None:
+    """The control for the test above."""
+    made.start_router(neighbour=" neighbor EDGE password right-key")
+    (made.key_directory / "rack").write_text("right-key")
+    made.start_bird("setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all")
+    speaker = bird(made, bgp(password_key="rack"))
+    set_once_running(speaker, 1)
+    read_until_established(speaker, ["tor-1"])
+    time.sleep(3)
+    assert asyncio.run(speaker.read()).sessions["tor-1"].bfd == "Down"
+    assert "SO_PRIORITY: Operation not permitted" in (made.directory / "bird.log").read_text()
+
+
 def graceful(restart_seconds: int) -> Bgp:
     return bgp(bfd=None, graceful_restart={"restart_seconds": restart_seconds})
 
