@@ -180,12 +180,13 @@ class Rig:
     def configure_router(self, *lines: str) -> None:
         self.vtysh("configure terminal", "router bgp 65001", *lines)
 
-    def session_began(self) -> int | None:
-        """The Unix time in seconds at which the router's one session came up; ``None`` while it is down. The router knows a speaker by its session only,
-        and forgets with it how many there were before.
+    def session_ports(self) -> tuple[int, int] | None:
+        """The router's port and the speaker's of the one session, which another session would not have; ``None`` while it is down. The router knows a
+        speaker by its session only, and forgets with it how many there were before.
         """
-        found = [n.get("bgpTimerUpEstablishedEpoch") for n in self.vtysh_json("show bgp neighbors json").values()]
-        return found[0] if len(found) == 1 else None
+        found = self.vtysh_json("show bgp neighbors json").values()
+        ports = [(n["portLocal"], n["portForeign"]) for n in found if n["bgpState"] == "Established"]
+        return ports[0] if len(ports) == 1 else None
 
     def router_fib(self, version: int = 4) -> frozenset[str]:
         """What the router's kernel would forward by BGP."""

@@ -200,8 +200,8 @@ def test_nothing_is_learnt_from_a_router_that_sends_a_default_route_a_full_table
     speaker = bird(made)
     set_once_running(speaker, 1, 2)
     read_until_established(speaker, ["tor-1"])
-    began = made.session_began()
-    assert began is not None
+    session = made.session_ports()
+    assert session is not None
     (address,) = made.vtysh_json("show bgp neighbors json")
     # The router must really have sent them, or the test shows nothing.
     wait_until(lambda: sent_prefixes(made, address) >= 5001, 10, "the router sends its table")
@@ -214,7 +214,7 @@ def test_nothing_is_learnt_from_a_router_that_sends_a_default_route_a_full_table
     }
     assert made.speaker_routes() == before
     assert "203.0.113.2" in made.router_fib()
-    assert made.session_began() == began
+    assert made.session_ports() == session
 
 
 def sent_prefixes(made: Rig, address: str) -> int:
@@ -417,13 +417,13 @@ def test_an_agent_that_starts_again_finds_what_it_announced_and_disturbs_no_sess
     first = bird(made)
     set_once_running(first, 1, 2)
     wait_until(lambda: len(made.router_fib()) == 2, 10, "the VIPs appear")
-    written, began = (made.directory / "bird.conf").stat(), made.session_began()
-    assert began is not None
+    written, session = (made.directory / "bird.conf").stat(), made.session_ports()
+    assert session is not None
     second = bird(made)
     assert asyncio.run(second.read()).announced == vips(1, 2)
     asyncio.run(second.set(routes(1, 2)))
     assert (made.directory / "bird.conf").stat().st_ino == written.st_ino
-    assert made.session_began() == began
+    assert made.session_ports() == session
 
 
 def test_a_configuration_that_somebody_changed_by_hand_is_put_right(made: Rig) -> None:
@@ -548,8 +548,8 @@ def test_attributes_change_within_a_second_and_the_session_stays(made: Rig) -> N
     route = ip_network("203.0.113.1")
     asyncio.run(speaker.set({route: RouteAttributes()}))
     wait_until(lambda: made.router_fib() == {"203.0.113.1"}, 10, "the VIP appears")
-    began = made.session_began()
-    assert began is not None
+    session = made.session_ports()
+    assert session is not None
     for attributes, path, metric in (
         (RouteAttributes(med=7), "65010", 7),
         (RouteAttributes(med=9, prepend=2), "65010 65010 65010", 9),
@@ -563,7 +563,7 @@ def test_attributes_change_within_a_second_and_the_session_stays(made: Rig) -> N
 
         wait_until(is_told, 1, f"{attributes} arrives")
         assert made.router_fib() == {"203.0.113.1"}
-    assert made.session_began() == began
+    assert made.session_ports() == session
 
 
 def test_a_router_of_our_own_as_is_told_the_local_preference_and_no_longer_path(made: Rig) -> None:
@@ -608,8 +608,8 @@ def test_an_aggregate_comes_with_its_first_vip_and_goes_with_its_last(made: Rig)
     # The one pool announces its aggregate beside the host routes, the other alone.
     beside = {"198.51.100.1", "198.51.100.2", "198.51.100.0/28"}
     wait_until(lambda: made.router_fib() == beside | {"198.51.100.192/26"}, 10, "the routes appear")
-    began = made.session_began()
-    assert began is not None
+    session = made.session_ports()
+    assert session is not None
     announce("198.51.100.2", "198.51.100.201")
     wait_until(
         lambda: made.router_fib() == {"198.51.100.2", "198.51.100.0/28", "198.51.100.192/26"}, 1, "one of two goes"
@@ -620,7 +620,7 @@ def test_an_aggregate_comes_with_its_first_vip_and_goes_with_its_last(made: Rig)
     wait_until(lambda: made.router_fib() == {"198.51.100.2", "198.51.100.0/28"}, 1, "the lone aggregate goes")
     announce()
     wait_until(lambda: made.router_fib() == frozenset(), 1, "all go")
-    assert made.session_began() == began
+    assert made.session_ports() == session
 
 
 def learnt(made: Rig, prefix: str) -> dict[str, Any]:
