@@ -149,6 +149,9 @@ class Rig:
         process.wait(10)
         (self.frr / f"{daemon}.vty").unlink(missing_ok=True)
 
+    def signal_router_daemon(self, daemon: str, number: signal.Signals) -> None:
+        os.kill(int((self.frr / f"{daemon}.pid").read_text()), number)
+
     def start_bird(self, *before: str) -> None:
         """Run BIRD by the very script that its container runs; ``before`` goes before the shell."""
         with (self.directory / "bird.log").open("ab") as log:
