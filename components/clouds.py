@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from components.aws import plan as aws_plan
@@ -10,6 +10,8 @@ from components.aws import settings as aws
 from components.gcp import plan as gcp_plan
 from components.gcp import settings as gcp
 from lbnode.errors import ConfigError
+from lbnode.link import Link
+from lbnode.schema import Strict
 from lbnode.settings import AgentSettings, Peer
 
 Cloud = aws.Aws | gcp.Gcp
@@ -26,7 +28,7 @@ def node_names(cloud: Cloud) -> tuple[str, ...]:
 
 
 def completed(cloud: Cloud, agent: Any, where: str) -> Any:
-    """The stack's plain `agent` with the sessions and networks of the fabric. ``where`` is how errors call it.
+    """The stack's plain `agent` with the sessions, links and networks of the fabric. ``where`` is how errors call it.
 
     Raises:
         ConfigError: it says what follows from the platform; or the fabric has no sessions, which the agent cannot do without.
@@ -36,12 +38,13 @@ def completed(cloud: Cloud, agent: Any, where: str) -> Any:
     bgp, network = agent.get("bgp") or {}, agent.get("network") or {}
     if not isinstance(bgp, Mapping) or not isinstance(network, Mapping):
         return agent
-    if "peers" in bgp:
-        raise ConfigError(
-            f"{where}.bgp.peers",
-            f"the sessions on {cloud.kind} follow from platform, and these would be ignored",
-            "Remove it",
-        )
+    for key, what in (("peers", "the sessions"), ("links", "the links to routers")):
+        if key in bgp:
+            raise ConfigError(
+                f"{where}.bgp.{key}",
+                f"{what} on {cloud.kind} follow from platform, and these would be ignored",
+                "Remove it",
+            )
     for key in network:
         if key not in OWN_NETWORK_KEYS:
             raise ConfigError(
@@ -59,9 +62,19 @@ def completed(cloud: Cloud, agent: Any, where: str) -> Any:
     fabric = aws_plan.network(cloud) if isinstance(cloud, aws.Aws) else gcp_plan.network(cloud)
     return {
         **agent,
-        "bgp": {**bgp, "peers": [peer.model_dump(mode="json", by_alias=True) for peer in peers]},
+        "bgp": {**bgp, "peers": _plain(peers), "links": _plain(_links(cloud))},
         "network": {**fabric, **network},
     }
+
+
+def _plain(values: Iterable[Strict]) -> list[Any]:
+    return [value.model_dump(mode="json", by_alias=True) for value in values]
+
+
+def _links(cloud: Cloud) -> tuple[Link, ...]:
+    return (
+        tuple(link for node in aws_plan.edge_nodes(cloud) for link in node.links) if isinstance(cloud, aws.Aws) else ()
+    )
 
 
 def _peers(cloud: Cloud) -> tuple[Peer, ...]:
@@ -96,6 +109,4 @@ def lacking(cloud: Cloud) -> str | None:
     """What the agent cannot do yet that traffic on this fabric needs: such a stack can be previewed, not applied. None where nothing lacks."""
     if isinstance(cloud, gcp.Gcp):
         return "edge nodes are VMs outside the cluster there, and the agent's edge role runs in pods only"
-    if cloud.fabric == "transit-gateway":
-        return "its sessions are inside GRE tunnels, which the agent does not make yet"
     return None

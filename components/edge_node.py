@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
-from typing import Literal
+from ipaddress import IPv4Network
 
+from lbnode.link import Link
 from lbnode.settings import Peer
 
 PROBE_BLOCK = IPv4Network("198.18.0.0/15")
 """Where the probe networks of clouds come from: networks of tests, which no VPC is made of (RFC 2544, RFC 6890)."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """A tunnel that a fabric wants between an edge node and its router.
-
-    ``local`` and ``remote`` are the outer addresses, ``address`` is the node's own inside, with the link's prefix length.
-    """
-
-    name: str
-    kind: Literal["gre"]
-    local: IPv4Address
-    remote: IPv4Address
-    address: IPv4Address
-    prefix_length: int
-    mtu_bytes: int
 
 
 @dataclass(frozen=True)

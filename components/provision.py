@@ -52,6 +52,6 @@ def _ready(cloud: Cloud, kubeconfig: str | None) -> None:
             raise ConfigError(
                 f"{PREFIX}:platform.fabric {cloud.fabric!r}",
                 f"it can be previewed, not applied: {reason}",
-                "Use kind: aws with fabric: route-server, or kind: onprem",
+                "Use kind: aws or kind: onprem",
             )
         pulumi.warn(f"{cloud.kind} with fabric {cloud.fabric} can be previewed, not applied: {reason}")

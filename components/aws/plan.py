@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Literal
 
 from components.aws.addressing import layout
 from components.aws.settings import CONNECT_MTU_BYTES, GRE_OVERHEAD_BYTES, Aws, EdgeNode, node_address
-from components.edge_node import PROBE_BLOCK, Link
+from components.edge_node import PROBE_BLOCK
 from components.edge_node import EdgeNode as PlatformNode
+from lbnode.link import Link
 from lbnode.settings import Bfd, Peer
 
 TGW_HOLD_SECONDS = 30
@@ -54,11 +55,9 @@ def gre_link(settings: Aws, node: PlannedNode) -> Link:
     inside = settings.gateway.inside_block(node.settings.number)
     return Link(
         name="tgw",
-        kind="gre",
-        local=node.address,
-        remote=gateway_address(settings, node.settings.number),
-        address=inside[1],
-        prefix_length=inside.prefixlen,
+        node=node.node_name,
+        router_address=gateway_address(settings, node.settings.number),
+        addresses=(IPv4Interface((inside[1], inside.prefixlen)),),
         mtu_bytes=min(CONNECT_MTU_BYTES, settings.mtu_bytes) - GRE_OVERHEAD_BYTES,
     )
 

@@ -55,7 +55,9 @@ def report(settings: StackSettings) -> str:
         lines += [
             f"  {node.name}: {p.name} {p.address} AS{p.asn}, hold time {p.hold_time_seconds} s" for p in node.peers
         ]
-        lines += [f"  {node.name}: {k.kind} {k.local} to {k.remote}, {k.address}/{k.prefix_length}" for k in node.links]
+        lines += [
+            f"  {node.name}: {k.kind} to {k.router_address}, {', '.join(map(str, k.addresses))}" for k in node.links
+        ]
     if isinstance(platform, Aws):
         if platform.fabric == "route-server":
             lines.append("  (AWS chooses the endpoints' addresses during `up`; those of 192.0.2.0/24 stand for them)")

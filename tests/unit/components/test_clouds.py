@@ -98,6 +98,7 @@ PEER = {"name": "tor1", "address": "198.51.100.2", "asn": 65001}
     ("agent", "words"),
     [
         ({"bgp": {"localAsn": 65010, "peers": [PEER]}}, ("agent.bgp.peers", "follow from platform", "Remove it")),
+        ({"bgp": {"localAsn": 65010, "links": []}}, ("agent.bgp.links", "follow from platform", "Remove it")),
         ({"network": {"nodeCidrs": ["10.0.0.0/8"]}}, ("network.nodeCidrs", "follows from platform", "Remove it")),
         ({"network": {"fabricMtuBytes": 1500}}, ("network.fabricMtuBytes = 1500", "would be ignored", "Remove it")),
         ({"forwarding": "tunnel"}, ("forwarding 'tunnel'", "VIP as source", "forwarding: nat")),
@@ -169,13 +170,33 @@ def _provisioned(
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("platform", "waits_for"), [(aws(), "GRE"), (gcp(), "outside the cluster")])
-def test_what_can_only_be_previewed_is_not_applied(
-    monkeypatch: pytest.MonkeyPatch, platform: dict[str, Any], waits_for: str
-) -> None:
-    text = _provisioned(monkeypatch, platform)
-    for word in (platform["fabric"], "previewed, not applied", waits_for, "fabric: route-server"):
+def test_what_can_only_be_previewed_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _provisioned(monkeypatch, gcp())
+    for word in ("router-appliance", "previewed, not applied", "outside the cluster", "Use kind: aws"):
         assert word in text
+
+
+def test_each_edge_node_has_the_link_into_its_transit_gateway_that_its_sessions_need() -> None:
+    agent = parse(_stack(aws())).agent
+    assert [link.model_dump(mode="json") for link in agent.bgp.links] == [
+        {
+            "name": "tgw",
+            "kind": "gre",
+            "node": f"ip-10-64-{host}.eu-central-1.compute.internal",
+            "router_address": f"10.255.0.{number}",
+            "addresses": [f"169.254.100.{inside}/29"],
+            "ttl": 64,
+            "mtu_bytes": 8456,
+        }
+        for number, host, inside in ((1, "128-10", 1), (2, "136-11", 9))
+    ]
+    ends = {link.node: link.addresses[0].network for link in agent.bgp.links}
+    for peer in agent.bgp.peers:
+        assert peer.address in ends[peer.nodes[0]]
+
+
+def test_a_route_server_needs_no_links() -> None:
+    assert parse(_stack(aws("route-server"))).agent.bgp.links == ()
 
 
 def test_a_kubeconfig_for_a_cluster_that_is_yet_to_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
