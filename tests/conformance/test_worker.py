@@ -141,6 +141,7 @@ def test_new_endpoints_are_in_force_without_a_tool_that_lists_rules_and_every_wo
     assert kernel_worker.read().delivery_digest is None
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(("tool", "vip"), [("iptables-legacy", "203.0.113.9"), ("ip6tables-legacy", "2001:db8:113::9")])
 def test_a_delivery_that_was_harmed_is_noticed_and_rules_of_others_are_none_of_ours(
     kernel_worker: KernelWorker, tool: str, vip: str
