@@ -54,7 +54,7 @@ class EdgeNodes(pulumi.ComponentResource):
                 source_dest_check=False,
                 security_groups=[cluster.security_group_id, self.group.id],
                 description=f"samegate {node.settings.name}",
-                tags={"Name": f"samegate-{node.settings.name}"},
+                tags={"Name": f"samegate-{node.settings.name}", "samegate.dev/role": "edge"},
                 # The VPC CNI adds pods' addresses to the primary interface whatever tags say (amazon-vpc-cni-k8s#1510).
                 opts=pulumi.ResourceOptions(parent=self, ignore_changes=["privateIps"]),
             )

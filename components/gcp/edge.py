@@ -72,6 +72,7 @@ class EdgeNodes(pulumi.ComponentResource):
                 purpose="GCE_ENDPOINT",
                 subnetwork=network.edge_id,
                 address=str(node.address),
+                labels=dict(settings.labels),
                 opts=child,
             )
             for node in self.nodes
@@ -293,6 +294,7 @@ class InternetIngress(pulumi.ComponentResource):
             name="samegate-external",
             region=settings.region,
             address_type="EXTERNAL",
+            labels=dict(settings.labels),
             # A public address that was given out is gone for good when it is released.
             opts=pulumi.ResourceOptions(parent=self, protect=settings.protect),
         )

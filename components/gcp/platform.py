@@ -24,12 +24,10 @@ def provision(
 
     The settings have been checked (:func:`components.gcp.settings.check_agent`); nothing here raises.
     """
-    provider = gcp.Provider(
-        "gcp",
-        project=settings.project,
-        region=settings.region,
-        default_labels={"part-of": "samegate", "samegate-stack": pulumi.get_stack(), **settings.labels},
-    )
+    # On each resource, too: a policy does not see what the provider adds.
+    labels = {"part-of": "samegate", "samegate-stack": pulumi.get_stack(), **settings.labels}
+    settings = settings.model_copy(update={"labels": labels})
+    provider = gcp.Provider("gcp", project=settings.project, region=settings.region, default_labels=labels)
     there = pulumi.ResourceOptions(providers=[provider])
     network = Network("network", settings, there)
     cluster = Cluster("cluster", settings, network, agent.worker_node_selector, there)

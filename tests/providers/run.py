@@ -40,7 +40,7 @@ class Done:
     said: str
     seconds: float
     steps: tuple[tuple[str, str], ...] = ()
-    """(operation, name) of every resource that was not left as it was, in order."""
+    """(operation, name) of every resource that was not left as it was, in order; of a refresh, ``changes`` tells."""
     changes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -167,7 +167,7 @@ class Stack:
             done.returncode,
             f"{cloud.HEADING}\n{done.said}",
             done.seconds,
-            tuple(s for s in steps if s[0] not in ("same", "read")),
+            tuple(s for s in steps if s[0] not in ("same", "read", "refresh")),
             summary,
         )
 
