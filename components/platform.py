@@ -24,7 +24,7 @@ class Platform:
     """A Kubernetes cluster in a fabric that takes BGP announcements.
 
     ``liveness`` is how routers learn that an edge node is dead: by BFD, or by the hold time alone. ``return_path`` is how replies leave:
-    `direct` from the worker where the fabric carries foreign sources. ``vip_reachability`` says from where VIPs can be reached.
+    `direct` from the worker where the fabric carries foreign sources, else `via-edge`. ``vip_reachability`` says from where VIPs can be reached.
     """
 
     name: str
@@ -34,5 +34,5 @@ class Platform:
     worker_selector: Mapping[str, str]
     mtu_bytes: int
     liveness: Literal["bfd", "hold-time"]
-    return_path: Literal["direct"]
+    return_path: Literal["direct", "via-edge"]
     vip_reachability: Literal["routed"]

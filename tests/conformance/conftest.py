@@ -43,6 +43,7 @@ _MODULES = (
     "xt_CT",
     "xt_TCPMSS",
     "xt_conntrack",
+    "xt_connmark",
     "xt_MASQUERADE",
     "xt_nat",
     "xt_statistic",
