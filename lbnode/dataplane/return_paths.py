@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_network
 from itertools import count
 from socket import AF_INET, AF_INET6
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_LINK, RT_SCOPE_NOWHERE, RT_SCOP
 from lbnode.dataplane.links import Device
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump
 from lbnode.errors import Retry
-from lbnode.model import IPAddress, ReturnPath
+from lbnode.model import IPAddress, IPNetwork, ReturnPath
 
 #: No daemon of ``/etc/iproute2/rt_protos`` has it.
 PROTOCOL = 115
@@ -46,6 +46,7 @@ _FIB_RULE_INVERT = 2
 _MEMBER = struct.Struct("=IB3x")
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _VERSIONS = {family: version for version, family in _FAMILIES.items()}
+_ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)
 
 Request = tuple[int, int, Any]
@@ -100,10 +101,13 @@ class _Rule:
 class _Route:
     version: int
     table: int
-    #: ``None`` is the default route.
-    destination: IPAddress | None
+    destination: IPNetwork
     device: int | None
     next_hop: int | None
+
+    @property
+    def is_default(self) -> bool:
+        return self.destination.prefixlen == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ class _Seen:
     def group_of(self, version: int) -> _NextHop | None:
         """That of the family's default route, if it has one."""
         _, routes = self.of(version)
-        found = [self.next_hops.get(r.next_hop) for r in routes if r.destination is None and r.next_hop is not None]
+        found = [self.next_hops.get(r.next_hop) for r in routes if r.is_default and r.next_hop is not None]
         return found[0] if len(found) == 1 and found[0] is not None and found[0].version is None else None
 
 
@@ -209,11 +213,11 @@ def _route(answer: Any) -> _Route | None:
     version = _VERSIONS.get(answer["family"])
     if version is None or answer["proto"] != PROTOCOL:
         return None
-    text = answer.get_attr("RTA_DST")
+    text = answer.get_attr("RTA_DST") or str(_ANYWHERE[version].network_address)
     return _Route(
         version=version,
         table=answer.get_attr("RTA_TABLE") or answer["table"],
-        destination=ip_address(text) if text is not None and answer["dst_len"] else None,
+        destination=ip_network(f"{text}/{answer['dst_len']}"),
         device=answer.get_attr("RTA_OIF"),
         next_hop=answer.get_attr("RTA_NH_ID"),
     )
@@ -235,7 +239,7 @@ def _path(version: int, seen: _Seen, tunnels: Mapping[int, Device]) -> ReturnPat
     if not rules and not routes:
         return None
     rule = rules[0] if rules else _Rule(version, 0, 0, 0, 0, False)
-    hosts = [r for r in routes if r.destination is not None]
+    hosts = [r for r in routes if not r.is_default]
     group = seen.group_of(version)
     members = [(seen.next_hops.get(number), weight) for number, weight in (group.members if group is not None else ())]
     used = [tunnels.get(index) if index is not None else None for index in (r.device for r in hosts)]
@@ -245,15 +249,15 @@ def _path(version: int, seen: _Seen, tunnels: Mapping[int, Device]) -> ReturnPat
         and rule.plain
         and rule.mark == rule.mask
         and {r.table for r in routes} <= {rule.table}
-        and all(device is not None and r.destination == device.remote for r, device in zip(hosts, used, strict=True))
-        and len([r for r in routes if r.destination is None]) == (group is not None)
+        and all(d is not None and r.destination == _host(d.remote) for r, d in zip(hosts, used, strict=True))
+        and len(routes) - len(hosts) == (group is not None)
         and None not in to_group
         and len({weight for _, weight in members}) <= 1
     )
     own = {device.local for device in (*used, *to_group) if device is not None and device.local is not None}
     return ReturnPath(
         version=version,
-        node_address=own.pop() if len(own) == 1 else ip_address("0.0.0.0" if version == 4 else "::"),  # noqa: S104
+        node_address=own.pop() if len(own) == 1 else _ANYWHERE[version].network_address,
         mark_mask=rule.mask,
         rule_priority=rule.priority,
         route_table=rule.table,
@@ -282,15 +286,16 @@ def _to_set(path: ReturnPath, devices: Mapping[IPAddress, int], seen: _Seen) -> 
     yield _add_next_hop(group, NLM_F_REPLACE, family=0, attrs=[("NHA_GROUP", packed)])
 
     for edge in sorted(path.edges, key=int):
-        yield _route_request(version, table, edge, ("RTA_OIF", devices[edge]))
-    yield _route_request(version, table, None, ("RTA_NH_ID", group))
+        yield _route_request(table, ip_network(edge), ("RTA_OIF", devices[edge]))
+    yield _route_request(table, _ANYWHERE[version], ("RTA_NH_ID", group))
     rule = _Rule(version, path.rule_priority, path.mark_mask, path.mark_mask, table, True)
     if rule not in rules:
         yield _rule_request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule)
 
+    kept = {_ANYWHERE[version], *map(ip_network, path.edges)}
     stale = _Seen(
         tuple(r for r in rules if r != rule),
-        tuple(r for r in routes if r.table != table or (r.destination is not None and r.destination not in path.edges)),
+        tuple(r for r in routes if r.table != table or r.destination not in kept),
         seen.next_hops,
     )
     yield from _to_remove(version, stale, keep_next_hops=frozenset({group, *members}))
@@ -301,15 +306,8 @@ def _to_remove(version: int, seen: _Seen, keep_next_hops: frozenset[int]) -> Ite
     for rule in rules:
         yield _rule_request(RTM_DELRULE, 0, rule)
     for route in routes:
-        length = route.destination.max_prefixlen if route.destination is not None else 0
-        message = _with(
-            _RouteMessage,
-            family=_FAMILIES[version],
-            dst_len=length,
-            proto=PROTOCOL,
-            scope=RT_SCOPE_NOWHERE if version == 4 else RT_SCOPE_UNIVERSE,
-            attrs=[("RTA_TABLE", route.table), *_destination(route.destination)],
-        )
+        scope = RT_SCOPE_NOWHERE if version == 4 else RT_SCOPE_UNIVERSE
+        message = _route_message(route.table, route.destination, scope)
         yield RTM_DELROUTE, NLM_F_REQUEST | NLM_F_ACK, message
     # Groups before what is in them, so that no group is left that leads to fewer than it should.
     for hop in sorted(seen.next_hops.values(), key=lambda h: h.version is not None):
@@ -331,22 +329,28 @@ def _add_next_hop(number: int, how: int, **fields: Any) -> Request:
     return _RTM_NEWNEXTHOP, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | how, message
 
 
-def _route_request(version: int, table: int, destination: IPAddress | None, where: tuple[str, int]) -> Request:
-    message = _with(
-        _RouteMessage,
-        family=_FAMILIES[version],
-        dst_len=destination.max_prefixlen if destination is not None else 0,
-        proto=PROTOCOL,
-        type=_RTN_UNICAST,
-        # IPv6 routes have no scope.
-        scope=RT_SCOPE_LINK if version == 4 and destination is not None else RT_SCOPE_UNIVERSE,
-        attrs=[("RTA_TABLE", table), *_destination(destination), where],
-    )
+def _route_request(table: int, destination: IPNetwork, where: tuple[str, int]) -> Request:
+    # IPv6 routes have no scope.
+    by_device = destination.version == 4 and destination.prefixlen != 0
+    message = _route_message(table, destination, RT_SCOPE_LINK if by_device else RT_SCOPE_UNIVERSE, where)
+    message["type"] = _RTN_UNICAST
     return RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, message
 
 
-def _destination(destination: IPAddress | None) -> list[tuple[str, str]]:
-    return [("RTA_DST", str(destination))] if destination is not None else []
+def _route_message(table: int, destination: IPNetwork, scope: int, *where: tuple[str, int]) -> Any:
+    to = [("RTA_DST", str(destination.network_address))] if destination.prefixlen else []
+    return _with(
+        _RouteMessage,
+        family=_FAMILIES[destination.version],
+        dst_len=destination.prefixlen,
+        proto=PROTOCOL,
+        scope=scope,
+        attrs=[("RTA_TABLE", table), *to, *where],
+    )
+
+
+def _host(address: IPAddress | None) -> IPNetwork | None:
+    return ip_network(address) if address is not None else None
 
 
 def _rule_request(kind: int, flags: int, rule: _Rule) -> Request:

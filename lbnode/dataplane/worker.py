@@ -168,8 +168,8 @@ class KernelWorker:
             # The edge nodes learn of the end by their probes, so this comes first.
             for address in self._links.addresses(self._probe_networks):
                 self._links.remove_address(address)
-            for path in self._return_paths.read(()):
-                self._return_paths.remove(path.version)
+            for version in (4, 6):
+                self._return_paths.remove(version)
             for device in self._links.tunnel_devices():
                 self._links.remove_device(device)
             self._delivery.remove()

@@ -48,7 +48,8 @@ MASK, PRIORITY, TABLE = 0x2000, 100, 7310
 SECOND_EDGE = {4: ip_address("198.18.3.2"), 6: ip_address("2001:db8:3::2")}
 EDGES = ("edge1", "edge2")
 HOST_PORT = 81
-_WAIT_SECONDS = 2.0
+_WAIT_SECONDS = 4.0
+_CONNECTIONS = 12
 _MEBIBYTE = 1 << 20
 
 
@@ -306,7 +307,7 @@ def test_each_probes_the_other_at_full_size_through_the_very_tunnels_that_replie
 
 def test_an_idle_connection_into_which_the_server_pushes_outlives_each_edge_node(rig: Rig, way: Way) -> None:
     with ExitStack() as stack:
-        open_ = [stack.enter_context(connection(rig, way)) for _ in range(8)]
+        open_ = [stack.enter_context(connection(rig, way)) for _ in range(_CONNECTIONS)]
         for gone, left in (EDGES, reversed(EDGES)):
             rig.set_worker(replace(WORKER_STATE, return_paths=paths(left)))
             route_by(way, left)
@@ -328,9 +329,9 @@ def test_an_idle_connection_into_which_the_server_pushes_outlives_each_edge_node
 
 
 def test_without_leaving_the_group_a_dead_edge_node_swallows_what_is_pushed(rig: Rig, way: Way) -> None:
-    """The control: of eight connections some have their replies by each edge node."""
+    """The control: of a dozen connections some have their replies by each edge node."""
     with ExitStack() as stack:
-        open_ = [stack.enter_context(connection(rig, way)) for _ in range(8)]
+        open_ = [stack.enter_context(connection(rig, way)) for _ in range(_CONNECTIONS)]
         with at("edge2"):
             rig.edges["edge2"].apply([RemoveReturnTunnel(ReturnTunnel(way.worker, way.edge).device)])
         for _, server in open_:
