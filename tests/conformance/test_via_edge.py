@@ -416,7 +416,7 @@ def test_who_forges_a_workers_address_speaks_for_nobody_but_a_vip(rig: Rig, way:
     [
         "ip rule del fwmark 0x2000/0x2000 lookup 7310",
         "ip rule add fwmark 0x4/0x4 lookup 7310 pref 90 proto 115",
-        "ip route flush table 7310",
+        "ip route del default table 7310",
         "ip route del EDGE table 7310",
         "ip route replace EDGE dev eth0 table 7310 proto 115",
         "ip route add 198.51.100.0/24 dev eth0 table 7310 proto 115",
