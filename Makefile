@@ -2,7 +2,7 @@
 PYTHON := python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help tools lab status lab-down test unit policy bench lint audit lock clean
+.PHONY: help tools lab status lab-down test unit policy bench bench-xdp lint audit lock clean
 # A test looks that none is forgotten.
 SHELL_SCRIPTS := .ci/run image/bird-supervisor.sh lab/uml/rootfs/usr/local/sbin/samegate-node
 
@@ -50,6 +50,9 @@ audit: tools ## Ask the vulnerability service about every locked Python package;
 
 lock: tools ## Write the locks anew from pyproject.toml
 	@$(PYTHON) -m tools lock
+
+bench-xdp: tools ## Measure what the XDP program costs per packet, as root; writes .bench/xdp.json
+	@$(VENV)/python -m bench.xdp
 
 clean: ## Remove what the linters and tests left, and the Python environment
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache

@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, ip_network
 from bench.ipvs_load import SAMPLES
 from bench.schedule import turns
 from lab import throwaway
-from lbnode.dataplane.ipvs import Ipvs, IpvsOperation
+from lbnode.dataplane.base import BalancerOperation
+from lbnode.dataplane.ipvs import Ipvs
 from lbnode.diff import diff_edge
 from lbnode.model import Destination, EdgeState, Protocol, VirtualKey, VirtualService
 
@@ -103,7 +104,7 @@ class Bench:
         desired = EdgeState(services=tuple(wanted))
 
         def bring() -> None:
-            operations = [o for o in diff_edge(desired, None, observed) if isinstance(o, IpvsOperation)]
+            operations = [o for o in diff_edge(desired, None, observed) if isinstance(o, BalancerOperation)]
             self._plane.apply(operations)
 
         self._timed(series, bring)

@@ -18,7 +18,8 @@ from bench.document import Measured
 from bench.fib import Fib
 from bench.figures import Row
 from bench.sandbox import PREFIX
-from lab import netns, network, routers
+from lab import netns, network
+from lab.routers import base, frr
 from lbnode.model import RouteAttributes
 from lbnode.settings import AgentSettings, parse
 from lbnode.speaker.bird_config import render
@@ -41,7 +42,7 @@ router bgp 65001
  timers bgp 3 9
  neighbor EDGE peer-group
  neighbor EDGE remote-as 65010
- neighbor EDGE bfd {routers.BFD_MULTIPLIER} {routers.BFD_INTERVAL_MS} {routers.BFD_INTERVAL_MS}
+ neighbor EDGE bfd {base.BFD_MULTIPLIER} {base.BFD_INTERVAL_MS} {base.BFD_INTERVAL_MS}
  bgp listen limit 250
  bgp listen range {RACK} peer-group EDGE
  address-family ipv4 unicast
@@ -57,7 +58,7 @@ class NotConverged(RuntimeError):
 
 def settings() -> AgentSettings:
     """As an edge node has them; BFD as in the lab."""
-    bfd = {"intervalMs": routers.BFD_INTERVAL_MS, "multiplier": routers.BFD_MULTIPLIER}
+    bfd = {"intervalMs": base.BFD_INTERVAL_MS, "multiplier": base.BFD_MULTIPLIER}
     peer = {"name": "router", "address": str(_ROUTER_ADDRESS), "asn": 65001, "bfd": bfd, "holdTimeSeconds": 9}
     return parse(
         {
@@ -112,7 +113,7 @@ class Fabric:
                 program, []
             )
             argv = [
-                *(str(routers.PROGRAMS / program), "--user", "root", "--group", "frrvty", "--log", "stdout"),
+                *(str(frr.PROGRAMS / program), "--user", "root", "--group", "frrvty", "--log", "stdout"),
                 *("--config_file", str(folder / f"{program}.conf"), "--pid_file", str(folder / f"{program}.pid")),
                 *("--vty_socket", str(folder), "--vty_port", "0", "--socket", str(folder / "zserv.api"), *own),
             ]
@@ -247,7 +248,7 @@ def measure(order: Order) -> Measured:
             readings = follow(reading, since, whole, "the router starts")
             note("restart", since, readings)
             samples["restart_lost"][-1] = vips - readings[-1].routes
-    return Measured(samples, curves, conditions={"edges": edges, "vips": vips, "bfd_ms": routers.BFD_INTERVAL_MS})
+    return Measured(samples, curves, conditions={"edges": edges, "vips": vips, "bfd_ms": base.BFD_INTERVAL_MS})
 
 
 def _until(holds: Callable[[], bool], what: str, seconds: float, pause_seconds: float = 0.01) -> None:

@@ -43,7 +43,7 @@ class Router(_Settings):
     ``peers`` names the entries of `agent.bgp.peers` that are this router: one, or one for each IP version of its sessions. ``edge_cidrs`` is where
     edge nodes connect from; left out, the node networks that hold the router's address. ``maximum_paths`` is the width of ECMP, at least the
     number of edge nodes. ``maximum_prefixes`` ends a session that announces more (RFC 4486 section 4); left out, as many as the pools have routes.
-    ``maximum_edge_nodes`` is how many may connect, where a platform wants to know.
+    ``maximum_edge_nodes`` is how many may connect, where a platform wants to know; at least the number of edge nodes.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$", max_length=63)
@@ -91,6 +91,11 @@ class OnPrem(_Settings):
                 raise ValueError(
                     f"maximumPaths {router.maximum_paths} of router {router.name} is less than the {len(self.edge_nodes)} edge nodes: some would never get "
                     f"a packet. Set at least {len(self.edge_nodes)}"
+                )
+            if router.maximum_edge_nodes < len(self.edge_nodes):
+                raise ValueError(
+                    f"maximumEdgeNodes {router.maximum_edge_nodes} of router {router.name} is less than the {len(self.edge_nodes)} edge nodes: the last to "
+                    f"come would be refused. Set at least {len(self.edge_nodes)}"
                 )
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import importlib
 import json
 import os
@@ -11,14 +10,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.live import Live
 
-from lab import machines, netns, rack, status, steps, topology
+from lab import lock, machines, naming, netns, rack, routers, status, steps, topology
 from lab.machines import Machine
 
 ELSEWHERE = {
@@ -36,6 +34,11 @@ ELSEWHERE = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m lab", description="A rack in a box: routers, machines, a cluster.")
+    top.add_argument(
+        naming.OPTION,
+        metavar="NAME",
+        help=f"which lab, when there are several side by side; {naming.VARIABLE} in the environment says it for all commands",
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="bring the rack up, or repair it; does nothing when it is whole")
     up.add_argument("--json", action="store_true", help="one JSON document at the end instead of progress")
@@ -43,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
         "--bgp-password",
         metavar="KEY",
         help="TCP-MD5 key of the ToRs' sessions with the edge nodes; give it at every `up`, without it they have none",
+    )
+    up.add_argument(
+        "--routers",
+        choices=list(routers.SOFTWARE),
+        help="what the ToRs run; without it what they have, frr at first. gobgp is GoBGP with FRR's zebra; the core always runs FRR",
     )
     commands.add_parser("down", help="take everything away that `up` made")
     show = commands.add_parser("status", help="machines, programs, sessions, addresses and their next hops")
@@ -65,31 +73,14 @@ def places() -> list[str]:
     return [node.name for node in topology.NODES] + [name.removeprefix(topology.PREFIX) for name in topology.NAMESPACES]
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the lab's lock: two runs of `up` or `down` at once would undo each other's work."""
-    topology.STATE.mkdir(exist_ok=True)
-    # On the checkout, not below .lab: `down` removes that.
-    descriptor = os.open(topology.ROOT, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SystemExit(
-            "another `python -m lab` (up, down, deploy or destroy) is at work in this checkout: wait for it"
-        ) from None
-    finally:
-        os.close(descriptor)
-
-
-def up(*, as_json: bool, bgp_password: str | None) -> int:
+def up(*, as_json: bool, bgp_password: str | None, software: str | None) -> int:
     """Bring the rack up. Returns the exit code: 0, or 1 when a step failed."""
     console = Console(highlight=False, soft_wrap=True)
     outcomes = []
     started = time.monotonic()
-    with _alone(), console.status("") as spinner:
+    with lock.held(alone=True), console.status("") as spinner:
         for outcome in steps.run(
-            rack.steps(bgp_password=bgp_password),
+            rack.steps(bgp_password=bgp_password, software=software),
             begin=lambda name: None if as_json else spinner.update(f"{name} ..."),
         ):
             outcomes.append(outcome)
@@ -116,7 +107,7 @@ def _line(outcome: steps.Outcome) -> str:
 def down() -> int:
     """Take the rack away. Returns 0, or 1 when something stays, which is then named."""
     started = time.monotonic()
-    with _alone():
+    with lock.held(alone=True):
         left = rack.down()
     for item in left:
         print(f"left behind: {item}", file=sys.stderr)
@@ -181,7 +172,16 @@ def logs(name: str, *, lines: int, console: bool) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        name, given = naming.split(sys.argv[1:] if arguments is None else arguments)
+        naming.names(name or "", topology.ROOT)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if name is not None and name != topology.NAME:
+        # A lab's names are constants from its first import on: the command starts anew under the other name.
+        environment = {**os.environ, naming.VARIABLE: name}
+        os.execve(sys.executable, [sys.executable, "-m", "lab", *given], environment)  # noqa: S606 - no shell is meant
     if given and given[0] in ELSEWHERE:
         code: int = importlib.import_module(ELSEWHERE[given[0]][0]).main(given)
         return code
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "up":
-                return up(as_json=options.json, bgp_password=options.bgp_password)
+                return up(as_json=options.json, bgp_password=options.bgp_password, software=options.routers)
             case "down":
                 return down()
             case "status":
@@ -198,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return execute(options.node, options.argv)
             case _:
                 return logs(options.node, lines=options.lines, console=options.console)
+    except lock.Busy as error:
+        raise SystemExit(str(error)) from None
     except (netns.CommandError, machines.MachineError, ValueError, LookupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,12 +8,10 @@ that leads to the program.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +20,7 @@ import yaml
 
 import tools
 from image.build import build
-from lab import leftovers, netns, registry
+from lab import credentials, leftovers, lock, netns, registry
 from lab.topology import CONTROL, ROOT, STATE
 
 STACK = "lab"
@@ -119,6 +117,8 @@ def _configure(image: str, changes: Mapping[str, Any] | None, bgp_keys: Mapping[
     """Write the run's copy of the stack file, and make the stack if there is none."""
     document = yaml.safe_load(COMMITTED.read_text())
     former = yaml.safe_load(GENERATED.read_text()) if GENERATED.exists() else {}
+    kubeconfig = credentials.KUBECONFIGS / "admin.kubeconfig"
+    document["config"]["samegate:platform"]["kubeconfigFile"] = str(kubeconfig.relative_to(ROOT))
     document["config"] = merged(document["config"], {**(changes or {}), "samegate:image": image})
     # Apps keep the image that they were first deployed with: so a rollout of the agent rolls nothing else.
     app_image = next(
@@ -156,8 +156,12 @@ def _configure(image: str, changes: Mapping[str, Any] | None, bgp_keys: Mapping[
 
 def _engine(command: str, *arguments: str, namespace: str | None = CONTROL) -> Result:
     EVENTS.unlink(missing_ok=True)
-    with _lab_stays():
-        said = _pulumi(command, "--stack", STACK, "--event-log", str(EVENTS), *arguments, namespace=namespace)
+    try:
+        # `up` and `down` stay away while the engine runs.
+        with lock.held(alone=False):
+            said = _pulumi(command, "--stack", STACK, "--event-log", str(EVENTS), *arguments, namespace=namespace)
+    except lock.Busy as error:
+        raise DeployError(str(error)) from None
     return Result(operations(EVENTS.read_text()), said=said)
 
 
@@ -170,19 +174,6 @@ def _recover() -> None:
     if exported["deployment"].get("pending_operations"):
         # What was being created is either there, and then taken over by server-side apply, or it is created now.
         _pulumi("refresh", "--yes", "--skip-preview", "--clear-pending-creates", "--stack", STACK)
-
-
-@contextmanager
-def _lab_stays() -> Iterator[None]:
-    """Keep `lab up` and `lab down` (which hold the same lock alone) away while the engine runs."""
-    descriptor = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise DeployError("`python -m lab up` or `down` is at work in this checkout: wait for it") from None
-    finally:
-        os.close(descriptor)
 
 
 def operations(events: str) -> dict[str, int]:
@@ -200,7 +191,7 @@ def operations(events: str) -> dict[str, int]:
 
 
 def _pulumi(*arguments: str, stdin: str | None = None, namespace: str | None = CONTROL) -> str:
-    environment = {**tools.pulumi_environment(ROOT), "NO_COLOR": "1", "PULUMI_DEBUG_COMMANDS": "true"}
+    environment = {**tools.pulumi_environment(ROOT, state=STATE), "NO_COLOR": "1", "PULUMI_DEBUG_COMMANDS": "true"}
     command = [str(tools.locate("pulumi")), *arguments, "--non-interactive", "--color", "never"]
     done = netns.run(
         namespace,

@@ -96,13 +96,14 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 def on_host() -> list[str]:
     """What of the lab is on the host: namespaces, links, mounts, processes, files. Empty after `down`."""
-    found = [f"namespace {name}" for name in sorted(netns.existing()) if name.startswith(topology.PREFIX)]
+    found = [f"namespace {name}" for name in sorted(netns.existing()) if name in topology.NAMESPACES]
     links = netns.run(None, ["ip", "-o", "link", "show"]).stdout
     names = {topology.RACK_BRIDGE, *(node.tap for node in topology.NODES)}
     found += [
         f"link {line.split(':')[1].strip()}" for line in links.splitlines() if line.split(":")[1].strip() in names
     ]
-    state = str(topology.STATE)
+    # With the slash: the state folder of another lab begins with the same letters.
+    state = f"{topology.STATE}/"
     found += [f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if state in line]
     found += [f"process {pid} {command}" for pid, command in _processes() if state in command]
     if topology.STATE.is_dir():

@@ -13,6 +13,7 @@ from lab import (
     control_plane,
     credentials,
     machines,
+    naming,
     netns,
     network,
     processes,
@@ -38,12 +39,10 @@ COMMANDS = {
     "curl": "curl",
 }
 """Commands that the lab runs and the Debian package of each."""
-_LONGEST_PATH = 60
-"""Of the checkout: sockets below it must fit the 108 bytes of sun_path (unix(7))."""
 
 
-def prerequisites() -> str | None:
-    """What this machine lacks, or None."""
+def prerequisites(software: str | None = None) -> str | None:
+    """What this machine lacks, or None. `software`: what the ToRs are to run; None: what they have."""
     if os.geteuid() != 0:
         return "the lab makes network namespaces and needs root: run it with sudo"
     missing = sorted({package for command, package in COMMANDS.items() if shutil.which(command) is None})
@@ -51,21 +50,27 @@ def prerequisites() -> str | None:
         return f"Debian packages are missing: run `python -m tools ensure`, or apt-get install {' '.join(missing)}"
     if not Path("/dev/net/tun").exists():
         return "/dev/net/tun is missing: the kernel needs the tun driver (modprobe tun)"
-    if len(str(topology.ROOT)) > _LONGEST_PATH:
-        return f"the checkout's path {topology.ROOT} is longer than {_LONGEST_PATH} characters: move it"
+    if reason := naming.too_long(topology.STATE):
+        return reason
     for tool in ("etcd", "kube-apiserver", "kubelet", "kubectl", "coredns"):
         try:
             tools.locate(tool)
         except tools.ToolMissing as error:
             return str(error)
-    return None
+    return routers.missing(software)
 
 
-def steps(*, bgp_password: str | None = None) -> list[Step]:
-    """Everything that has to hold for a rack in service, in the order in which it can be made to hold."""
+def steps(*, bgp_password: str | None = None, software: str | None = None) -> list[Step]:
+    """Everything that has to hold for a rack in service, in the order in which it can be made to hold.
+
+    `software`: what the ToRs are to run (`routers.SOFTWARE`); None: what they have.
+    """
+
+    def lacking() -> str | None:
+        return prerequisites(software)
 
     def refuse() -> None:
-        raise RuntimeError(prerequisites() or "")
+        raise RuntimeError(lacking() or "")
 
     def start_machines() -> None:
         for machine in _machines():
@@ -73,14 +78,14 @@ def steps(*, bgp_password: str | None = None) -> list[Step]:
                 machine.start()
 
     return [
-        Step("prerequisites", prerequisites, refuse),
+        Step("prerequisites", lacking, refuse),
         Step("namespaces", network.namespaces_trouble, network.make_namespaces),
         Step("cables and addresses", network.cabling_trouble, network.cable),
         Step("credentials", credentials.trouble, credentials.make),
         Step(
             "routers",
-            lambda: routers.trouble(bgp_password=bgp_password),
-            lambda: routers.start(bgp_password=bgp_password),
+            lambda: routers.trouble(bgp_password=bgp_password, software=software),
+            lambda: routers.start(bgp_password=bgp_password, software=software),
         ),
         Step("control plane started", control_plane.trouble, control_plane.start),
         Step("registry", _registry_trouble, registry.start, wait_seconds=15),
@@ -170,20 +175,20 @@ def _kept() -> list[Path]:
 def leftovers() -> list[str]:
     """Namespaces, processes, mounts and files of the lab that are there though they should not be."""
     found = [f"namespace {name}" for name in sorted(netns.existing()) if name in topology.NAMESPACES]
-    state = str(topology.STATE)
+    # With the slash: the state folder of another lab begins with the same letters.
+    state = f"{topology.STATE}/"
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if f"{state}/" in command:
+            if state in command:
                 found.append(f"process {entry.name}: {command.strip()[:120]}")
     mounts = Path("/proc/self/mounts").read_text().splitlines()
+    places = {f"{netns.DIRECTORY}/{name}" for name in topology.NAMESPACES}
     found += [
-        f"mount {line.split()[1]}"
-        for line in mounts
-        if line.split()[1].startswith((state, f"{netns.DIRECTORY}/{topology.PREFIX}"))
+        f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith(state) or line.split()[1] in places
     ]
     if topology.STATE.is_dir():
         kept = _kept()

@@ -6,13 +6,13 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from lab import cluster, control_plane, netns, processes, registry, routers, topology
 from lab.machines import Machine
+from lab.routers import Session
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,15 @@ class ProgramStatus:
 
 
 @dataclass(frozen=True)
-class SessionStatus:
-    """One BGP session as a router sees it, with the BFD session beside it."""
-
-    router: str
-    peer: str
-    asn: int
-    bgp: str
-    bfd: str
-    prefixes: int
-
-
-@dataclass(frozen=True)
 class Status:
-    """The whole lab. `vips`: VIP to router to next hops."""
+    """The whole lab. `tors`: what the ToRs run. `vips`: VIP to router to next hops."""
 
     machines: tuple[MachineStatus, ...]
     programs: tuple[ProgramStatus, ...]
-    sessions: tuple[SessionStatus, ...]
+    sessions: tuple[Session, ...]
     vips: dict[str, dict[str, tuple[str, ...]]]
     bfd_downs: int | None
+    tors: str = routers.DEFAULT
 
     @property
     def whole(self) -> bool:
@@ -78,6 +67,7 @@ def collect() -> Status:
         sessions=tuple(_sessions()),
         vips=_vips(),
         bfd_downs=_bfd_downs(),
+        tors=routers.chosen(),
     )
 
 
@@ -124,28 +114,14 @@ def _programs() -> list[ProgramStatus]:
     return [ProgramStatus(one.name, processes.pid_of(one.name), processes.trouble(one)) for one in wanted]
 
 
-def _sessions() -> list[SessionStatus]:
-    found = []
+def _sessions() -> list[Session]:
+    found: list[Session] = []
     for router in topology.ROUTERS:
         try:
-            peers = routers.bgp_peers(router.name)
-            bfd = {peer.get("peer"): str(peer.get("status", "?")) for peer in routers.bfd_peers(router.name)}
+            found += routers.sessions(router.name)
         except (netns.CommandError, OSError, ValueError):
             continue
-        for address, peer in sorted(peers.items()):
-            found.append(_session(router.name, address, peer, bfd.get(address, "-")))
     return found
-
-
-def _session(router: str, address: str, peer: dict[str, Any], bfd: str) -> SessionStatus:
-    return SessionStatus(
-        router=router,
-        peer=address,
-        asn=int(peer.get("remoteAs", 0)),
-        bgp=str(peer.get("state", "?")),
-        bfd=bfd,
-        prefixes=int(peer.get("pfxRcd", 0)),
-    )
 
 
 def _vips() -> dict[str, dict[str, tuple[str, ...]]]:
@@ -190,7 +166,16 @@ def render(status: Status) -> RenderableType:
     for program in status.programs:
         state = _coloured(program.trouble or "running", good=program.trouble is None)
         programs.add_row(program.name, str(program.pid or "-"), state)
-    sessions = Table("router", "peer", "AS", "BGP", "BFD", "prefixes", title="Sessions", title_justify="left")
+    sessions = Table(
+        "router",
+        "peer",
+        "AS",
+        "BGP",
+        "BFD",
+        "prefixes",
+        title=f"Sessions; the ToRs run {status.tors}",
+        title_justify="left",
+    )
     for session in status.sessions:
         sessions.add_row(
             session.router,

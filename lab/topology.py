@@ -1,6 +1,6 @@
 """The rack as values: every name, address, AS number and MAC of the lab, and nothing else.
 
-Everything is in network namespaces whose names begin with `sg-`. Addresses come from 198.18.0.0/15 (RFC 2544,
+Everything is in network namespaces whose names begin with `sg-`, for a lab with a name (lab/naming.py) with `sg-NAME-`. Addresses come from 198.18.0.0/15 (RFC 2544,
 benchmarking), 203.0.113.0/24 and 192.0.2.0/24 (RFC 5737, documentation) and 2001:db8::/32 (RFC 3849, documentation), AS numbers
 from the private range (RFC 6996), so nothing in the lab can be mistaken for, or reach, a real network. IPv6 addresses end in the
 same digits as their IPv4 neighbours.
@@ -8,24 +8,27 @@ same digits as their IPv4 neighbours.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
 from typing import Literal
 
+from lab import naming
+
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
-STATE = ROOT / ".lab"
+try:
+    _NAMES = naming.names(os.environ.get(naming.VARIABLE, ""), ROOT)
+except ValueError as _error:  # every command begins here, and none can go on
+    raise SystemExit(f"error: {naming.VARIABLE}: {_error}") from None
+NAME = _NAMES.name
+"""Of this lab among those of the checkout; empty for the one without a name."""
+STATE = _NAMES.state
 """Everything that a run of the lab makes; ignored by git, removed by `lab down`."""
-
-PREFIX = "sg-"
-CORE = f"{PREFIX}core"
-TOR1 = f"{PREFIX}tor1"
-TOR2 = f"{PREFIX}tor2"
-RACK = f"{PREFIX}rack"
-CONTROL = f"{PREFIX}control"
-CLIENT = f"{PREFIX}client"
-NAMESPACES = (CORE, TOR1, TOR2, RACK, CONTROL, CLIENT)
+PREFIX = _NAMES.prefix
+NAMESPACES = _NAMES.namespaces
+CORE, TOR1, TOR2, RACK, CONTROL, CLIENT = NAMESPACES
 
 RACK_BRIDGE = "rack"
 MTU_BYTES = 1500
@@ -77,7 +80,7 @@ Role = Literal["edge", "worker"]
 
 @dataclass(frozen=True)
 class Router:
-    """One FRR router in its own namespace."""
+    """One router in its own namespace."""
 
     name: str
     namespace: str

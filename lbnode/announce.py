@@ -62,7 +62,6 @@ def announce(
     memory = Remembered() if memory is None else memory
     node = _node_verdict(facts)
     kernel = _Kernel(facts, alike)
-    translated = facts.observed is not None and facts.observed.translation_digest == facts.desired.translation_digest
     verdicts = {}
     for address in sorted(facts.vips.keys() | facts.announced, key=address_order):
         vip = facts.vips.get(address)
@@ -72,21 +71,16 @@ def announce(
         family = address.version
         # Everything that the decision about one VIP takes from the facts.
         own = (
-            *(
-                vip,
-                node,
-                kernel.differences.of(address),
-                facts.unserved.get(family),
-                translated,
-                facts.observed is None,
-            ),
-            *(
-                facts.workers,
-                facts.health,
-                facts.peers_reach_a_worker.get(family),
-                address in facts.announced,
-                settings,
-            ),
+            vip,
+            node,
+            kernel.differences.of(address),
+            kernel.translated,
+            facts.unserved.get(family),
+            facts.workers,
+            facts.health,
+            facts.peers_reach_a_worker.get(family),
+            address in facts.announced,
+            settings,
         )
         verdicts[address] = memory.get(address, own, partial(_verdict, facts, vip, node, settings, kernel))
     memory.end_of_round()
@@ -151,7 +145,7 @@ def _vip_verdict(facts: EdgeFacts, vip: VipFacts, settings: Health, kernel: _Ker
     if (difference := kernel.differences.of(vip.address)) is not None:
         return Verdict(False, "DataPlaneDiffers", difference)
     if not vip.probed:
-        if facts.observed is None or facts.observed.translation_digest != facts.desired.translation_digest:
+        if not kernel.translated:
             return Verdict(
                 False,
                 "TranslationMissing",
@@ -250,10 +244,14 @@ class Differences:
 
 
 class _Kernel:
-    """What concerns every VIP, looked at once: what differs, which workers are probed and decided, of which Services workers say something."""
+    """What concerns every VIP, looked at once: what differs, whether addresses are translated as desired, which workers are probed and decided,
+    of which Services workers say something.
+    """
 
     def __init__(self, facts: EdgeFacts, alike: Alike) -> None:
-        self.differences = Differences(facts.desired, facts.observed or EdgeState(), alike)
+        observed = facts.observed
+        self.translated = observed is not None and observed.translation_digest == facts.desired.translation_digest
+        self.differences = Differences(facts.desired, observed or EdgeState(), alike)
         against = (*facts.health.failing_probes, *facts.health.without_endpoints)
         self.spoken_against = {service for service, _ in against}
         self.decided = facts.health.healthy | facts.health.unhealthy

@@ -44,7 +44,7 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Event, Namespace, Node, Service, ServiceStatus
+from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Service, ServiceStatus
 from lightkube.resources.discovery_v1 import EndpointSlice
 from lightkube.types import PatchType
 
@@ -56,8 +56,9 @@ from lbnode.pace import Pace
 
 #: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.
 SILENCE_SECONDS = 50.0
-#: From the end of a watch to the next try, with as much jitter on top, so that a returning API server is not trampled.
-RETRY_PAUSE_SECONDS = 2.0
+#: From the end of a watch to the next try, with as much jitter on top, so that a returning API server is not trampled. While it is away a try is a
+#: GET of one object, so most of the five seconds in which a change has to be caught up with are left for the LISTs.
+RETRY_PAUSE_SECONDS = 1.0
 #: One LIST in so many seconds for all kinds together, once each kind had its first.
 LIST_INTERVAL_SECONDS = 5.0
 #: What is asked for to see whether an API server answers at all: its own Service, which it keeps itself.
@@ -87,18 +88,33 @@ API_ERRORS = (
 WATCH_ERRORS = (*API_ERRORS, AttributeError)
 
 
-def client() -> AsyncClient:
-    """A client from the pod's service account, or the kubeconfig in ``KUBECONFIG``.
+def client(kubeconfig: Path | None = None) -> AsyncClient:
+    """A client by the current context of ``kubeconfig``; without it from the pod's service account, or the kubeconfig in ``KUBECONFIG``.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: none of it is there, or it cannot be used.
     """
+    if kubeconfig is not None:
+        return _named_client(kubeconfig)
     try:
         return AsyncClient(timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS), field_manager=FIELD_MANAGER)
     except KubeconfigError as error:
         raise ConfigError(
             "Kubernetes API", f"no way to reach it: {error}", "Run in a pod with a service account, or set KUBECONFIG"
         ) from error
+
+
+def _named_client(path: Path) -> AsyncClient:
+    called = f"kubeconfig {path}"
+    try:
+        config = _kubeconfig(path).get()
+        if config is None or config.user is None:
+            raise ConfigError(called, "has no current context with a user", "Name both in it")
+        if config.user.exec is not None:
+            config = config._replace(user=msgspec.structs.replace(config.user, exec=_askable(config.user.exec)))
+        return AsyncClient(config, timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS), field_manager=FIELD_MANAGER)
+    except CREDENTIAL_ERRORS as error:
+        raise ConfigError(called, f"cannot be used: {error}", "Mend it, or name another by --kubeconfig") from None
 
 
 def operator_client(kubeconfig: Path | None, context: str | None) -> tuple[httpx2.AsyncClient, str]:
@@ -453,3 +469,19 @@ class Writer:
             await (self._api.replace(body) if resource_version else self._api.create(body))
         except API_ERRORS as error:
             raise Retry(f"lease {name}: {error}") from error
+
+
+async def config_map_text(api: AsyncClient, name: str, namespace: str, key: str) -> str:
+    """The text under ``key`` of a ConfigMap.
+
+    Raises:
+        Retry: no answer, or no such ConfigMap or key yet.
+    """
+    try:
+        found = await api.get(ConfigMap, name, namespace=namespace)
+    except (*CREDENTIAL_ERRORS, *API_ERRORS) as error:
+        raise Retry(f"ConfigMap {namespace}/{name} cannot be read: {error}", 5.0) from None
+    text = (found.data or {}).get(key)
+    if text is None:
+        raise Retry(f"ConfigMap {namespace}/{name} has no {key}", 5.0)
+    return str(text)

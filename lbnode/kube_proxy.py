@@ -10,7 +10,7 @@ behind kube-proxy's rules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lbnode.model import ServiceName
 
@@ -23,11 +23,13 @@ class Memory:
     """What was heard and seen, in monotonic seconds.
 
     ``since_seconds``: since when kube-proxy says without a break that it has a ready endpoint, ``-inf`` where it never said otherwise.
-    ``without``: of which Services it said last that it has none. ``ended_seconds``: when a pod of this node terminated last.
+    ``without``: of which Services it said last that it has none. ``terminating``: of which a pod of this node terminates; ``ended_seconds``:
+    when that was first seen to be over.
     """
 
     since_seconds: Mapping[ServiceName, float] = field(default_factory=dict)
     without: frozenset[ServiceName] = frozenset()
+    terminating: frozenset[ServiceName] = frozenset()
     ended_seconds: Mapping[ServiceName, float] = field(default_factory=dict)
 
 
@@ -47,20 +49,24 @@ def heard(memory: Memory, answers: Mapping[ServiceName, bool | None], now_second
             since[service] = memory.since_seconds[service]
         else:
             since[service] = now_seconds if service in memory.without else float("-inf")
-    return Memory(since, frozenset(without), memory.ended_seconds)
+    return replace(memory, since_seconds=since, without=frozenset(without))
 
 
-def seen(memory: Memory, terminating: Set[ServiceName], now_seconds: float) -> Memory:
-    """The memory after a look at the endpoints: ``terminating`` are the Services of which a pod of this node terminates now."""
+def seen(memory: Memory, terminating: frozenset[ServiceName], now_seconds: float) -> Memory:
+    """The memory after a look at the endpoints: ``terminating`` are the Services of which a pod of this node terminates now. Looks may be any
+    time apart.
+    """
     kept = {s: at for s, at in memory.ended_seconds.items() if now_seconds - at <= RULES_SECONDS}
-    return Memory(memory.since_seconds, memory.without, kept | dict.fromkeys(terminating, now_seconds))
+    ended = kept | dict.fromkeys(memory.terminating - terminating, now_seconds)
+    return replace(memory, terminating=terminating, ended_seconds=ended)
 
 
 def without_endpoints(memory: Memory, delivered: Set[ServiceName], now_seconds: float) -> frozenset[ServiceName]:
     """The Services that this node must get no new connection for; ``delivered`` are those that it delivers by itself."""
 
     def is_ending(service: ServiceName) -> bool:
-        return now_seconds - memory.ended_seconds.get(service, float("-inf")) <= RULES_SECONDS
+        ended_seconds = memory.ended_seconds.get(service, float("-inf"))
+        return service in memory.terminating or now_seconds - ended_seconds <= RULES_SECONDS
 
     lacking = {s for s in memory.without if s not in delivered or is_ending(s)}
     fresh = {s for s, at in memory.since_seconds.items() if now_seconds - at < RULES_SECONDS and is_ending(s)}

@@ -1,4 +1,7 @@
-"""How often something may be asked for: a few at once, and then one in each interval. Pure; time is passed in, and monotonic."""
+"""How often something may be asked for: a few at once, and then one in each interval. Pure; time is passed in, and monotonic.
+
+Beside it how long to pause between rounds of questions.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +27,15 @@ class Pace:
     def taken(self, now: float) -> Pace:
         """After one more, which went at ``now``."""
         return replace(self, due_seconds=max(self.due_seconds, now) + self.interval_seconds)
+
+
+#: A round of questions to kube-proxy, or to the workers' pages, begins so long after the last one; the shorter where somebody waits for the
+#: answer: a VIP that comes back has three seconds from the API to the routers, and passes both on its way.
+ROUND_SECONDS, AWAITED_ROUND_SECONDS = 0.5, 0.1
+#: A thousand questions are asked each ten seconds rather than each half.
+QUESTION_SECONDS = 0.01
+
+
+def pause_seconds(questions: int, awaited: bool) -> float:
+    """The seconds until the next round of so many questions."""
+    return max(AWAITED_ROUND_SECONDS if awaited else ROUND_SECONDS, questions * QUESTION_SECONDS)

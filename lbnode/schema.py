@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -13,6 +13,7 @@ from lbnode.model import IPNetwork
 
 # Strict, because a lenient reader takes `true` for 1 and "9" for 9.
 Whole = Annotated[int, Field(strict=True)]
+Value = TypeVar("Value", bound=Hashable)
 
 
 def as_text(value: object) -> object:
@@ -38,9 +39,9 @@ def overlap(one: IPNetwork, other: IPNetwork) -> bool:
     return one.version == other.version and one.overlaps(ip_network(other))
 
 
-def first_duplicate(values: Iterable[str]) -> str | None:
+def first_duplicate(values: Iterable[Value]) -> Value | None:
     """The first value that was there before."""
-    seen: set[str] = set()
+    seen: set[Value] = set()
     for value in values:
         if value in seen:
             return value

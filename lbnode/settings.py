@@ -17,6 +17,7 @@ from lbnode.communities import canonical
 from lbnode.errors import ConfigError
 from lbnode.link import Link, check_links
 from lbnode.model import SMALLEST_IPV6_MTU_BYTES, TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
+from lbnode.outside_edge import OutsideEdge, check_outside_edges
 from lbnode.pools import Pool
 from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
 from lbnode.via_edge import ViaEdge
@@ -89,8 +90,10 @@ class Peer(Strict):
         for key in raw if isinstance(raw, dict) else ():
             if str(key).lower().replace("_", "").startswith("tcpao"):
                 raise ValueError(
-                    f"{key}: TCP-AO (RFC 5925) is not there: BIRD 2.0.12, which the image has from Debian 12, knows TCP MD5 only. "
-                    "Use passwordKey, and ttlSecurity where the peer is one hop away"
+                    # BIRD's NEWS of 2.17, "TCP-AO implementation for Linux"; Linux' Documentation/networking/tcp_ao.rst, there since 6.7.
+                    f"{key} of peer {raw.get('name')}: TCP-AO (RFC 5925) is not there: it needs BIRD 2.17 and Linux 6.7 with CONFIG_TCP_AO on every "
+                    "edge node, and the image has BIRD 2.0.12 of Debian 12, which knows TCP MD5 only. "
+                    "Use passwordKey on both sides, and ttlSecurity where the peer is one hop away"
                 )
         return raw
 
@@ -332,6 +335,7 @@ class AgentSettings(Strict):
     serve_without_class: bool = False
     edge_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "edge"}, min_length=1)
     worker_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "worker"}, min_length=1)
+    outside_edges: tuple[OutsideEdge, ...] = ()
     share_across_namespaces: bool = False
     forwarding: Literal["tunnel", "nat"] = "tunnel"
     return_path: Literal["direct", "via-edge"] = Field(default="direct", alias="return")
@@ -391,6 +395,8 @@ class AgentSettings(Strict):
                             f"{network} of pool {pool.name} overlaps {what} {other}: a VIP would shadow it. Choose a network that nothing else uses"
                         )
                 taken.append((f"pool {pool.name}", network))
+        reserved = [(what, n) for what, n in taken if what == "the probe network" or what.startswith("pool ")]
+        check_outside_edges(self.outside_edges, reserved)
         check_links(self.bgp.links, taken, {n.version for n in self.pool_networks}, self.network.fabric_mtu_bytes)
         for probe in self.network.probe_cidrs:
             for what, other in taken:

@@ -24,14 +24,17 @@ class PluginError(RuntimeError):
     """The engine refused its plugin; the text is what it said."""
 
 
-def pulumi_environment(root: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The whole environment for `pulumi`: state in `root`/.lab/pulumi-state, nothing of Pulumi's cloud.
+def pulumi_environment(
+    root: Path, base: Mapping[str, str] = os.environ, *, state: Path | None = None
+) -> dict[str, str]:
+    """The whole environment for `pulumi`: its state in pulumi-state below `state` (`root`/.lab), nothing of Pulumi's cloud.
 
-    The passphrase is the caller's, if the environment has one, else generated once into `root`/.lab/pulumi-passphrase (mode
+    The passphrase is the caller's, if the environment has one, else generated once into pulumi-passphrase beside it (mode
     0600). Creates the folders it names.
     """
     cache = location(base)
-    state = root / ".lab" / "pulumi-state"
+    folder = state or root / ".lab"
+    state = folder / "pulumi-state"
     state.mkdir(parents=True, exist_ok=True)
     home = cache / "pulumi"
     home.mkdir(parents=True, exist_ok=True)
@@ -49,13 +52,13 @@ def pulumi_environment(root: Path, base: Mapping[str, str] = os.environ) -> dict
     }
     if not base.get(PASSPHRASE) and not base.get(PASSPHRASE_FILE):
         environment.pop(PASSPHRASE, None)
-        environment[PASSPHRASE_FILE] = str(passphrase_file(root))
+        environment[PASSPHRASE_FILE] = str(passphrase_file(folder))
     return environment
 
 
-def passphrase_file(root: Path) -> Path:
-    """The file with the checkout's own passphrase, readable by its owner only; made when missing."""
-    path = (root / ".lab" / "pulumi-passphrase").absolute()
+def passphrase_file(folder: Path) -> Path:
+    """The file in `folder` with a passphrase of its own, readable by its owner only; made when missing."""
+    path = (folder / "pulumi-passphrase").absolute()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")

@@ -225,6 +225,9 @@ def _agent(role: str, daemon_set: str, settings: AgentSettings, image: str) -> O
     port = {"edge": settings.ports.edge, "worker": settings.ports.worker}[role]
     # iptables-legacy opens a raw socket where nftables needs netlink only.
     capabilities = ["NET_ADMIN", *(["NET_RAW"] if settings.packet_filter == "iptables-legacy" else [])]
+    # Its share where pods that start take all there is. A worker's is what kube-proxy's manifests ask for, because a VIP waits for both
+    # (kubernetes/cluster/addons/kube-proxy); an edge node has little else to do.
+    cpu = {"edge": "200m", "worker": "100m"}[role]
     return {
         "name": "agent",
         "image": image,
@@ -235,7 +238,7 @@ def _agent(role: str, daemon_set: str, settings: AgentSettings, image: str) -> O
         "readinessProbe": _probe("/readyz", port, period=2, failures=2),
         "livenessProbe": _probe("/healthz", port, period=15, failures=6),
         "securityContext": _privileges(capabilities),
-        "resources": _resources(cpu="50m", memory="64Mi", limit="320Mi"),
+        "resources": _resources(cpu=cpu, memory="64Mi", limit="320Mi"),
         "volumeMounts": [
             _mount("settings", "/etc/samegate", read_only=True),
             _mount("sysctls", "/host/proc/sys/net"),

@@ -47,6 +47,23 @@ def read(text: str, keys: Mapping[str, str] | None) -> dict[str, dict[str, str]]
     return configurations(settings, keys)
 
 
+def parse_keys(text: str) -> dict[str, str]:
+    """TCP MD5 keys by name. The text is never shown.
+
+    Raises:
+        ConfigError: the text is no JSON object.
+    """
+    try:
+        keys = json.loads(text)
+    except ValueError:
+        keys = None
+    if not isinstance(keys, dict):
+        raise ConfigError(
+            "keys", "they are a JSON object, from name to key", "Give what `pulumi config get samegate:bgpKeys` prints"
+        )
+    return keys
+
+
 def write(folder: Path, files: Mapping[str, Mapping[str, str]]) -> list[Path]:
     """Writes FOLDER/ROUTER/FILE, readable by the owner only, since they may hold keys."""
     written = []
@@ -70,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keys = (
             None
             if given.keys is None
-            else json.loads(sys.stdin.read() if given.keys == "-" else Path(given.keys).read_text())
+            else parse_keys(sys.stdin.read() if given.keys == "-" else Path(given.keys).read_text())
         )
         files = read(given.stack.read_text(), keys)
     except (ConfigError, OSError, ValueError) as error:

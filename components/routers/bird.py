@@ -1,5 +1,7 @@
 """BIRD 2.0.12 and later. Statements: BIRD User's Guide, chapters "BGP" (`neighbor range`, `dynamic name`, `import limit`), "BFD" and "Kernel"
-(`merge paths`). Debian 12's daemon accepts the text in a root test.
+(`merge paths`). Debian 12's daemon accepts the text in a root test, and the lab's ToRs run its parts under `lab up --routers bird`.
+
+In parts, because a router's own configuration goes around them: the lab joins the same parts with its core links.
 """
 
 from __future__ import annotations
@@ -19,31 +21,49 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
 def text(router: Router, keys: Mapping[str, str]) -> str:
     """A whole ``bird.conf`` of a router that does nothing else; into a larger one go the filters, the BGP protocols, and `merge paths`."""
     blocks = ["protocol device { }", "protocol direct { ipv4; ipv6; }"]
-    blocks += [
-        "\n".join(
-            [
-                f"protocol kernel kernel{version} {{",
-                f"  merge paths yes limit {router.maximum_paths};",
-                f"  ipv{version} {{ import none; export where source = RTS_BGP; }};",
-                "}",
-            ]
-        )
-        for version in router.families
-    ]
+    blocks += [kernel(router, version) for version in router.families]
     if router.bfd is not None:
         blocks.append("protocol bfd { }")
-    blocks += [_filter(router, version) for version in router.families]
-    for session in router.sessions:
-        for number, network in enumerate(session.networks, 1):
-            blocks.append(_dynamic(router, session, network, number, keys))
-    return "\n\n".join(blocks) + "\n"
+    blocks += [import_filter(router, version) for version in router.families]
+    return "\n\n".join([*blocks, *neighbours(router, keys)]) + "\n"
 
 
-def _filter(router: Router, version: int) -> str:
-    rules = ", ".join(f"{rule.network}{{{rule.length},{rule.length}}}" for rule in router.accepted_of(version))
+def kernel(router: Router, version: int) -> str:
+    """What writes one IP version's routes into the kernel, all equal paths of each. Routes of others are not learnt."""
     return "\n".join(
-        [f"filter samegate_in{FAMILIES[version]} {{", f"  if net ~ [ {rules} ] then accept;", "  reject;", "}"]
+        [
+            f"protocol kernel kernel{version} {{",
+            f"  merge paths yes limit {router.maximum_paths};",
+            f"  ipv{version} {{ import none; export where source = RTS_BGP; }};",
+            "}",
+        ]
     )
+
+
+def accepted_prefixes(router: Router, version: int) -> str:
+    """What a VIP's route looks like, as the inside of a prefix set."""
+    return ", ".join(f"{rule.network}{{{rule.length},{rule.length}}}" for rule in router.accepted_of(version))
+
+
+def import_filter(router: Router, version: int) -> str:
+    """The import policy of one IP version, which lets VIPs pass and nothing else."""
+    return "\n".join(
+        [
+            f"filter samegate_in{FAMILIES[version]} {{",
+            f"  if net ~ [ {accepted_prefixes(router, version)} ] then accept;",
+            "  reject;",
+            "}",
+        ]
+    )
+
+
+def neighbours(router: Router, keys: Mapping[str, str]) -> list[str]:
+    """The BGP protocols that edge nodes connect to."""
+    return [
+        _dynamic(router, session, network, number, keys)
+        for session in router.sessions
+        for number, network in enumerate(session.networks, 1)
+    ]
 
 
 def _dynamic(
@@ -53,7 +73,8 @@ def _dynamic(
     lines = [
         # One protocol for each network: BIRD takes one range in a protocol.
         f"protocol bgp {name}_{number} {{",
-        f"  local as {router.asn};",
+        # BFD over more than one hop is refused without it.
+        f"  local as {router.asn};" if session.address is None else f"  local {session.address} as {router.asn};",
         f"  neighbor range {network} as {router.edge_asn};",
         f'  dynamic name "{name}_{number}_";',
         "  direct;" if session.multihop is None else f"  multihop {session.multihop};",
@@ -66,6 +87,8 @@ def _dynamic(
         interval = f"interval {session.bfd.interval_ms} ms"
         lines.append(f"  bfd {{ min rx {interval}; min tx {interval}; multiplier {session.bfd.multiplier}; }};")
     lines.append(f"  graceful restart {'aware' if session.graceful_restart else 'off'};")
+    # After an error, such as BFD's, BIRD refuses the neighbour for 60 to 300 s unless told otherwise (User's Guide, "BGP", `error wait time`).
+    lines.append("  error wait time 1, 4;")
     for version in session.families:
         lines += [
             f"  ipv{version} {{",

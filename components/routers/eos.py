@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from components.routers.ios_words import in_family
 from components.routers.model import FAMILIES, NOTHING, VIPS, Router, Session, md5_key
 
 PEER_FILTER = "SAMEGATE-AS"
@@ -30,22 +31,15 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
     lines += [
         f"router bgp {router.asn}",
         f"   maximum-paths {router.maximum_paths} ecmp {router.maximum_paths}",
-        f"   dynamic peer max {router.maximum_edge_nodes}",
+        f"   dynamic peer max {router.maximum_neighbours}",
     ]
     for session in router.sessions:
         lines += [f"   {line}" for line in _group(router, session, keys)]
     for version in router.families:
         lines.append(f"   address-family ipv{version}")
+        words = [f"prefix-list {VIPS}{FAMILIES[version]} in", f"route-map {NOTHING} out"]
         for session in router.sessions:
-            if version in session.families:
-                lines += [
-                    f"      neighbor {session.group} activate",
-                    f"      neighbor {session.group} prefix-list {VIPS}{FAMILIES[version]} in",
-                    f"      neighbor {session.group} route-map {NOTHING} out",
-                ]
-            elif version == 4:
-                # Active by default, and the router's own default is not ours to change.
-                lines.append(f"      no neighbor {session.group} activate")
+            lines += [f"      {line}" for line in in_family(session, version, words)]
     return {"eos.conf": "\n".join(lines) + "\n"}
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.ios_words import peer_group, prefix_lists
+from components.routers.ios_words import in_family, peer_group, prefix_lists
 from components.routers.model import BFD_PROFILE, FAMILIES, IMPORT, NOTHING, RESTART_MINUTES, VIPS, Router, Session
 from lbnode.settings import Bfd
 
 #: Ports are part of the flow hash, so that one client's connections spread (Linux, Documentation/networking/ip-sysctl: 1 is layer 4).
 LINUX_HASH = "net.ipv4.fib_multipath_hash_policy = 1\nnet.ipv6.fib_multipath_hash_policy = 1\n"
+
+DYNAMIC_NEIGHBOURS = 100
+"""How many FRR takes unless told otherwise (FRRouting User Guide, "BGP", `bgp listen limit`; BGP_DYNAMIC_NEIGHBORS_LIMIT_DEFAULT of bgpd.h)."""
 
 
 def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
@@ -63,7 +66,13 @@ def route_maps(router: Router) -> list[str]:
 
 def neighbours(router: Router, keys: Mapping[str, str]) -> list[str]:
     """The groups of dynamic neighbours, for the block `router bgp`."""
-    return [line for session in router.sessions for line in _group(router, session, keys)]
+    lines = [line for session in router.sessions for line in _group(router, session, keys)]
+    # Only where it has to be raised: it counts all dynamic neighbours of the router, others' too.
+    return (
+        [f" bgp listen limit {router.maximum_neighbours}", *lines]
+        if router.maximum_neighbours > DYNAMIC_NEIGHBOURS
+        else lines
+    )
 
 
 def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[str]:
@@ -75,18 +84,12 @@ def _group(router: Router, session: Session, keys: Mapping[str, str]) -> list[st
 
 def family(router: Router, version: int) -> list[str]:
     """What one address family of `router bgp` says of edge nodes."""
-    lines = []
-    for session in router.sessions:
-        if version in session.families:
-            lines += [
-                f"  neighbor {session.group} activate",
-                # Least trust: the pools' routes and no more than there are; the edge nodes learn nothing. FRR forgets a dynamic neighbour
-                # with its session, so one that goes on beyond the limit is reset again and again instead of kept out for a minute.
-                f"  neighbor {session.group} route-map {IMPORT}{FAMILIES[version]} in",
-                f"  neighbor {session.group} route-map {NOTHING} out",
-                f"  neighbor {session.group} maximum-prefix {router.maximum_prefixes[version]} restart {RESTART_MINUTES}",
-            ]
-        elif version == 4:
-            # Active by default, and the router's own default is not ours to change.
-            lines.append(f"  no neighbor {session.group} activate")
+    # Least trust: the pools' routes and no more than there are; the edge nodes learn nothing. FRR forgets a dynamic neighbour with its session, so
+    # one that goes on beyond the limit is reset again and again instead of kept out for a minute.
+    words = [
+        f"route-map {IMPORT}{FAMILIES[version]} in",
+        f"route-map {NOTHING} out",
+        f"maximum-prefix {router.maximum_prefixes[version]} restart {RESTART_MINUTES}",
+    ]
+    lines = [f"  {line}" for session in router.sessions for line in in_family(session, version, words)]
     return [*lines, f"  maximum-paths {router.maximum_paths}"]

@@ -1,4 +1,4 @@
-"""Statements of IOS that others took over word for word: FRR all of these, NX-OS the prefix lists."""
+"""Statements of IOS that others took over word for word: FRR all of these, NX-OS the prefix lists, EOS those of an address family."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def peer_group(router: Router, session: Session, keys: Mapping[str, str], own: S
         *(f" neighbor {session.group} {words}" for words in said),
         *(f" bgp listen range {network} peer-group {session.group}" for network in session.networks),
     ]
+
+
+def in_family(session: Session, version: int, words: Sequence[str]) -> list[str]:
+    """What an address family says of a group of neighbours that carries it (``words``), or of one that does not; not indented."""
+    if version in session.families:
+        return [f"neighbor {session.group} {said}" for said in ("activate", *words)]
+    # Active by default in IPv4, and the router's own default is not ours to change.
+    return [f"no neighbor {session.group} activate"] if version == 4 else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.routers.ios_words import peer_group, prefix_lists
+from components.routers.ios_words import in_family, peer_group, prefix_lists
 from components.routers.model import FAMILIES, NOTHING, RESTART_MINUTES, VIPS, Router, Session
 
 #: Percent of the limit at which a warning is logged: the command's own default, which it wants written before `restart`.
@@ -29,23 +29,19 @@ def render(router: Router, keys: Mapping[str, str]) -> dict[str, str]:
         ]
     lines += [
         f"router bgp {router.asn}",
-        f" bgp listen limit {router.maximum_edge_nodes}",
+        f" bgp listen limit {router.maximum_neighbours}",
     ]
     for session in router.sessions:
         lines += _group(router, session, keys)
     for version in router.families:
         lines.append(f" address-family ipv{version}")
+        words = [
+            f"prefix-list {VIPS}{FAMILIES[version]} in",
+            f"route-map {NOTHING} out",
+            f"maximum-prefix {router.maximum_prefixes[version]} {WARNING_PERCENT} restart {RESTART_MINUTES}",
+        ]
         for session in router.sessions:
-            if version in session.families:
-                lines += [
-                    f"  neighbor {session.group} activate",
-                    f"  neighbor {session.group} prefix-list {VIPS}{FAMILIES[version]} in",
-                    f"  neighbor {session.group} route-map {NOTHING} out",
-                    f"  neighbor {session.group} maximum-prefix {router.maximum_prefixes[version]} {WARNING_PERCENT} restart {RESTART_MINUTES}",
-                ]
-            elif version == 4:
-                # Active by default, and the router's own default is not ours to change.
-                lines.append(f"  no neighbor {session.group} activate")
+            lines += [f"  {line}" for line in in_family(session, version, words)]
         lines += [f"  maximum-paths {router.maximum_paths}", " exit-address-family"]
     return {"ios-xe.conf": "\n".join(lines) + "\n"}
 

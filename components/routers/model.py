@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from components.settings import PREFIX, StackSettings
 from components.settings import Router as RouterSettings
@@ -28,6 +29,12 @@ EDGES = "SAMEGATE-EDGES"
 already has would be added to, silently."""
 BFD_PROFILE = "samegate"
 
+#: TCP_MD5SIG_MAXKEYLEN of linux/tcp.h, which edge nodes are bound to.
+LONGEST_KEY_CHARACTERS = 80
+KEY_SIGNS = "+ / = . _ : @ ~ , % -"
+"""Signs that no platform's language has a meaning for: no quotes, blanks or `?` (the help of a command line), no `$`, `!`, `#`, `;` or braces."""
+KEY = re.compile(rf"[A-Za-z0-9{re.escape(KEY_SIGNS.replace(' ', ''))}]{{1,{LONGEST_KEY_CHARACTERS}}}")
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -49,7 +56,8 @@ class Accepted:
 class Session:
     """Dynamic neighbours: whoever of the edge nodes' AS connects from ``networks``, all of one IP version.
 
-    ``families`` are the IP versions that go over the session (RFC 4760). ``password_key`` names the TCP MD5 key (RFC 2385), the key itself
+    ``families`` are the IP versions that go over the session (RFC 4760). ``address`` is the router's own, for sessions
+    over more than one hop, where no interface tells it. ``password_key`` names the TCP MD5 key (RFC 2385), the key itself
     is no part of it. Hold time and keepalive are not here: the edge nodes' smaller hold time is the session's (RFC 4271 section 4.2).
     """
 
@@ -60,6 +68,7 @@ class Session:
     ttl_security: bool = False
     bfd: Bfd | None = None
     graceful_restart: bool = False
+    address: IPv4Address | IPv6Address | None = None
 
     @property
     def group(self) -> str:
@@ -85,6 +94,11 @@ class Router:
         """The IP versions that any session carries, in order."""
         return tuple(sorted({version for session in self.sessions for version in session.families}))
 
+    @property
+    def maximum_neighbours(self) -> int:
+        """How many dynamic neighbours there may be, for platforms that count those of all sessions together: an edge node is one in each."""
+        return self.maximum_edge_nodes * len(self.sessions)
+
     def accepted_of(self, version: int) -> tuple[Accepted, ...]:
         """What is accepted in one IP version."""
         return tuple(a for a in self.accepted if a.network.version == version)
@@ -104,6 +118,17 @@ def md5_key(session: Session, keys: Mapping[str, str]) -> str | None:
     """What to write for the session's TCP MD5 key: the key if it is given, else a reference to it; None for a session without one."""
     name = session.password_key
     return None if name is None else keys.get(name, reference(name))
+
+
+def check_keys(keys: Mapping[str, str]) -> None:
+    """Raises ConfigError for a TCP MD5 key that would be read as something else in a router's configuration. The key is not shown."""
+    for name, key in keys.items():
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise ConfigError(
+                f"key {name!r}",
+                f"in every platform's language a key is safe only with 1 to {LONGEST_KEY_CHARACTERS} letters, digits and any of {KEY_SIGNS}",
+                "Choose another on both sides, e.g. `openssl rand -hex 20`",
+            )
 
 
 def accepted(agent: AgentSettings) -> tuple[Accepted, ...]:
@@ -208,4 +233,5 @@ def _session(peer: Peer, router: RouterSettings, agent: AgentSettings, where: st
         ttl_security=peer.ttl_security,
         bfd=peer.bfd,
         graceful_restart=peer.graceful_restart is not None,
+        address=None if peer.multihop is None else peer.address,
     )

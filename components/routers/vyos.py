@@ -41,7 +41,7 @@ def _bgp(router: Router, keys: Mapping[str, str]) -> Iterator[str]:
     yield f"protocols bgp system-as {router.asn}"
     for version in router.families:
         yield f"protocols bgp address-family ipv{version}-unicast maximum-paths ebgp {router.maximum_paths}"
-    yield f"protocols bgp listen limit {router.maximum_edge_nodes}"
+    yield f"protocols bgp listen limit {router.maximum_neighbours}"
     for session in router.sessions:
         yield from _group(router, session, keys)
 

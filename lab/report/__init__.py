@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
 
+    from lab import topology
     from lab.report import run
     from lab.report.bench import NotReached
 
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
         table.print_table(findings)
     missed = [finding.key for finding in findings if not finding.met]
     say(
-        f"{len(findings) - len(missed)} of {len(findings)} hold; raw samples in .lab/report-samples"
+        f"{len(findings) - len(missed)} of {len(findings)} hold; raw samples in {run.SAMPLES.relative_to(topology.ROOT)}"
         + (f"; missed: {', '.join(missed)}" if missed else "")
     )
     return 1 if missed else 0

@@ -5,8 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from lbnode.model import DestinationTraffic, EdgeState, Operation, VirtualKey, WorkerState
+from lbnode.dataplane.service_list import ServiceOperation
+from lbnode.model import (
+    DestinationTraffic,
+    EdgeState,
+    IPNetwork,
+    IpvsTimeouts,
+    Operation,
+    SetTimeouts,
+    VirtualKey,
+    VirtualService,
+    WorkerState,
+)
 from lbnode.model import Protocol as TransportProtocol
+
+BalancerOperation = ServiceOperation | SetTimeouts
+
+
+class Balancer(Protocol):
+    """What balances in the kernel: services whose address lies in ``pools``, which may be changed at any time."""
+
+    pools: tuple[IPNetwork, ...]
+
+    def services(self) -> tuple[VirtualService, ...]:
+        """The services of the pools, sorted by key, the destination that came last first. Raises as :meth:`EdgeDataPlane.apply`."""
+
+    def timeouts(self) -> IpvsTimeouts:
+        """Raises as :meth:`services`."""
+
+    def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
+        """As :meth:`EdgeDataPlane.traffic`."""
+
+    def apply(self, operations: Sequence[BalancerOperation]) -> None:
+        """Carry out the operations. Raises as :meth:`EdgeDataPlane.apply`."""
+
+    def limits_known(self) -> bool:
+        """Whether what :meth:`limit` was told last is still in force."""
+
+    def limit(self, limited: frozenset[tuple[VirtualKey, IPNetwork]]) -> None:
+        """Which clients alone may use some of the services, as in :class:`lbnode.model.EdgeFilter`: for a balancer that takes packets before the
+        packet filter sees them. Raises as :meth:`apply`.
+        """
+
+    def remove(self) -> None:
+        """Take away what is left without services. Raises as :meth:`apply`."""
+
+    def close(self) -> None:
+        """Close what was opened. The kernel's state stays."""
 
 
 class EdgeDataPlane(Protocol):

@@ -8,9 +8,10 @@ from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
+from lbnode.dataplane.base import Balancer, BalancerOperation
 from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
-from lbnode.dataplane.ipvs import Ipvs, IpvsOperation, ipvs_knows_sctp
-from lbnode.dataplane.ipvs_traffic import IpvsTraffic
+from lbnode.dataplane.ipvs import ipvs_knows_sctp
+from lbnode.dataplane.ipvs_traffic import IpvsBalancer
 from lbnode.dataplane.links import Device, Links, failure, is_tunnel
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
@@ -21,6 +22,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     DestinationTraffic,
+    EdgeFilter,
     EdgeState,
     EnsureLink,
     EnsureReturnTunnel,
@@ -57,7 +59,7 @@ class KernelEdge:
 
     ``pools`` bound what is seen and touched, together with the pools of former agents on this node. ``sysctls`` names those that :meth:`read` reports. ``sysctl_base`` is where
     ``/proc/sys/net`` is mounted. ``record_directory`` keeps former values for :meth:`clean`; without it they are not restored.
-    Not for use by several threads at once.
+    ``balancer`` is IPVS unless another one is given, whose pools are set to these. Not for use by several threads at once.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class KernelEdge:
         fabric_mtu_bytes: int = 1500,
         sysctl_base: Path = Path("/proc/sys/net"),
         record_directory: Path | None = None,
+        balancer: Balancer | None = None,
     ) -> None:
         self._given = tuple(pools)
         self._record = Record(record_directory, "edge")
@@ -78,8 +81,8 @@ class KernelEdge:
         self._names = tuple(sysctls)
         self._mtu_bytes = {version: fabric_mtu_bytes - taken for version, taken in TUNNEL_OVERHEAD_BYTES.items()}
         self._sysctls = Sysctls(sysctl_base)
-        self._ipvs = Ipvs(self._pools)
-        self._traffic = IpvsTraffic()
+        self.balancer: Balancer = balancer or IpvsBalancer(self._pools)
+        self.balancer.pools = self._pools
         self._links = Links()
         self._missing: frozenset[Protocol] | None = None
         self._filter = PacketFilter(self._given, former=former)
@@ -87,14 +90,13 @@ class KernelEdge:
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
-        self._ipvs.close()
-        self._traffic.close()
+        self.balancer.close()
         self._links.close()
 
     def read(self) -> EdgeState:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.read`."""
-        # IPVS first: asking for it loads its module, without which its sysctls do not exist.
-        services = self._ipvs.services()
+        # The balancer first: asking IPVS for it loads its module, without which its sysctls do not exist.
+        services = self.balancer.services()
         try:
             vips = self._links.addresses(self._pools)
             if self._pools != self._given:
@@ -102,8 +104,8 @@ class KernelEdge:
             probing = {version: self._links.probe_paths(version, mtu) for version, mtu in self._mtu_bytes.items()}
             return EdgeState(
                 sysctls=self._sysctls.read(self._names),
-                timeouts=self._ipvs.timeouts(),
-                filter_digest=self._filter.digest(),
+                timeouts=self.balancer.timeouts(),
+                filter_digest=self._filter.digest() if self.balancer.limits_known() else None,
                 vips=vips,
                 services=services,
                 probe_devices=frozenset(version for version, (ready, _) in probing.items() if ready),
@@ -140,14 +142,14 @@ class KernelEdge:
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.traffic`."""
-        return self._traffic.read(keys)
+        return self.balancer.traffic(keys)
 
     def _forget_former_pools(self, seen: set[IPAddress]) -> None:
         # Once nothing of ours is left in them they are other people's.
         if all(any(address in pool for pool in self._given) for address in seen):
             self._filter.remove_stale()
             self._translation.remove_stale()
-            self._pools = self._ipvs.pools = self._given
+            self._pools = self.balancer.pools = self._given
             self._record.note(_POOLS, " ".join(map(str, self._given)))
 
     def remember_sysctl(self, name: str, former: str) -> None:
@@ -157,7 +159,7 @@ class KernelEdge:
     def missing_protocols(self) -> frozenset[Protocol]:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.missing_protocols`."""
         if self._missing is None:
-            self._ipvs.services()  # loads the module, whose parts are then to be seen
+            self.balancer.services()  # loads the module, whose parts are then to be seen
             able = ipvs_knows_sctp() and self._filter.accepts(f"-p sctp -m sctp --dport {_ANY_PORT} -j RETURN")
             self._missing = frozenset() if able else frozenset({Protocol.SCTP})
         return self._missing
@@ -168,9 +170,9 @@ class KernelEdge:
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.apply`. Runs of IPVS operations go to the kernel in batches."""
-        batch: list[IpvsOperation] = []
+        batch: list[BalancerOperation] = []
         for operation in operations:
-            if isinstance(operation, IpvsOperation) and not isinstance(operation, SetTimeouts):
+            if isinstance(operation, BalancerOperation) and not isinstance(operation, SetTimeouts):
                 batch.append(operation)
                 continue
             self._flush(batch)
@@ -180,9 +182,9 @@ class KernelEdge:
                 raise failure(operation, error) from None
         self._flush(batch)
 
-    def _flush(self, batch: list[IpvsOperation]) -> None:
+    def _flush(self, batch: list[BalancerOperation]) -> None:
         if batch:
-            self._ipvs.apply(batch)
+            self.balancer.apply(batch)
             batch.clear()
 
     def _apply(self, operation: Operation) -> None:
@@ -192,13 +194,15 @@ class KernelEdge:
                     self._record.keep(name, former)
                 self._sysctls.write(name, value)
             case SetTimeouts(timeouts):
-                former_timeouts = self._ipvs.timeouts()
+                former_timeouts = self.balancer.timeouts()
                 self._record.keep(
                     _TIMEOUTS,
                     f"{former_timeouts.tcp_seconds} {former_timeouts.tcp_fin_seconds} {former_timeouts.udp_seconds}",
                 )
-                self._ipvs.apply([SetTimeouts(timeouts)])
+                self.balancer.apply([SetTimeouts(timeouts)])
             case ReplaceFilter(table):
+                if isinstance(table, EdgeFilter):
+                    self.balancer.limit(table.limited)
                 self._filter.replace(table)
             case RemoveFilter():
                 self._filter.remove()
@@ -248,7 +252,8 @@ class KernelEdge:
             for address in self._links.addresses(self._pools):
                 self._links.remove_address(address)
             with suppress(ConfigError):  # a kernel without IPVS has no services of ours
-                self._ipvs.apply([RemoveService(s.key) for s in self._ipvs.services()])
+                self.balancer.apply([RemoveService(s.key) for s in self.balancer.services()])
+                self.balancer.remove()
             for version in self._mtu_bytes:
                 self._links.remove_probe_device(version)
             for device in self._links.tunnel_devices(RETURN_DEVICE_PREFIX):
@@ -260,7 +265,7 @@ class KernelEdge:
             for name, value in self._record.values.items():
                 if name == _TIMEOUTS:
                     tcp, fin, udp = map(int, value.split())
-                    self._ipvs.apply([SetTimeouts(IpvsTimeouts(tcp, fin, udp))])
+                    self.balancer.apply([SetTimeouts(IpvsTimeouts(tcp, fin, udp))])
                 elif name != _POOLS and self._sysctls.read([name]):
                     self._sysctls.write(name, value)
         except OSError as error:

@@ -36,6 +36,7 @@ from pyroute2.netlink.generic.ipvs import (
     IPVS_CMD_SET_SERVICE,
 )
 
+from lbnode.dataplane.base import BalancerOperation
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump, get
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
@@ -54,10 +55,6 @@ from lbnode.model import (
     UpdateService,
     VirtualKey,
     VirtualService,
-)
-
-IpvsOperation = (
-    AddService | UpdateService | RemoveService | AddDestination | SetWeight | RemoveDestination | SetTimeouts
 )
 
 _FLAG_PERSISTENT, _FLAG_ONE_PACKET, _FLAG_MH_FALLBACK, _FLAG_MH_PORT = 0x1, 0x4, 0x8, 0x10
@@ -204,7 +201,7 @@ class Ipvs:
         tcp, tcp_fin, udp = (answer.get_attr(k, 0) for k in ("tcp", "tcp_fin", "udp"))
         return IpvsTimeouts(tcp_seconds=tcp, tcp_fin_seconds=tcp_fin, udp_seconds=udp)
 
-    def apply(self, operations: Sequence[IpvsOperation]) -> None:
+    def apply(self, operations: Sequence[BalancerOperation]) -> None:
         """Send all operations in batches.
 
         Raises:
@@ -222,7 +219,7 @@ class Ipvs:
                 raise _failure(operation, result)
             self._remember(operation)
 
-    def _remember(self, operation: IpvsOperation) -> None:
+    def _remember(self, operation: BalancerOperation) -> None:
         if isinstance(operation, AddDestination | SetWeight) and operation.weight:
             self._last_weight[operation.key, (operation.address, operation.nat_port)] = operation.weight
         elif isinstance(operation, RemoveDestination):
@@ -320,7 +317,7 @@ def destinations_request(key: VirtualKey) -> IpvsMessage:
     return _message(IPVS_CMD_GET_DEST, service=_service_key(key))
 
 
-def staged(operations: Sequence[IpvsOperation]) -> Iterator[tuple[IpvsOperation, IpvsMessage]]:
+def staged(operations: Sequence[BalancerOperation]) -> Iterator[tuple[BalancerOperation, IpvsMessage]]:
     """The requests for the operations in their order, each with the operation that it serves.
 
     A service that is added with destinations is without scheduler (``none``, ``ip_vs_add_service`` in ip_vs_ctl.c) until it has all of
@@ -346,7 +343,7 @@ def staged(operations: Sequence[IpvsOperation]) -> Iterator[tuple[IpvsOperation,
         yield filled, message_of(UpdateService(filled.service))
 
 
-def message_of(operation: IpvsOperation) -> IpvsMessage:
+def message_of(operation: BalancerOperation) -> IpvsMessage:
     """The request for an operation, without header."""
     match operation:
         case AddService(service):
@@ -401,7 +398,7 @@ def missing_privilege() -> ConfigError:
     )
 
 
-def _failure(operation: IpvsOperation, error: int) -> ConfigError | Retry | Bug:
+def _failure(operation: BalancerOperation, error: int) -> ConfigError | Retry | Bug:
     if error == errno.ENOENT and isinstance(operation, AddService | UpdateService):
         return missing_module("ip_vs_mh", "IPVS scheduler mh")
     if error == errno.EPERM:

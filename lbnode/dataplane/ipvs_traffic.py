@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
@@ -16,10 +16,10 @@ from pyroute2.netlink import genlmsg
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 from pyroute2.netlink.generic.ipvs import GENL_NAME
 
-from lbnode.dataplane.ipvs import Fields, destinations_request, reading
+from lbnode.dataplane.ipvs import Fields, Ipvs, destinations_request, reading
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump
 from lbnode.errors import Retry
-from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, IPAddress, IPNetwork, VirtualKey
 
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _COUNTER = struct.Struct("=Q")
@@ -80,6 +80,32 @@ class IpvsTraffic:
         except OSError as error:
             self.close()
             raise Retry(f"cannot read the counters of IPVS: {os.strerror(error.errno or 0)}") from None
+
+
+class IpvsBalancer(Ipvs):
+    """:class:`lbnode.dataplane.base.Balancer` in IPVS."""
+
+    def __init__(self, pools: Sequence[IPNetwork]) -> None:
+        super().__init__(pools)
+        self._counters = IpvsTraffic()
+
+    def close(self) -> None:
+        super().close()
+        self._counters.close()
+
+    def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
+        """As :meth:`lbnode.dataplane.base.Balancer.traffic`."""
+        return self._counters.read(keys)
+
+    def limits_known(self) -> bool:
+        """The packet filter sees what IPVS forwards, so nothing is to be known here."""
+        return True
+
+    def limit(self, limited: frozenset[tuple[VirtualKey, IPNetwork]]) -> None:
+        """Nothing is to be done, as :meth:`limits_known` says."""
+
+    def remove(self) -> None:
+        """Without services nothing is left."""
 
 
 def traffic_of(key: VirtualKey, answer: TrafficMessage) -> DestinationTraffic:

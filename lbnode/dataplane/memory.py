@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from lbnode.dataplane.service_list import ServiceOperation, carry_out
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     AddAddress,
-    AddDestination,
     AddProbeDevice,
     AddProbeRoute,
-    AddService,
     Counters,
     DeliveryTable,
-    Destination,
     DestinationTraffic,
     EdgeState,
     EnsureLink,
@@ -33,7 +31,6 @@ from lbnode.model import (
     Protocol,
     RemoveAddress,
     RemoveDelivery,
-    RemoveDestination,
     RemoveFilter,
     RemoveLink,
     RemoveProbeDevice,
@@ -52,9 +49,7 @@ from lbnode.model import (
     SetReturnPath,
     SetSysctl,
     SetTimeouts,
-    SetWeight,
     Tunnel,
-    UpdateService,
     VirtualKey,
     VirtualService,
     WorkerState,
@@ -160,23 +155,14 @@ class MemoryEdge(_Node):
         self.translation_digest = None
 
     def _own(self, operation: Operation) -> bool:
+        if isinstance(operation, ServiceOperation):
+            carry_out(self.services, operation)
+            if isinstance(operation, RemoveService):
+                self.counted = {at: c for at, c in self.counted.items() if at[0] != operation.key}
+            return True
         match operation:
             case SetTimeouts(timeouts):
                 self.timeouts = timeouts
-            case AddService(service):
-                if service.key in self.services:
-                    raise Retry(f"IPVS refused {operation}: File exists")
-                self.services[service.key] = replace(service, destinations=())
-            case UpdateService(service):
-                self.services[service.key] = replace(
-                    service, destinations=self._service(operation, service.key).destinations
-                )
-            case RemoveService(key):
-                self._service(operation, key)
-                del self.services[key]
-                self.counted = {at: c for at, c in self.counted.items() if at[0] != key}
-            case AddDestination() | SetWeight() | RemoveDestination():
-                self._destination(operation)
             case AddProbeDevice(version):
                 self.probe_devices.add(version)
             case RemoveProbeDevice(version):
@@ -206,31 +192,6 @@ class MemoryEdge(_Node):
             case _:
                 return False
         return True
-
-    def _service(self, operation: Operation, key: VirtualKey) -> VirtualService:
-        if key not in self.services:
-            raise Retry(f"IPVS refused {operation}: No such process")
-        return self.services[key]
-
-    def _destination(self, operation: AddDestination | SetWeight | RemoveDestination) -> None:
-        service = self._service(operation, operation.key)
-        # The kernel tells destinations apart by address and port, whatever the way of forwarding.
-        wanted_port = operation.nat_port or operation.key.port
-        there = {(d.address, d.nat_port or operation.key.port): d for d in service.destinations}
-        old = there.get((operation.address, wanted_port))
-        if isinstance(operation, AddDestination):
-            if old is not None:
-                raise Retry(f"IPVS refused {operation}: File exists")
-            new = Destination(operation.address, operation.weight or 1, operation.weight == 0, operation.nat_port)
-            destinations = (new, *service.destinations)
-        elif old is None:
-            raise Retry(f"IPVS refused {operation}: No such file or directory")
-        elif isinstance(operation, SetWeight):
-            changed = replace(old, weight=operation.weight or old.weight, drained=operation.weight == 0)
-            destinations = tuple(changed if d is old else d for d in service.destinations)
-        else:
-            destinations = tuple(d for d in service.destinations if d is not old)
-        self.services[operation.key] = replace(service, destinations=destinations)
 
 
 class MemoryWorker(_Node):

@@ -28,7 +28,7 @@ from pyroute2.netlink.rtnl import (
 )
 from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL, fibmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_LINK, RT_SCOPE_NOWHERE, RT_SCOPE_UNIVERSE, rtmsg
+from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_LINK, RT_SCOPE_NOWHERE, RT_SCOPE_UNIVERSE, rtmsg_base
 
 from lbnode.dataplane.links import Device
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump
@@ -61,11 +61,14 @@ class _NextHopMessage(nlmsg):
     nla_map = ((1, "NHA_ID", "uint32"), (2, "NHA_GROUP", "cdata"), (3, "NHA_GROUP_TYPE", "uint16"), (5, "NHA_OIF", "uint32"))  # fmt: skip
 
 
-class _RouteMessage(rtmsg):
-    """With the attributes up to ``RTA_NH_ID``, which pyroute2 0.9 leaves out."""
+class _RouteMessage(rtmsg_base, nlmsg):
+    """With the attributes up to ``RTA_NH_ID``, which pyroute2 0.9 leaves out.
+
+    Not a kind of pyroute2's ``rtmsg``: from that it would inherit the attributes as they were worked out at the first use of ``rtmsg``.
+    """
 
     nla_map = (
-        *rtmsg.nla_map,
+        *rtmsg_base.nla_map,
         ("RTA_PAD", "hex"),
         ("RTA_UID", "uint32"),
         ("RTA_TTL_PROPAGATE", "uint8"),

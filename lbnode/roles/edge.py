@@ -25,6 +25,7 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, WorkerHealth, address_order
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
+from lbnode.pace import pause_seconds
 from lbnode.probe import ProbeResult
 from lbnode.remembered import Comparison, Remembered
 from lbnode.roles import worker_page
@@ -93,7 +94,7 @@ class Edge:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self.cluster = ClusterView(copy)
+        self.cluster = ClusterView(copy, settings)
         self._kernel = kernel
         self._make_speaker = make_speaker
         self._metrics = metrics
@@ -134,6 +135,11 @@ class Edge:
         """Status page of each worker."""
         settings = self._settings()
         return self.cluster.status_pages(settings.worker_node_selector, settings.ports.worker)
+
+    def worker_pages_pause_seconds(self, workers: int) -> float:
+        """Until the status pages of so many workers are read again: soon, while a VIP waits for nothing but what a worker says there."""
+        awaited = any(v.reason == "NoEndpointsOnWorkers" for v in self.view.verdicts.values())
+        return pause_seconds(workers, awaited)
 
     def peer_pages(self) -> dict[str, str]:
         """Status page of each other edge node."""

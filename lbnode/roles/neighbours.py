@@ -1,4 +1,4 @@
-"""Asking the other agents' status pages, each once an interval, and remembering the last answer of each.
+"""Asking the other agents' status pages, round after round, and remembering the last answer of each.
 
 An agent that does not answer keeps its last answer for a while (its pod may be rolled): only what it says counts, not its silence.
 """
@@ -31,7 +31,8 @@ class Neighbours:
         targets: the URL of each node's page, asked anew each round.
         fetch: :func:`lbnode.probe.fetch_status`, or a stand-in.
         changed: called when an answer differs from the one before.
-        interval_seconds: time between two rounds; a request may take as long.
+        timeout_seconds: how long a request may take.
+        pause: seconds from the start of a round to the next, given how many are asked; by default as long as a request may take.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Neighbours:
         targets: Callable[[], Mapping[str, str]],
         fetch: Fetch,
         changed: Callable[[], None],
-        interval_seconds: float = 1.0,
+        timeout_seconds: float = 1.0,
+        pause: Callable[[int], float] | None = None,
     ) -> None:
         self._targets = targets
         self._fetch = fetch
         self._changed = changed
-        self._interval_seconds = interval_seconds
+        self._timeout_seconds = timeout_seconds
+        self._pause = pause if pause is not None else lambda asked: timeout_seconds
         self._heard: dict[str, Heard] = {}
 
     def said(self, node: str, within_seconds: float | None = None) -> Status | None:
@@ -61,21 +64,22 @@ class Neighbours:
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
-            await self.round()
-            await asyncio.sleep(max(0.0, started + self._interval_seconds - loop.time()))
+            asked = await self.round()
+            await asyncio.sleep(max(0.0, started + self._pause(asked) - loop.time()))
 
-    async def round(self) -> None:
-        """Ask every target once, all at the same time."""
+    async def round(self) -> int:
+        """Ask every target once, all at the same time; how many there are."""
         targets = dict(self._targets())
         for gone in self._heard.keys() - targets.keys():
             del self._heard[gone]
         answers = await asyncio.gather(*(self._ask(node, url) for node, url in targets.items()))
         if any(answers):
             self._changed()
+        return len(targets)
 
     async def _ask(self, node: str, url: str) -> bool:
         try:
-            status = await self._fetch(url, self._interval_seconds)
+            status = await self._fetch(url, self._timeout_seconds)
         except Retry:
             return False
         before = self._heard.get(node)

@@ -34,6 +34,7 @@ from lbnode.observe import (
 from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
 from lbnode.roles.controller import Controller
 from lbnode.roles.edge import Edge
+from lbnode.roles.from_outside import FromOutside
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
@@ -55,8 +56,7 @@ LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
 RESYNC_SECONDS = 1.0
 CONTROLLER_RESYNC_SECONDS = 5.0
-#: A worker says on its page when its kube-proxy has new endpoints; a VIP that comes back waits for it, within its three seconds.
-WORKER_POLL_SECONDS = 0.5
+WORKER_PAGE_TIMEOUT_SECONDS = 0.5
 #: An agent whose loop has not come by for so long is restarted by its liveness probe.
 STUCK_SECONDS = 60.0
 
@@ -94,6 +94,14 @@ def run_standalone(role: NodeRole, path: Path, node_name: str | None = None) -> 
     outside = StandaloneNode(path, role, standalone_name(node_name))
     configure_logging(outside.settings.log_level, role=role, node=outside.node_name)
     asyncio.run({"edge": _edge, "worker": _worker}[role](outside))
+    return 0
+
+
+def run_outside(kubeconfig: Path, node_name: str | None, settings_path: Path | None) -> int:
+    """Run the edge role on a machine outside the cluster until SIGTERM; returns the exit code. Raises as :class:`FromOutside`."""
+    outside = FromOutside(kubeconfig, standalone_name(node_name), settings_path, RECORD_DIRECTORY)
+    configure_logging(outside.settings.log_level, role="edge", node=outside.node_name)
+    asyncio.run(_edge(outside))
     return 0
 
 
@@ -136,7 +144,9 @@ async def _edge(outside: Outside) -> None:
         time.monotonic,
         lambda: surroundings.refusal,
     )
-    edge.workers = Neighbours(edge.worker_pages, fetch_status, loop.wake, WORKER_POLL_SECONDS)
+    edge.workers = Neighbours(
+        edge.worker_pages, fetch_status, loop.wake, WORKER_PAGE_TIMEOUT_SECONDS, edge.worker_pages_pause_seconds
+    )
     edge.peers = Neighbours(edge.peer_pages, fetch_status, loop.wake)
 
     async def probe() -> None:

@@ -24,13 +24,13 @@ from lbnode.diff import diff_worker
 from lbnode.errors import Retry
 from lbnode.model import IPAddress, ServiceName, WorkerState, address_order
 from lbnode.observe import WorkerMetrics
+from lbnode.pace import pause_seconds
 from lbnode.probe import ProbeResult
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.settings import AgentSettings
 from lbnode.translate import HealthCheck, WorkerPlan, translate_worker
 
-#: kube-proxy is asked at most so often for each Service, and not for more than so many at once.
-CHECK_INTERVAL_SECONDS = 0.5
+#: kube-proxy is not asked for more Services than so many at once.
 CHECKS_AT_ONCE = 16
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ class Worker:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self._cluster = ClusterView(copy)
+        self._cluster = ClusterView(copy, settings)
         self._kernel = kernel
         self._metrics = metrics
         self._has_endpoints = has_endpoints
@@ -169,8 +169,7 @@ class Worker:
             self._kube_proxy = kube_proxy.heard(self._kube_proxy, dict(answers), self._clock())
             if self._kube_proxy.without != before:
                 log.info("kube_proxy.without_endpoints", services=sorted(map(str, self._kube_proxy.without)))
-            # A thousand Services are asked each ten seconds rather than each half.
-            await asyncio.sleep(max(CHECK_INTERVAL_SECONDS, len(checks) * 0.01))
+            await asyncio.sleep(pause_seconds(len(checks), awaited=bool(self._kube_proxy.without)))
 
     def wanted_backends(self) -> Mapping[Backend, ActiveProbe]:
         """The pods of this node to probe."""

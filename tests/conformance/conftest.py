@@ -22,9 +22,12 @@ import pytest
 from lab import throwaway
 from lbnode.dataplane.base import EdgeDataPlane, WorkerDataPlane
 from lbnode.dataplane.edge import KernelEdge
+from lbnode.dataplane.libbpf import Object
 from lbnode.dataplane.memory import MemoryEdge, MemoryWorker
 from lbnode.dataplane.worker import KernelWorker
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, SYSCTLS, Family, new_namespace, sh
+from tests.conformance.xdp import load, xdp_node_of
+from tools.bpf import CLANG, OUTPUT, build
 
 INSIDE = "SAMEGATE_IN_MACHINE"
 _HERE = Path(__file__).resolve().parent
@@ -63,11 +66,32 @@ def family(request: pytest.FixtureRequest) -> Family:
     return found
 
 
-@pytest.fixture(params=["memory", pytest.param("kernel", marks=pytest.mark.root)])
+@pytest.fixture(scope="session")
+def xdp_program() -> Iterator[Object]:
+    """The XDP program, built outside of the machine, where that takes less time."""
+    if shutil.which(CLANG) is None:
+        pytest.skip(f"{CLANG} is not on PATH")
+    loaded, _ = load(OUTPUT / "samegate.bpf.o", None)
+    with loaded:
+        yield loaded
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("kernel", marks=pytest.mark.root),
+        pytest.param("xdp", marks=pytest.mark.root),
+    ]
+)
 def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EdgeDataPlane]:
-    """An edge node's data plane with nothing in it: in memory, and in a network namespace of its own."""
+    """An edge node's data plane with nothing in it: in memory, and with IPVS and with XDP in a network namespace of its own."""
     if request.param == "memory":
         yield MemoryEdge(POOLS, dict.fromkeys(SYSCTLS, "0"))
+        return
+    if request.param == "xdp":
+        loaded = request.getfixturevalue("xdp_program")
+        with new_namespace(), xdp_node_of(loaded, tmp_path / "record", "eth0") as node:
+            yield node.plane
         return
     with new_namespace():
         plane = KernelEdge(POOLS, sysctls=SYSCTLS, record_directory=tmp_path / "record")
@@ -162,6 +186,8 @@ class Machine:
 
 
 def _run_inside(nodeids: list[str], started: Callable[[int], None]) -> dict[str, dict[str, str]]:
+    if shutil.which(CLANG) is not None:
+        build()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "root", *nodeids]
     with tempfile.TemporaryDirectory(prefix="sgc-") as exchange:
         result = throwaway.run(

@@ -12,6 +12,7 @@ import pytest
 from lab import cluster, netns, processes, routers, topology
 from lab.report.bench import APPS, SYSTEM_NAMESPACE, Bench, Target, addresses_of, wait_until
 from lab.report.steady import ECHO
+from lab.routers import frr
 
 pytestmark = pytest.mark.lab
 
@@ -228,9 +229,15 @@ def test_an_exhausted_pool_is_told_and_hurts_nobody(bench: Bench, echo: Target) 
     wait_until("the pool is whole again", lambda: bench.trouble() is None, FOLLOW_SECONDS, 2)
 
 
+def _needs_frr() -> None:
+    if routers.chosen() != "frr":
+        pytest.skip(f"the ToRs of this lab run {routers.chosen()}: only FRR's settings are changed while it runs")
+
+
 @contextmanager
 def tor1_configured(commands: list[str], undo: list[str]) -> Iterator[None]:
-    """The first ToR with other BGP settings; a route-map EVERYTHING is there (FRR sends nothing to an external peer without a policy)."""
+    """The first ToR, which has to run FRR, with other BGP settings; a route-map EVERYTHING is there (FRR sends nothing to an external peer without a policy)."""
+    _needs_frr()
     enter = ["configure terminal", f"router bgp {topology.TOR1_ROUTER.asn}"]
     routers.vtysh("tor1", "configure terminal", "route-map EVERYTHING permit 10")
     routers.vtysh("tor1", *enter, *commands)
@@ -247,6 +254,7 @@ def tor1_with_key(key: str) -> Iterator[None]:
 
     Only the edge nodes' sessions are cleared: without the one to the core the ToR would lose the replies of half of the connections.
     """
+    _needs_frr()
     enter = ["configure terminal", f"router bgp {topology.TOR1_ROUTER.asn}"]
     routers.vtysh("tor1", *enter, f"neighbor SAMEGATE-EDGES password {key}")
     for edge in topology.EDGES:
@@ -313,7 +321,7 @@ def test_a_default_route_and_a_table_of_routes_from_a_router_are_not_learnt(benc
 
 
 def _sent(peer: str) -> int:
-    return int(routers.bgp_peers("tor1").get(peer, {}).get("pfxSnt", 0))
+    return int(frr.bgp_peers(topology.TOR1_ROUTER).get(peer, {}).get("pfxSnt", 0))
 
 
 def test_an_edge_node_with_kube_proxy_in_ipvs_mode_is_refused_and_the_other_serves(bench: Bench, echo: Target) -> None:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from lbnode.settings import Bgp
 from lbnode.speaker.bird import Bird
 from tests.root.hostile_peer import FIRST_ASN
+from tests.root.malformed_updates import ATTRIBUTE_DISCARDED, CASES, TREATED_AS_WITHDRAW
 from tests.root.speaker_rig import Rig, missing, rig, wait_until
 from tests.root.test_speaker_bird import set_once_running
 from tests.unit.lbnode.speaker.speaker_conformance import BGP, NODE, NODE_ADDRESS, POOLS, read_until_established, vips
@@ -33,6 +34,10 @@ BACK_SECONDS = 10.0
 ROOT = Path(__file__).parents[2]
 
 
+#: Of the peers with one malformed message each.
+MALFORMED = [f"198.18.0.{150 + n}" for n in range(len(CASES))]
+
+
 @pytest.fixture
 def made() -> Iterator[Rig]:
     with rig() as fresh:
@@ -43,10 +48,10 @@ def made() -> Iterator[Rig]:
         yield fresh
 
 
-def settings() -> Bgp:
+def settings(addresses: Sequence[str] = HOSTILE) -> Bgp:
     hostile = [
         {"name": f"hostile-{n}", "address": a, "asn": FIRST_ASN + n, "port": PORT, "bfd": None}
-        for n, a in enumerate(HOSTILE)
+        for n, a in enumerate(addresses)
     ]
     # Without BFD, whose packets a busy machine may delay: only what is said by BGP can take the session down.
     sound = {**BGP.peers[0].model_dump(), "bfd": None}
@@ -96,3 +101,33 @@ def test_bird_and_its_sound_session_outlive_peers_that_say_anything(made: Rig) -
     assert told["learnt"] == ["203.0.113.1/32", "203.0.113.2/32"]
     assert set(told["back_seconds"]) == set(HOSTILE), "a peer that is sound again never got its routes"
     assert max(told["back_seconds"].values()) <= BACK_SECONDS
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    """What BIRD answered to each malformed message; each has a session of its own."""
+    with rig() as fresh:
+        for address in MALFORMED:
+            subprocess.run(
+                ["ip", "-n", fresh.router_namespace, "address", "add", f"{address}/24", "dev", "v0"], check=True
+            )
+        fresh.start_bird()
+        set_once_running(
+            Bird(settings(MALFORMED), POOLS, NODE, (NODE_ADDRESS,), fresh.directory, fresh.key_directory), 1
+        )
+        command = [sys.executable, "-m", "tests.root.malformed_updates", str(PORT), *MALFORMED]
+        done = subprocess.run(
+            ["ip", "netns", "exec", fresh.router_namespace, *command], cwd=ROOT, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_session_is_reset_only_for_what_rfc_7606_resets_it_for(answers: dict[str, str], case: str) -> None:
+    if case in TREATED_AS_WITHDRAW or case in ATTRIBUTE_DISCARDED:
+        assert answers[case] == "kept"
+    else:
+        # RFC 4271 section 4.5: 1 is an error of the header, 3 one of an UPDATE.
+        assert re.fullmatch(r"[13]\.\d+", answers[case])

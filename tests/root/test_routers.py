@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from components.routers import bird
+from components.routers import frr as frr_platform
+from components.routers.model import routers
 from components.routers.render import configurations
 from components.settings import parse
 from lbnode.model import RouteAttributes
@@ -20,6 +26,7 @@ from lbnode.settings import Bgp
 from lbnode.speaker.bird import Bird
 from tests.root.speaker_rig import Rig, missing, rig, wait_until
 from tests.root.test_speaker_bird import set_once_running
+from tests.unit.components.pool_worlds import World, pool_worlds
 from tests.unit.lbnode.speaker.speaker_conformance import NODE, NODE_ADDRESS
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -187,3 +194,33 @@ def test_a_misspelt_configuration_is_not_accepted(daemon: str, made: Rig, tmp_pa
     path = tmp_path / "bird.conf"
     path.write_text(files("bird")["bird.conf"].replace("import limit", "import limited"))
     assert subprocess.run(["bird", "-p", "-c", str(path)], capture_output=True, check=False).returncode != 0
+
+
+@given(world=pool_worlds(), bfd=st.booleans(), keyed=st.booleans(), width=st.integers(2, 64), multihop=st.booleans())
+@settings(max_examples=12, deadline=None)
+def test_the_daemons_own_checks_accept_whatever_the_settings_say(
+    world: World, bfd: bool, keyed: bool, width: int, multihop: bool
+) -> None:
+    """`bird -p` and `vtysh --dryrun`: the whole text, and no daemon runs."""
+    world["agent"]["bgp"]["peers"][0] |= {
+        **({} if bfd else {"bfd": None, "gracefulRestart": {"restartSeconds": 20}}),
+        **({"passwordKey": "tor"} if keyed else {}),
+        **({"multihop": 2} if multihop else {"ttlSecurity": True}),
+    }
+    world["platform"]["routers"][0]["maximumPaths"] = width
+    (router,) = routers(parse(world, bgp_keys=["tor"] if keyed else ()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "router.conf"
+        for heading, text, command in (
+            ("router id 198.18.0.2;\n", bird.text(router, {"tor": KEY}), ["bird", "-p", "-c"]),
+            ("", frr_platform.text(router, {"tor": KEY}), ["vtysh", "--dryrun", "-f"]),
+        ):
+            path.write_text(heading + text)
+            said = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
+            assert said.returncode == 0 and "%" not in said.stdout + said.stderr, said.stdout + said.stderr + text
+
+
+def test_the_daemons_own_checks_refuse_what_is_misspelt(tmp_path: Path) -> None:
+    path = tmp_path / "router.conf"
+    path.write_text(files("frr")["frr.conf"].replace("listen range", "listen rage"))
+    assert subprocess.run(["vtysh", "--dryrun", "-f", str(path)], capture_output=True, check=False).returncode != 0

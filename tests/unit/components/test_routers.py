@@ -72,6 +72,7 @@ STATEMENTS = {
         r"import limit 136 action restart;",
         r"bfd \{ min rx interval 300 ms; min tx interval 300 ms; multiplier 3; \};",
         r"password \"\$\{bgpKeys\.tor\}\";",
+        r"error wait time 1, 4;",
         r"merge paths yes limit 8;",
         r"net\.ipv4\.fib_multipath_hash_policy = 1",
         r"ttl security on;",
@@ -259,6 +260,41 @@ def test_fewer_paths_than_edge_nodes_are_refused() -> None:
     assert "Set at least 2" in refused(_with(maximumPaths=1))
 
 
+def test_fewer_neighbours_than_edge_nodes_are_refused() -> None:
+    assert "the last to come would be refused. Set at least 2" in refused(_with(maximumEdgeNodes=1))
+
+
+def test_frr_is_told_of_more_dynamic_neighbours_than_it_takes_by_itself() -> None:
+    """100 of all sessions together, by FRR's user guide."""
+    assert "bgp listen limit" not in "".join(configurations(stack(maximumEdgeNodes=50))["tor1"].values())
+    assert " bgp listen limit 102\n" in configurations(stack(maximumEdgeNodes=51))["tor1"]["frr.conf"]
+
+
+def test_bird_is_told_its_own_address_where_bfd_goes_over_more_than_one_hop() -> None:
+    """BIRD 2.0.12 refuses it otherwise: "Multihop BGP with BFD requires specified local address"."""
+    values = router_stack("bird")
+    for peer in values["agent"]["bgp"]["peers"]:
+        peer |= {"multihop": 2, "ttlSecurity": False}
+    said = configurations(parse(values, bgp_keys=["tor"]))["tor1"]["bird.conf"]
+    assert re.findall(r"local (\S+) as 65001;", said) == ["198.51.100.2", "2001:db8:1::2"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "statement"),
+    [
+        ("ios-xe", "bgp listen limit 20"),
+        ("eos", "dynamic peer max 20"),
+        ("vyos", "protocols bgp listen limit 20"),
+        # Counts each network by itself.
+        ("nx-os", "maximum-peers 10"),
+    ],
+)
+def test_an_edge_node_counts_once_for_each_of_its_sessions(platform: str, statement: str) -> None:
+    """Two sessions, one of each IP version."""
+    said = "".join(configurations(stack(platform, maximumEdgeNodes=10))["tor1"].values())
+    assert re.search(rf"{statement}$", said, re.MULTILINE)
+
+
 def test_a_peer_of_two_routers_is_refused() -> None:
     values = _with()
     values["platform"]["routers"].append({"name": "tor2", "platform": "frr", "peers": ["tor1"]})
@@ -309,4 +345,25 @@ def test_a_key_that_no_peer_names_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert main([_file(tmp_path), "--keys", str(keys)]) == 1
     said = capsys.readouterr().err
     assert "'spine'" in said
+    assert KEY not in said
+
+
+@pytest.mark.parametrize(
+    "key", ["", "two words", 'quo"te', "line\nrouter bgp 1", "what?", "a;b", "${x}", "a" * 81, 7, None]
+)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_key_that_would_be_read_as_something_else_is_refused_and_not_shown(platform: str, key: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configurations(stack(platform), {"tor": key})  # type: ignore[dict-item]
+    said = str(caught.value)
+    assert "Choose another" in said
+    assert not (isinstance(key, str) and len(key) > 2 and key in said)
+
+
+def test_keys_that_are_no_table_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps([KEY]))
+    assert main([_file(tmp_path), "--keys", str(keys)]) == 1
+    said = capsys.readouterr().err
+    assert "a JSON object" in said
     assert KEY not in said

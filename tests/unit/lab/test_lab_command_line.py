@@ -10,7 +10,8 @@ from rich.console import Console
 
 from lab import __main__ as command_line
 from lab import netns, processes, rack, status, topology
-from lab.status import MachineStatus, ProgramStatus, SessionStatus, Status
+from lab.routers import Session
+from lab.status import MachineStatus, ProgramStatus, Status
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def whole() -> Status:
     return Status(
         machines=(MachineStatus("edge1", "edge", "198.18.0.11", 12, 400, "Ready"),),
         programs=(ProgramStatus("etcd", 13, None),),
-        sessions=(SessionStatus("tor1", "198.18.0.11", 65010, "Established", "up", 2),),
+        sessions=(Session("tor1", "198.18.0.11", 65010, "Established", "up", 2),),
         vips={"203.0.113.7": {"tor1": ("198.18.0.11", "198.18.0.12")}},
         bfd_downs=0,
     )

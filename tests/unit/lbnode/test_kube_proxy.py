@@ -52,7 +52,14 @@ def test_a_pod_that_terminates_beside_others_that_were_ready_all_the_time_change
 def test_own_delivery_does_not_make_up_for_rules_that_name_a_terminating_pod() -> None:
     memory = kube_proxy.seen(said(Memory(), False, 100.0), HERE, 100.0)
     assert lacking(memory, 100.1, delivered=HERE)
+    memory = kube_proxy.seen(memory, NONE, 100.0)
+    assert lacking(memory, 100.1, delivered=HERE)
     assert not lacking(memory, 100.1 + RULES_SECONDS, delivered=HERE)
+
+
+def test_a_pod_goes_on_terminating_between_two_looks_however_far_apart_they_are() -> None:
+    memory = kube_proxy.seen(said(Memory(), False, 100.0), HERE, 100.0)
+    assert lacking(memory, 100.0 + 10 * RULES_SECONDS, delivered=HERE)
 
 
 def test_own_delivery_makes_up_for_a_kube_proxy_that_has_no_endpoint_at_all() -> None:
@@ -70,7 +77,7 @@ def test_one_that_never_answered_has_no_endpoint() -> None:
 
 
 def test_a_service_that_is_no_longer_asked_for_is_forgotten() -> None:
-    memory = kube_proxy.heard(replaced(100.0), {}, 100.5)
+    memory = kube_proxy.heard(kube_proxy.seen(replaced(100.0), NONE, 100.0), {}, 100.5)
     assert kube_proxy.without_endpoints(memory, NONE, 100.5) == NONE
     assert kube_proxy.seen(memory, NONE, 100.5 + RULES_SECONDS).ended_seconds == {}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.pace import Pace
+from lbnode.pace import Pace, pause_seconds
 
 INTERVAL_SECONDS = 5.0
 ASKED = st.lists(st.floats(0, 30), max_size=60)
@@ -57,3 +57,13 @@ def test_what_was_not_used_comes_back_with_time_and_does_not_pile_up(idle_second
     while pace.wait_seconds(now) == 0:
         pace, count = pace.taken(now), count + 1
     assert count == may_go
+
+
+@pytest.mark.parametrize(
+    ("questions", "awaited", "seconds"),
+    [(0, False, 0.5), (50, False, 0.5), (1000, False, 10), (0, True, 0.1), (10, True, 0.1), (1000, True, 10)],
+)
+def test_rounds_are_five_times_as_often_while_an_answer_is_awaited_unless_there_is_much_to_ask(
+    questions: int, awaited: bool, seconds: float
+) -> None:
+    assert pause_seconds(questions, awaited) == pytest.approx(seconds)

@@ -186,6 +186,95 @@ def _without(platform: str, *fragments: str) -> Callable[[World], object]:
     return change
 
 
+def _both_families_but(platform: str, without: str) -> Callable[[World], object]:
+    """A router whose one session carries both families, in place of the golden ones, where one line of IPv6's is missing."""
+
+    def change(world: World) -> None:
+        for name, text in BOTH_FAMILIES[platform].items():
+            assert text.count(without) == 1, (platform, without)
+            world["outputs"]["routers"][platform] = {name: text.replace(without, "")}
+
+    return change
+
+
+#: One session for both families, the least that each platform must be told. From the platforms' manuals, by hand.
+BOTH_FAMILIES: dict[str, dict[str, str]] = {
+    "frr": {
+        "frr.conf": """router bgp 65001
+ neighbor EDGES peer-group
+ neighbor EDGES remote-as 65010
+ bgp listen range 198.51.100.0/24 peer-group EDGES
+ address-family ipv4 unicast
+  neighbor EDGES activate
+  neighbor EDGES route-map IN in
+  neighbor EDGES maximum-prefix 256
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor EDGES activate
+  neighbor EDGES route-map IN6 in
+  neighbor EDGES maximum-prefix 128
+ exit-address-family
+exit
+"""
+    },
+    "eos": {
+        "eos.conf": """router bgp 65001
+   neighbor EDGES peer group
+   neighbor EDGES maximum-routes 256
+   bgp listen range 198.51.100.0/24 peer-group EDGES peer-filter AS
+   address-family ipv4
+      neighbor EDGES activate
+      neighbor EDGES prefix-list IN in
+   address-family ipv6
+      neighbor EDGES activate
+      neighbor EDGES prefix-list IN6 in
+"""
+    },
+    "nx-os": {
+        "nx-os.conf": """router bgp 65001
+  neighbor 198.51.100.0/24
+    remote-as 65010
+    address-family ipv4 unicast
+      prefix-list IN in
+      maximum-prefix 256
+    address-family ipv6 unicast
+      prefix-list IN6 in
+      maximum-prefix 128
+"""
+    },
+    "bird": {
+        "bird.conf": """protocol bgp edges {
+  local as 65001;
+  neighbor range 198.51.100.0/24 as 65010;
+  ipv4 {
+    import filter in4;
+    import limit 256 action restart;
+  };
+  ipv6 {
+    import filter in6;
+    import limit 128 action restart;
+  };
+}
+"""
+    },
+    "vyos": {
+        "vyos.commands": """set protocols bgp listen range 198.51.100.0/24 peer-group EDGES
+set protocols bgp peer-group EDGES address-family ipv4-unicast maximum-prefix 256
+set protocols bgp peer-group EDGES address-family ipv4-unicast route-map import IN
+set protocols bgp peer-group EDGES address-family ipv6-unicast maximum-prefix 128
+set protocols bgp peer-group EDGES address-family ipv6-unicast route-map import IN6
+"""
+    },
+    "junos": {
+        "junos.set": """set protocols bgp group EDGES allow 198.51.100.0/24
+set protocols bgp group EDGES import IN
+set protocols bgp group EDGES family inet unicast accepted-prefix-limit maximum 256
+set protocols bgp group EDGES family inet6 unicast accepted-prefix-limit teardown 100
+set protocols bgp group EDGES family inet6 unicast accepted-prefix-limit maximum 128
+"""
+    },
+}
+
 _CONTAINER = "properties/spec/template/spec/containers/0"
 BREACHES = (
     Breach("pools-apart", "a pool in the VPC", "vpc", _put("vpc", "properties/cidrBlock", "203.0.112.0/20")),
@@ -372,5 +461,35 @@ BREACHES = (
             "eos": ("EDGES maximum-routes",),
             "sonic": ("EDGES maximum-prefix",),
         }.items()
+    ),
+    *(
+        Breach("router-import-filter", f"{platform} takes anything over IPv6", None, _both_families_but(platform, line))
+        for platform, line in {
+            "frr": "  neighbor EDGES route-map IN6 in\n",
+            "eos": "      neighbor EDGES prefix-list IN6 in\n",
+            "nx-os": "      prefix-list IN6 in\n",
+            "bird": "    import filter in6;\n",
+            "vyos": "set protocols bgp peer-group EDGES address-family ipv6-unicast route-map import IN6\n",
+            "junos": "set protocols bgp group EDGES import IN\n",
+        }.items()
+    ),
+    *(
+        Breach(
+            "router-prefix-limit", f"{platform} takes any number over IPv6", None, _both_families_but(platform, line)
+        )
+        for platform, line in {
+            "frr": "  neighbor EDGES maximum-prefix 128\n",
+            "eos": "   neighbor EDGES maximum-routes 256\n",
+            "nx-os": "      maximum-prefix 128\n",
+            "bird": "    import limit 128 action restart;\n",
+            "vyos": "set protocols bgp peer-group EDGES address-family ipv6-unicast maximum-prefix 128\n",
+            "junos": "set protocols bgp group EDGES family inet6 unicast accepted-prefix-limit maximum 128\n",
+        }.items()
+    ),
+    Breach(
+        "router-import-filter",
+        "a router that nobody can read",
+        None,
+        lambda world: world["outputs"]["routers"].update(spine={"spine.conf": "anything"}),
     ),
 )

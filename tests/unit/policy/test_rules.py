@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from policy_world import BREACHES, UNKNOWN, Breach, World, kept
+from policy_world import BOTH_FAMILIES, BREACHES, UNKNOWN, Breach, World, kept
 from pulumi_policy import PolicyConfigSchema, PolicyCustomTimeouts, PolicyResourceOptions, ResourceValidationArgs
 from pulumi_policy.proxy import UnknownValueError, unknown_checking_proxy
 
@@ -74,6 +74,13 @@ def test_a_finding_names_a_way_out(breach: Breach) -> None:
         assert message.rpartition(". ")[2].split()[0] in {
             "Add", "Choose", "Give", "Have", "Leave", "Let", "Name", "Remove", "Set", "Spread", "Take", "Use", "Write"
         }, message  # fmt: skip
+
+
+@pytest.mark.parametrize("platform", BOTH_FAMILIES)
+def test_a_router_whose_one_session_carries_both_families_keeps_the_rules(platform: str) -> None:
+    world = kept()
+    world["outputs"]["routers"] = {platform: BOTH_FAMILIES[platform]}
+    assert found(world) == set()
 
 
 def _unknown(properties: dict[str, Any]) -> dict[str, Any]:

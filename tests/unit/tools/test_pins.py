@@ -32,6 +32,7 @@ def test_the_modules_require_the_pinned_versions() -> None:
         "kube": f"k8s.io/kubernetes v{loaded.tools['kubectl'].version}",
         "etcd": f"go.etcd.io/etcd/server/v3 v{loaded.tools['etcd'].version}",
         "coredns": f"github.com/coredns/coredns v{loaded.tools['coredns'].version}",
+        "gobgp": f"github.com/osrg/gobgp/v4 v{loaded.tools['gobgpd'].version}",
         "pulumi": f"github.com/pulumi/pulumi/pkg/v3 v{loaded.tools['pulumi'].version}",
     }
     for folder, line in required.items():

@@ -36,11 +36,11 @@ def test_the_callers_passphrase_wins(tmp_path: Path) -> None:
 
 
 def test_a_passphrase_is_made_once_and_read_by_its_owner_only(tmp_path: Path) -> None:
-    first = passphrase_file(tmp_path)
+    first = passphrase_file(tmp_path / "one")
     words = first.read_text()
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert len(words.strip()) >= 32
-    assert passphrase_file(tmp_path).read_text() == words
+    assert passphrase_file(tmp_path / "one").read_text() == words
     assert passphrase_file(tmp_path / "another").read_text() != words
     assert {path.name for path in first.parent.iterdir()} == {"pulumi-passphrase"}
 

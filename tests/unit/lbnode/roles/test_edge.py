@@ -419,6 +419,18 @@ def test_when_all_pods_fail_their_active_probe_the_vip_goes_and_the_reason_is_to
     assert world.edge.view.verdicts[VIP].reason == "ActiveProbesFail"
 
 
+def test_workers_are_asked_more_often_while_a_vip_waits_for_what_they_say() -> None:
+    world = World()
+    without: dict[str, object] = {"without_endpoints": ["shop/web"]}
+    pages = Pages(worker1=without, worker2=without)
+    world.edge.workers = pages  # type: ignore[assignment]
+    assert not announced_after(world, 2)
+    assert world.edge.worker_pages_pause_seconds(2) == pytest.approx(0.1)
+    pages.pages["worker1"] = {}
+    assert announced_after(world, 1)
+    assert world.edge.worker_pages_pause_seconds(2) == pytest.approx(0.5)
+
+
 def test_a_verdict_about_the_other_family_is_none_about_this_one() -> None:
     world = World()
     world.edge.workers = Pages(worker2=probe_page(False, family=6))  # type: ignore[assignment]

@@ -143,6 +143,25 @@ def test_the_status_page_names_services_whose_endpoints_kube_proxy_lacks() -> No
     assert world.worker.status()["without_endpoints"] == ["shop/web"]
 
 
+@pytest.mark.parametrize(("without", "seconds"), [(set(), 0.5), ({32100}, 0.1)])
+def test_kube_proxy_is_asked_more_often_while_it_lacks_endpoints(
+    without: set[int], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    world.run()
+    world.without = without
+    pauses: list[float] = []
+
+    async def end_with_the_first_pause(seconds: float) -> None:
+        pauses.append(seconds)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", end_with_the_first_pause)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(world.worker.ask_kube_proxy())
+    assert pauses == [pytest.approx(seconds)]
+
+
 def set_endpoints(world: World, state: str) -> None:
     world.copy.slices[ServiceName("shop", "web-1")] = endpoints(worker1=state)
     world.copy.version += 1
