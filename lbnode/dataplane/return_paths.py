@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from pyroute2.iproute import AsyncIPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, nlmsg
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import (
     RTM_DELROUTE,
     RTM_DELRULE,
@@ -48,6 +49,8 @@ _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _VERSIONS = {family: version for version, family in _FAMILIES.items()}
 _ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)
+#: Of a kernel that was booted without the family, or built without policy rules or next-hop objects: it has none of them.
+_UNKNOWN = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 
 Request = tuple[int, int, Any]
 Found = TypeVar("Found")
@@ -192,7 +195,12 @@ class ReturnPaths:
 
 
 async def _dumped(link: Any, kind: int, message: Any, take: Callable[[Any], Found | None]) -> list[Found]:
-    return [found for found in await dump(link, kind, message, take) if found is not None]
+    try:
+        return [found for found in await dump(link, kind, message, take) if found is not None]
+    except NetlinkError as error:
+        if error.code in _UNKNOWN:
+            return []
+        raise
 
 
 def _rule(answer: Any) -> _Rule | None:

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -237,8 +237,8 @@ def connection(rig: Rig, way: Way, port: int = 80) -> Iterator[tuple[socket.sock
 
 
 def answered(name: str, prober: Prober, targets: dict[IPAddress, IPAddress]) -> dict[IPAddress, str]:
-    """What a round of probes from a namespace comes to."""
-    with at(name):
+    """What a round of probes from a namespace comes to, and the end of the prober."""
+    with at(name), closing(prober):
         return {r.worker: r.reason for r in asyncio.run(prober.probe(targets))}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from lbnode.dataplane import return_paths
@@ -35,6 +37,15 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[(length + 3) & ~3 :]
 
 
+def ask(channel: object, question: Callable[[object], Coroutine[Any, Any, Any]]) -> Any:
+    coroutine = question(None)
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
+
+
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
     """What a kernel without anything of ours is asked for."""
@@ -46,11 +57,6 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
     async def batch(socket: object, wanted: list[tuple[int, int, Any]]) -> list[int]:
         asked.extend(wanted)
         return [0] * len(wanted)
-
-    def ask(channel: object, question: Callable[[object], Coroutine[Any, Any, Any]]) -> Any:
-        with pytest.raises(StopIteration) as end:
-            question(None).send(None)
-        return end.value.value
 
     monkeypatch.setattr(return_paths, "dump", dump)
     monkeypatch.setattr(return_paths, "batch", batch)
@@ -70,3 +76,15 @@ def test_the_default_route_names_the_group_also_where_pyroute2_has_met_routes_of
         {RTA_TABLE: table, RTA_DST: EDGE.packed, RTA_OIF: struct.pack("=I", 5)},
         {RTA_TABLE: table, RTA_NH_ID: groups[0][NHA_ID]},
     ]
+
+
+@pytest.mark.parametrize("error", [errno.EAFNOSUPPORT, errno.EOPNOTSUPP])
+def test_a_kernel_that_knows_no_such_thing_has_none(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """As one does that was booted without IPv6, when it is asked for rules of that family."""
+
+    async def dump(*question: object) -> list[Any]:
+        raise NetlinkError(error)
+
+    monkeypatch.setattr(return_paths, "dump", dump)
+    monkeypatch.setattr(return_paths.Channel, "ask", ask)
+    assert return_paths.ReturnPaths().read([]) == frozenset()
