@@ -97,11 +97,11 @@ def check(cloud: Cloud, agent: AgentSettings) -> None:
         aws.check_agent(cloud, agent)
     else:
         gcp.check_agent(cloud, agent)
-    if agent.forwarding == "tunnel":
+    if agent.forwarding == "tunnel" and agent.return_path == "direct":
         raise ConfigError(
-            "agent.forwarding 'tunnel'",
-            f"a worker would reply with the VIP as source: {_FOREIGN_SOURCES[cloud.kind]}, and return by an edge node is not there yet",
-            "Set forwarding: nat, which costs the client's address (docs/fabrics.md)",
+            "agent.return 'direct' with forwarding 'tunnel'",
+            f"a worker would reply with the VIP as source: {_FOREIGN_SOURCES[cloud.kind]}",
+            "Set return: via-edge, which keeps the client's address, or forwarding: nat, which costs it (docs/fabrics.md)",
         )
 
 

@@ -108,8 +108,8 @@ DIFFERENCES = (
     ),
     Difference(
         "client address at the pod",
-        ("kept", *("lost: apps see an edge node's, until replies can return by a tunnel to it",) * 4),
-        "IPIP tunnels; `forwarding: nat`, which the settings ask for where workers' own replies would be dropped",
+        ("kept", *("kept with `return: via-edge`, lost with `forwarding: nat`",) * 4),
+        "IPIP tunnels; where workers' own replies would be dropped, the settings ask for one of the two",
     ),
 )
 

@@ -19,6 +19,7 @@ IPInterface = IPv4Interface | IPv6Interface
 #: Devices of ours; names are at most 15 bytes (IFNAMSIZ of linux/if.h less the final zero).
 TUNNEL_DEVICE_PREFIX = "sgt-"
 LINK_DEVICE_PREFIX = "sgl-"
+RETURN_DEVICE_PREFIX = "sgr-"
 #: By IP version: a kernel has one device of each kind that takes its ends from routes.
 PROBE_DEVICES = {4: "sgprobe", 6: "sgprobe6"}
 #: The one nftables table of ours.
@@ -154,7 +155,8 @@ class EdgeFilter:
 
     ``translated`` are the VIPs that are tracked because they are served by translation. ``limited`` says for some of the served keys which
     clients alone may come in; where kube-proxy sees the packets it limits them itself. Nothing but ``sessions`` answers on ``link_addresses``,
-    and nothing else but VIPs is reached through a link.
+    and nothing else but VIPs is reached through a link. ``returning`` is there when replies come back by way of edge nodes: what comes out of
+    the tunnels from workers is from a VIP and goes on, or belongs to a probe between one of these networks and the node's own address.
     """
 
     pools: tuple[IPNetwork, ...]
@@ -163,6 +165,7 @@ class EdgeFilter:
     limited: frozenset[tuple[VirtualKey, IPNetwork]] = frozenset()
     link_addresses: frozenset[IPAddress] = frozenset()
     sessions: frozenset[LinkSession] = frozenset()
+    returning: frozenset[tuple[IPNetwork, IPAddress]] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -174,6 +177,7 @@ class EdgeFilter:
             sorted(f"{key} {network}" for key, network in self.limited),
             sorted(map(str, self.link_addresses)),
             sorted(map(str, self.sessions)),
+            sorted(map(str, self.returning)),
         )
 
 
@@ -195,17 +199,23 @@ class TranslationTable:
 class WorkerFilter:
     """The packet filter of a worker: only pools and the probe address come out of tunnels, no loop, clamped segments.
 
-    ``max_segment_bytes`` maps the IP version to the largest TCP segment that replies may offer.
+    ``max_segment_bytes`` maps the IP version to the largest TCP segment that replies may offer. With a ``return_mask``, connections that came by
+    a tunnel get this bit as their mark, what goes back gets it too, and clients are offered no larger segments either.
     """
 
     pools: tuple[IPNetwork, ...]
     probe_addresses: tuple[IPAddress, ...]
     max_segment_bytes: tuple[tuple[int, int], ...]
+    return_mask: int | None = None
 
     @property
     def digest(self) -> str:
         return _digest(
-            "worker", [str(p) for p in self.pools], [str(a) for a in self.probe_addresses], self.max_segment_bytes
+            "worker",
+            [str(p) for p in self.pools],
+            [str(a) for a in self.probe_addresses],
+            self.max_segment_bytes,
+            self.return_mask,
         )
 
 
@@ -324,6 +334,11 @@ class EdgeState:
     probe_routes: frozenset[ProbeRoute] = frozenset()
     translation_digest: str | None = None
     links: frozenset[RouterLink] = frozenset()
+    return_tunnels: frozenset[ReturnTunnel] = frozenset()
+
+
+def _device(prefix: str, address: IPAddress) -> str:
+    return prefix + hashlib.sha256(str(address).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +353,49 @@ class Tunnel:
 
     @property
     def device(self) -> str:
-        return TUNNEL_DEVICE_PREFIX + hashlib.sha256(str(self.edge_address).encode()).hexdigest()[:8]
+        return _device(TUNNEL_DEVICE_PREFIX, self.edge_address)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnTunnel:
+    """An edge node's tunnel device for what comes back from one address of a worker, up; as :class:`Tunnel`, and over IPv4 it takes packets from
+    the node's own VIPs besides (``accept_local=1``).
+    """
+
+    worker_address: IPAddress
+    node_address: IPAddress
+    ready: bool = True
+
+    @property
+    def device(self) -> str:
+        return _device(RETURN_DEVICE_PREFIX, self.worker_address)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnPath:
+    """The way of a worker's replies through edge nodes, for one IP version: a policy rule for packets with ``mark_mask`` set, and its table.
+
+    What is for one of ``edges`` itself goes by that edge node's own tunnel, everything else by the tunnels of ``group``, each with the same
+    share of the flows. ``node_address`` is the worker's end of them.
+    """
+
+    version: int
+    node_address: IPAddress
+    mark_mask: int
+    rule_priority: int
+    route_table: int
+    edges: frozenset[IPAddress]
+    group: frozenset[IPAddress]
+    ready: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, bool]:
+        """What it is apart from who is in it."""
+        return (self.version, self.mark_mask, self.rule_priority, self.route_table, self.ready)
+
+    def device(self, edge: IPAddress) -> str:
+        """The tunnel device to an edge node."""
+        return Tunnel(edge, self.node_address).device
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +403,7 @@ class WorkerState:
     """The worker data plane, desired or observed. Probe addresses are held only while everything else is in place.
 
     ``delivery_digest`` is that of the :class:`DeliveryTable` in force; ``None`` when there is none or it was changed behind our back.
+    ``return_paths`` are at most one a family; an observed one that is not exactly such a path has ``ready=False``.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -353,6 +411,7 @@ class WorkerState:
     tunnels: frozenset[Tunnel] = frozenset()
     probe_addresses: frozenset[IPAddress] = frozenset()
     delivery_digest: str | None = None
+    return_paths: frozenset[ReturnPath] = frozenset()
 
 
 # Operations. A diff is an ordered tuple of these; the order is decided in lbnode.diff and nowhere else.
@@ -507,6 +566,30 @@ class RemoveTunnel:
     device: str
 
 
+@dataclass(frozen=True, slots=True)
+class EnsureReturnTunnel:
+    """Create the tunnel device or mend what is wrong with it."""
+
+    tunnel: ReturnTunnel
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReturnTunnel:
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetReturnPath:
+    """Put this path in place of the one of its family. Who stays in the group loses no packet."""
+
+    path: ReturnPath
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReturnPath:
+    version: int
+
+
 Operation = (
     SetSysctl
     | SetTimeouts
@@ -532,6 +615,10 @@ Operation = (
     | RemoveLink
     | EnsureTunnel
     | RemoveTunnel
+    | EnsureReturnTunnel
+    | RemoveReturnTunnel
+    | SetReturnPath
+    | RemoveReturnPath
 )
 
 

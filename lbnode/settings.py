@@ -20,6 +20,7 @@ from lbnode.model import SMALLEST_IPV6_MTU_BYTES, TUNNEL_OVERHEAD_BYTES, IPAddre
 from lbnode.outside_edge import OutsideEdge, check_outside_edges
 from lbnode.pools import Pool
 from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
+from lbnode.via_edge import ViaEdge
 
 #: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
@@ -323,6 +324,8 @@ class AgentSettings(Strict):
     ``forwarding`` is ``tunnel``: to the worker role, with the client's address and through the loss of any edge node. ``nat`` is for pods on nodes
     that cannot run the worker role: edge nodes send to the pods themselves and translate both addresses, so the app sees an edge node's address
     instead of the client's, and connections end when their edge node leaves. A Service may choose by ``samegate.dev/forwarding``.
+    ``return_path`` is how replies leave a worker: ``direct``, with a VIP as their source, or ``via-edge``, through a live edge node, where the
+    fabric drops packets from addresses that are not the sender's own.
     """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
@@ -335,7 +338,8 @@ class AgentSettings(Strict):
     outside_edges: tuple[OutsideEdge, ...] = ()
     share_across_namespaces: bool = False
     forwarding: Literal["tunnel", "nat"] = "tunnel"
-    return_path: Literal["direct"] = Field(default="direct", alias="return")
+    return_path: Literal["direct", "via-edge"] = Field(default="direct", alias="return")
+    via_edge: ViaEdge = ViaEdge()
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
     health: Health = Health()

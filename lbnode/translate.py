@@ -8,7 +8,7 @@ never its place in the table.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -26,6 +26,7 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     Rejection,
+    ReturnTunnel,
     ServiceName,
     TranslationTable,
     Tunnel,
@@ -48,6 +49,7 @@ from lbnode.objects import (
     is_ours,
 )
 from lbnode.remembered import Remembered
+from lbnode.return_path import Standing, return_paths
 from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
@@ -76,6 +78,14 @@ ALL_EDGE_SYSCTLS = (
     *SCTP_SYSCTLS,
     *(name for names in FORWARDING_SYSCTLS.values() for name in names),
 )
+
+#: Of a worker whose replies go through edge nodes: all flows of one client shall not go through one of them (ip-sysctl: 1 is by the ports too).
+RETURN_SYSCTLS = {
+    4: {"net.ipv4.fib_multipath_hash_policy": "1"},
+    6: {"net.ipv6.fib_multipath_hash_policy": "1"},
+}
+#: Every sysctl that a worker's plan may ask for.
+ALL_WORKER_SYSCTLS = tuple(name for names in RETURN_SYSCTLS.values() for name in names)
 
 #: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
 WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
@@ -115,7 +125,7 @@ class WorkerPlan:
     """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe.
 
     ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not; ``terminating`` those asked for of which a
-    pod of this node terminates.
+    pod of this node terminates; ``standings`` say which edge nodes take replies.
     """
 
     state: WorkerState
@@ -127,6 +137,7 @@ class WorkerPlan:
     backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    standings: Mapping[IPAddress, Standing] = field(default_factory=dict)
 
 
 class Memory:
@@ -225,11 +236,16 @@ def translate_edge(
         frozenset(limited),
         frozenset(a.ip for link in links for a in link.addresses),
         link_sessions(links, node_name, settings.bgp),
+        _returning(node, settings),
     )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
+        sysctls=_sysctls(
+            {a.version for a in translated},
+            any(s.key.protocol is Protocol.SCTP for s in services),
+            {a.version for _, a in table.returning},
+        ),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=digest,
         vips=here,
@@ -244,6 +260,12 @@ def translate_edge(
         ),
         translation_digest=translation.digest if translation is not None else None,
         links=links,
+        return_tunnels=frozenset(
+            ReturnTunnel(w.address, own)
+            for w in workers
+            for _, own in table.returning
+            if own.version == w.address.version
+        ),
     )
     strays = _stray_endpoints(snapshot, slices, settings, memory)
     memory.end_of_round()
@@ -267,16 +289,23 @@ def translate_worker(
     node_name: str,
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
     failing: frozenset[tuple[ServiceName, IPAddress]] = frozenset(),
+    silent: frozenset[IPAddress] = frozenset(),
 ) -> WorkerPlan:
-    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
-    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`; ``failing`` are pods that fail those probes.
+    """The plan of the worker ``node_name``: a tunnel from each edge node, the way of replies, its filter, its probe addresses, what it delivers by
+    itself, its checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`; ``failing`` are pods that fail those
+    probes, ``silent`` are edge nodes that do not answer this worker.
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
     workers, warnings = _workers(snapshot.nodes, settings)
     probe_addresses = tuple(w.probe_address for w in workers if w.name == node_name and w.probe_address is not None)
     families = sorted({n.version for n in pools})
-    table = WorkerFilter(pools, probe_addresses, tuple((f, settings.max_segment_bytes(f)) for f in families))
+    table = WorkerFilter(
+        pools,
+        probe_addresses,
+        tuple((f, settings.max_segment_bytes(f)) for f in families),
+        settings.via_edge.mark_mask if settings.return_path == "via-edge" else None,
+    )
     edges = [n for n in snapshot.nodes.values() if n.matches(settings.edge_node_selector) and n.name != node_name]
     tunnels = frozenset(
         Tunnel(edge_address, node_address)
@@ -306,11 +335,14 @@ def translate_worker(
         for check in checks
         if any(e.terminating and e.node_name == node_name for piece in slices[check.service] for e in piece.endpoints)
     )
+    paths = return_paths(edges, node, settings, silent)
     state = WorkerState(
+        sysctls={n: v for path in paths for n, v in RETURN_SYSCTLS[path.version].items()},
         filter_digest=table.digest,
         tunnels=tunnels,
         probe_addresses=frozenset(probe_addresses),
         delivery_digest=delivery.digest,
+        return_paths=frozenset(paths),
     )
     return WorkerPlan(
         state=state,
@@ -322,6 +354,7 @@ def translate_worker(
         backends=_backends(snapshot, slices, settings, node_name),
         blocked=blocked,
         warnings=tuple(warnings),
+        standings={address: verdict for verdicts in paths.values() for address, verdict in verdicts.items()},
     )
 
 
@@ -392,12 +425,21 @@ def _workers(nodes: Mapping[str, NodeObject], settings: AgentSettings) -> tuple[
     return tuple(sorted(found, key=lambda w: address_order(w.address))), tuple(warnings)
 
 
-def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
-    wanted = EDGE_SYSCTLS | (SCTP_SYSCTLS if sctp else {})
-    families = {a.version for a in translated}
-    if not families:
-        return wanted
-    return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
+def _sysctls(translated: Set[int], sctp: bool, returning: Set[int]) -> dict[str, str]:
+    """``translated`` and ``returning`` are IP versions: with VIPs that are served by translation, and with replies that come back this way."""
+    wanted = EDGE_SYSCTLS | (SCTP_SYSCTLS if sctp else {}) | (NAT_SYSCTLS if translated else {})
+    return wanted | {n: v for f in sorted(translated | returning) for n, v in FORWARDING_SYSCTLS[f].items()}
+
+
+def _returning(node: NodeObject | None, settings: AgentSettings) -> frozenset[tuple[IPNetwork, IPAddress]]:
+    """Who probes through the tunnels from workers, and the address of this node that answers, by family."""
+    if settings.return_path != "via-edge" or node is None:
+        return frozenset()
+    families = {n.version for n in settings.pool_networks}
+    probes = {n.version: n for n in reversed(settings.network.probe_cidrs) if n.version in families}
+    return frozenset(
+        (network, own) for version, network in probes.items() if (own := node.address(version)) is not None
+    )
 
 
 def _closed_families(

@@ -27,6 +27,7 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     LINK_DEVICE_PREFIX,
     PROBE_DEVICES,
+    RETURN_DEVICE_PREFIX,
     TUNNEL_DEVICE_PREFIX,
     Delivery,
     DeliveryTable,
@@ -50,6 +51,7 @@ _COMMENT = re.compile(r'--comment "?samegate ([0-9a-f]+):([0-9a-f]+)"?')
 _PROBE_CHAIN = "SAMEGATE-TRIAL"
 #: Single hop and multihop BFD (RFC 5881, RFC 5883).
 _BFD_PORTS = (3784, 4784)
+_ICMP = {4: "icmp", 6: "ipv6-icmp"}
 #: Destination unreachable, which says too that a packet is too big (RFC 792), and packet too big (RFC 4443).
 _TOO_BIG = {4: "icmp -m icmp --icmp-type 3", 6: "ipv6-icmp -m icmp6 --icmpv6-type 2"}
 #: Addresses whose rules share a chain, as host bits: 16 addresses keep both the dispatching chain and each group short.
@@ -120,8 +122,17 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICES[version]} -j DROP", *untracked],
         f"{_CHAIN_PREFIX}OUTPUT": untracked,
     }
+    returning = f"-i {RETURN_DEVICE_PREFIX}+"
+    if table.returning:
+        inner = _named("returning")
+        raw[f"{_CHAIN_PREFIX}PREROUTING"].insert(0, f"{returning} -j {inner}")
+        raw[inner] = _returning(table, version, pools)
     # Dropped, not rejected: a reset for a port that this node does not serve yet would end a flow that it is about to inherit.
-    let_in: list[str] = [f"-d {pool} -p {'icmp' if version == 4 else 'ipv6-icmp'} -j ACCEPT" for pool in pools]
+    let_in: list[str] = [
+        # A VIP has nothing to say to the node itself.
+        *(f"-s {pool} {returning} -j DROP" for pool in pools if table.returning),
+        *(f"-d {pool} -p {_ICMP[version]} -j ACCEPT" for pool in pools),
+    ]
     mangle: Rules = {
         f"{_CHAIN_PREFIX}INPUT": let_in,
         # A VIP that is not here would go back to the router that sent it here.
@@ -142,6 +153,19 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
     let_in += [f"-d {pool} -j DROP" for pool in pools]
     let_in += _link_rules(table, version)
     return raw, mangle
+
+
+def _returning(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> list[str]:
+    """Of what comes back out of the tunnels from workers: replies of VIPs to anybody but VIPs, and probes. Whoever forges a worker's address
+    can speak as a VIP, which the fabric would let him do anyway, and for nobody else.
+    """
+    probes = sorted((n, a) for n, a in table.returning if n.version == version)
+    return [
+        *(f"-d {pool} -j DROP" for pool in pools),
+        *(f"-s {pool} -j RETURN" for pool in pools),
+        *(f"-s {n} -d {a}/{a.max_prefixlen} -p {_ICMP[version]} -j RETURN" for n, a in probes),
+        "-j DROP",
+    ]
 
 
 def _link_rules(table: EdgeFilter, version: int) -> list[str]:
@@ -275,6 +299,17 @@ def _worker(table: WorkerFilter, version: int, pools: Sequence[IPNetwork]) -> tu
             for p in pools
         ],
     }
+    if table.return_mask is not None:
+        bit = f"{table.return_mask:#x}"
+        restore = f"-j CONNMARK --restore-mark --nfmask {bit} --ctmask {bit}"
+        mangle[f"{_CHAIN_PREFIX}PREROUTING"] = [
+            f"{tunnels} -j CONNMARK --set-xmark {bit}/{bit}",
+            # What a client offers bounds what is sent to it, which has to fit a tunnel as well now.
+            f"{tunnels} -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {segment}",
+            f"! {tunnels} -m conntrack --ctdir REPLY {restore}",
+        ]
+        # Replies of the node's own: of backends in the host's network, and of its kernel to probes.
+        mangle[f"{_CHAIN_PREFIX}OUTPUT"] = [f"-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY {restore}"]
     return raw, mangle
 
 
@@ -501,7 +536,7 @@ class PacketFilter:
             raise ConfigError(
                 command,
                 f"the kernel refuses the packet filter: {_last_line(done)}",
-                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp xt_nat xt_statistic xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
+                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_connmark xt_comment xt_tcpudp xt_nat xt_statistic xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
             )
 
     def _command(self, version: int, verb: str) -> str:

@@ -36,11 +36,13 @@ from lbnode.errors import ConfigError, Retry
 from lbnode.model import (
     LINK_DEVICE_PREFIX,
     PROBE_DEVICES,
+    RETURN_DEVICE_PREFIX,
     TUNNEL_DEVICE_PREFIX,
     IPAddress,
     IPInterface,
     IPNetwork,
     ProbeRoute,
+    ReturnTunnel,
     RouterLink,
     Tunnel,
 )
@@ -139,6 +141,11 @@ class Links:
         self._forgiving(lambda link: link.addr("del", **_address_arguments(address, index)), errno.EADDRNOTAVAIL)
 
     def _addresses_of(self, index: int, versions: Iterable[int]) -> list[tuple[IPAddress, int]]:
+        return [(address, length) for at, address, length in self._addresses(index, versions) if at == index]
+
+    def _addresses(self, index: int, versions: Iterable[int]) -> list[tuple[int, IPAddress, int]]:
+        """Device, address and prefix length; ``index`` 0 for all devices."""
+
         def held(answer: Any) -> tuple[int, IPAddress, int]:
             address = ip_address(answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"))
             return answer["index"], address, answer["prefixlen"]
@@ -147,7 +154,7 @@ class Links:
             requests = [_with(ifaddrmsg, family=_FAMILIES[version], index=index) for version in versions]
             return [found for request in requests for found in await dump(link, RTM_GETADDR, request, held)]
 
-        return [(address, prefix_length) for at, address, prefix_length in self._channel.ask(read) if at == index]
+        return self._channel.ask(read)
 
     # Devices
 
@@ -264,22 +271,29 @@ class Links:
 
     # The worker's tunnels: one device for each edge node, so that nobody else's packets are taken out of their wrapping.
 
-    def tunnel_devices(self) -> list[Device]:
+    def tunnel_devices(self, prefix: str = TUNNEL_DEVICE_PREFIX) -> list[Device]:
         """Those of both families."""
-        return [d for kind in _KINDS.values() for d in self._devices(kind) if d.name.startswith(TUNNEL_DEVICE_PREFIX)]
+        return [d for kind in _KINDS.values() for d in self._devices(kind) if d.name.startswith(prefix)]
 
-    def holds(self, device: Device, address: IPAddress) -> bool:
-        return (address, address.max_prefixlen) in self._addresses_of(device.index, [address.version])
+    def held(self, devices: Iterable[Device]) -> dict[int, set[IPAddress]]:
+        """The IPv4 host addresses on each of these devices that has any, by its index."""
+        wanted, found = {d.index for d in devices}, dict[int, set[IPAddress]]()
+        if not wanted:
+            return found
+        for index, address, prefix_length in self._addresses(0, [4]):
+            if index in wanted and prefix_length == address.max_prefixlen:
+                found.setdefault(index, set()).add(address)
+        return found
 
-    def ensure_tunnel(self, tunnel: Tunnel) -> Device:
+    def ensure_tunnel(self, tunnel: Tunnel | ReturnTunnel) -> Device:
         """Create the device, down, or mend it; a device of this name with other ends is replaced. Address included."""
-        version = tunnel.edge_address.version
+        version = tunnel.node_address.version
         device = self.device(tunnel.device)
         if device is not None and not is_tunnel(device, tunnel):
             self.remove_device(device)
             device = None
         if device is None:
-            attributes: dict[str, object] = {"local": str(tunnel.node_address), "remote": str(tunnel.edge_address)}
+            attributes: dict[str, object] = {"local": str(tunnel.node_address), "remote": str(_far_end(tunnel))}
             attributes |= {"pmtudisc": 1} if version == 4 else {}
             device = self._add_device(_KINDS[version], tunnel.device, attributes)
         if version == 4:
@@ -287,13 +301,14 @@ class Links:
             self.add_address(tunnel.node_address, device.index)
         return device
 
-    def remove_tunnel(self, name: str) -> None:
-        """Remove the tunnel ``name``, or one of ours under another name that leads to the same edge node."""
-        for device in self.tunnel_devices():
+    def remove_tunnel(self, name: str, kind: type[Tunnel] | type[ReturnTunnel] = Tunnel) -> None:
+        """Remove the tunnel ``name``, or one of ours under another name that leads to the same node."""
+        prefix = TUNNEL_DEVICE_PREFIX if kind is Tunnel else RETURN_DEVICE_PREFIX
+        for device in self.tunnel_devices(prefix):
             ends = (
                 device.local is not None
                 and device.remote is not None
-                and Tunnel(device.remote, device.local).device == name
+                and kind(device.remote, device.local).device == name
             )
             if device.name == name or ends:
                 self.remove_device(device)
@@ -384,9 +399,13 @@ def failure(what: object, error: OSError) -> ConfigError | Retry:
     return Retry(f"the kernel refused {what}: {error.strerror}")
 
 
-def is_tunnel(device: Device, tunnel: Tunnel) -> bool:
+def _far_end(tunnel: Tunnel | ReturnTunnel) -> IPAddress:
+    return tunnel.edge_address if isinstance(tunnel, Tunnel) else tunnel.worker_address
+
+
+def is_tunnel(device: Device, tunnel: Tunnel | ReturnTunnel) -> bool:
     """Whether the device is this tunnel, whatever its state."""
-    ends = (_KINDS[tunnel.edge_address.version], tunnel.node_address, tunnel.edge_address)
+    ends = (_KINDS[tunnel.node_address.version], tunnel.node_address, _far_end(tunnel))
     return device.plain and (device.kind, device.local, device.remote) == ends
 
 

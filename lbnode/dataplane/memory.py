@@ -21,6 +21,7 @@ from lbnode.model import (
     DestinationTraffic,
     EdgeState,
     EnsureLink,
+    EnsureReturnTunnel,
     EnsureTunnel,
     IPAddress,
     IPNetwork,
@@ -34,13 +35,18 @@ from lbnode.model import (
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveReturnPath,
+    RemoveReturnTunnel,
     RemoveService,
     RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
     ReplaceTranslation,
+    ReturnPath,
+    ReturnTunnel,
     RouterLink,
+    SetReturnPath,
     SetSysctl,
     SetTimeouts,
     Tunnel,
@@ -106,6 +112,7 @@ class MemoryEdge(_Node):
         self.probe_devices: set[int] = set()
         self.probe_routes: set[ProbeRoute] = set()
         self.links: dict[str, RouterLink] = {}
+        self.return_tunnels: dict[str, ReturnTunnel] = {}
         self.translation_digest: str | None = None
         self.missing: frozenset[Protocol] = frozenset()
         #: What a test says went through; as in the kernel it goes with its service.
@@ -134,6 +141,7 @@ class MemoryEdge(_Node):
             probe_routes=frozenset(self.probe_routes),
             translation_digest=self.translation_digest,
             links=frozenset(self.links.values()),
+            return_tunnels=frozenset(self.return_tunnels.values()),
         )
 
     def clean(self) -> None:
@@ -142,6 +150,7 @@ class MemoryEdge(_Node):
         self.probe_devices.clear()
         self.probe_routes.clear()
         self.links.clear()
+        self.return_tunnels.clear()
         self.filter_digest = None
         self.translation_digest = None
 
@@ -166,6 +175,10 @@ class MemoryEdge(_Node):
                 self.links[link.device] = replace(link, ready=True)
             case RemoveLink(device):
                 self.links.pop(device, None)
+            case EnsureReturnTunnel(tunnel):
+                self.return_tunnels[tunnel.device] = replace(tunnel, ready=True)
+            case RemoveReturnTunnel(device):
+                self.return_tunnels.pop(device, None)
             case ReplaceTranslation(table):
                 self.translation_digest = table.digest
             case RemoveTranslation():
@@ -188,6 +201,7 @@ class MemoryWorker(_Node):
         super().__init__(probe_networks, sysctls)
         self.tunnels: dict[str, Tunnel] = {}
         self.delivery: DeliveryTable | None = None
+        self.return_paths: dict[int, ReturnPath] = {}
 
     def read(self) -> WorkerState:
         return WorkerState(
@@ -196,10 +210,12 @@ class MemoryWorker(_Node):
             tunnels=frozenset(self.tunnels.values()),
             probe_addresses=self._ours(),
             delivery_digest=self.delivery.digest if self.delivery is not None else None,
+            return_paths=frozenset(self.return_paths.values()),
         )
 
     def clean(self) -> None:
         self.addresses -= self._ours()
+        self.return_paths.clear()
         self.tunnels.clear()
         self.filter_digest = None
         self.delivery = None
@@ -210,6 +226,17 @@ class MemoryWorker(_Node):
                 self.tunnels[tunnel.device] = replace(tunnel, ready=True)
             case RemoveTunnel(device):
                 self.tunnels.pop(device, None)
+                # The kernel takes routes and next hops with their device.
+                for version, path in self.return_paths.items():
+                    left = [frozenset(e for e in of if path.device(e) != device) for of in (path.edges, path.group)]
+                    self.return_paths[version] = replace(path, edges=left[0], group=left[1])
+            case SetReturnPath(path):
+                missing = [e for e in path.edges | path.group if path.device(e) not in self.tunnels]
+                if missing or not path.group:
+                    raise Retry(f"the way back leads to tunnels that are missing: {sorted(map(str, missing))}")
+                self.return_paths[path.version] = replace(path, ready=True)
+            case RemoveReturnPath(version):
+                self.return_paths.pop(version, None)
             case ReplaceDelivery(table):
                 self.delivery = table
             case RemoveDelivery():

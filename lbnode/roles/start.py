@@ -44,7 +44,7 @@ from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import ALL_EDGE_SYSCTLS, WORKER_NEEDS
+from lbnode.translate import ALL_EDGE_SYSCTLS, ALL_WORKER_SYSCTLS, WORKER_NEEDS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
@@ -192,6 +192,21 @@ async def _worker(outside: Outside) -> None:
     active = BackendProber(
         worker.wanted_backends, worker.backend_probed, lambda: outside.settings.active_probes.at_once
     )
+
+    async def probe_edges() -> None:
+        now = outside.settings
+        if now.return_path == "direct":
+            return
+        if (former_range := ensure_ping_allowed(_sysctl_base())) is not None:
+            kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
+        # With the mark of replies, so that probes go the way that replies go.
+        prober = Prober(
+            now.network.fabric_mtu_bytes, now.health.timeout_ms, worker.probe_sources, now.via_edge.mark_mask
+        )
+        async for results in prober.rounds(worker.edges_to_probe, now.health.interval_ms):
+            if worker.edges_probed(results):
+                loop.wake()
+
     machine = Machine(worker.modules_at_work, tuple(WORKER_NEEDS), worker.edge_addresses, _sysctl_base())
 
     def node_page() -> dict[str, Any]:
@@ -203,6 +218,7 @@ async def _worker(outside: Outside) -> None:
         surroundings.run(),
         worker.ask_kube_proxy(),
         active.run(),
+        probe_edges(),
     ]
     await _until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
 
@@ -274,6 +290,7 @@ def _worker_kernel(settings: AgentSettings) -> KernelWorker:
     return KernelWorker(
         networks_of_this_kernel(settings.pool_networks),
         networks_of_this_kernel(settings.network.probe_cidrs),
+        sysctls=ALL_WORKER_SYSCTLS,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
     )
@@ -289,12 +306,19 @@ def _sysctl_base() -> Path:
 
 
 def _shape(settings: AgentSettings) -> tuple[object, ...]:
-    return (settings.pool_networks, settings.network, settings.health, settings.ports)
+    return (
+        settings.pool_networks,
+        settings.network,
+        settings.health,
+        settings.ports,
+        settings.return_path,
+        settings.via_edge,
+    )
 
 
 def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[], None]:
     """What to do when a node's settings changed, or were refused."""
-    # Pools and MTU shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
+    # Pools, MTU and the way of replies shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
     shaping = _shape(outside.settings)
 
     def changed() -> None:
@@ -319,7 +343,7 @@ def _changed(
     if shape(settings) != shaping:
         log.info(
             "settings.restart",
-            text="pools, networks, probing, ports or what is watched changed: the agent starts anew; kernel and BIRD go on meanwhile",
+            text="pools, networks, probing, ports, the way of replies or what is watched changed: the agent starts anew; kernel and BIRD go on meanwhile",
         )
         loop.restart()
     loop.wake()

@@ -101,7 +101,7 @@ PEER = {"name": "tor1", "address": "198.51.100.2", "asn": 65001}
         ({"bgp": {"localAsn": 65010, "links": []}}, ("agent.bgp.links", "follow from platform", "Remove it")),
         ({"network": {"nodeCidrs": ["10.0.0.0/8"]}}, ("network.nodeCidrs", "follows from platform", "Remove it")),
         ({"network": {"fabricMtuBytes": 1500}}, ("network.fabricMtuBytes = 1500", "would be ignored", "Remove it")),
-        ({"forwarding": "tunnel"}, ("forwarding 'tunnel'", "VIP as source", "forwarding: nat")),
+        ({"forwarding": "tunnel"}, ("forwarding 'tunnel'", "VIP as source", "forwarding: nat", "return: via-edge")),
         ({"bgp": {"localAsn": 64512}}, ("localAsn 64512", "Change one")),
         ({"pools": [{"name": "v6", "cidrs": ["2001:db8::/64"]}]}, ("IPv6", "addressFamilies")),
         ({"bgp": {}}, ("bgp.localAsn", "required and missing")),
@@ -193,6 +193,11 @@ def test_each_edge_node_has_the_link_into_its_transit_gateway_that_its_sessions_
     ends = {link.node: link.addresses[0].network for link in agent.bgp.links}
     for peer in agent.bgp.peers:
         assert peer.address in ends[peer.nodes[0]]
+
+
+@pytest.mark.parametrize("make", CLOUDS.values(), ids=CLOUDS)
+def test_a_cloud_takes_tunnels_whose_replies_return_by_an_edge_node(make: Any) -> None:
+    assert parse(_stack(make(), {"forwarding": "tunnel", "return": "via-edge"})).agent.return_path == "via-edge"
 
 
 def test_a_route_server_needs_no_links() -> None:
