@@ -11,7 +11,6 @@ from components.gcp import plan as gcp_plan
 from components.gcp import settings as gcp
 from lbnode.errors import ConfigError
 from lbnode.link import Link
-from lbnode.schema import Strict
 from lbnode.settings import AgentSettings, Peer
 
 Cloud = aws.Aws | gcp.Gcp
@@ -67,7 +66,7 @@ def completed(cloud: Cloud, agent: Any, where: str) -> Any:
     }
 
 
-def _plain(values: Iterable[Strict]) -> list[Any]:
+def _plain(values: Iterable[Peer | Link]) -> list[Any]:
     return [value.model_dump(mode="json", by_alias=True) for value in values]
 
 
