@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,9 @@ import tools
 from tests.providers.run import ROOT, Done, Stack
 from tests.providers.stacks import PLATFORMS, aws, gcp
 from tests.providers.standin import cloud
-from tests.providers.standin.aws import INSTANCE, PEER, SERVER_PEER
+from tests.providers.standin.aws import INSTANCE, PEER, SERVER_PEER, VPC
 from tests.providers.standin.gcp import INSTANCE as VM
+from tests.providers.standin.gcp import NETWORK, SPOKE
 from tests.providers.standin.gcp import PEER as ROUTER_PEER
 
 pytestmark = pytest.mark.root
@@ -155,3 +157,35 @@ def test_destroy_leaves_nothing(life: Life, record_property: Callable[[str, obje
     assert not life.worlds["destroy"].objects
     for stage, done in life.done.items():
         record_property(f"{life.name} {stage} seconds", round(done.seconds, 1))
+
+
+FAULTS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "aws-transit-gateway": (
+        (VPC, "create", "Throttled", 2),
+        (PEER, "create", "NotVisibleYet", 1, "edge1"),
+        (PEER, "create", "InternalError", 1, "edge2"),
+        (INSTANCE, "create", "CreatedButFailed", 1, "edge1"),
+    ),
+    "gcp-router-appliance": (
+        (NETWORK, "create", "Throttled", 2),
+        (SPOKE, "create", "NotVisibleYet", 1, "edge1"),
+        (SPOKE, "create", "backendError", 1, "edge2"),
+        (VM, "create", "CreatedButFailed", 1, "edge1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_after_errors_in_the_middle_further_ups_complete_without_duplicates(tmp_path: Path, name: str) -> None:
+    stack = _new_stack(tmp_path)
+    stack.configure({"samegate:platform": PLATFORMS[name]})
+    for fault in FAULTS[name]:
+        cloud.inject(stack.world_file, *fault)
+    # Machine and session wait for one another, so that one of the two errors comes an update later.
+    for _ in range(2):
+        assert stack.up().returncode != 0
+        assert _existing(stack.world) < _golden(name)
+    completed = stack.up()
+    assert completed.returncode == 0, completed.said[-4000:]
+    assert not any(fault["times"] for fault in stack.world.faults)
+    assert _existing(stack.world) == _golden(name)
