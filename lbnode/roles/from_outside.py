@@ -15,7 +15,7 @@ from lbnode import kube
 from lbnode.errors import ConfigError, Retry
 from lbnode.outside_edge import OutsideEdge
 from lbnode.roles.loop import WatchedFile
-from lbnode.roles.outside import NAMESPACE, Task
+from lbnode.roles.outside import NAMESPACE, Task, Watching
 from lbnode.settings import AgentSettings, parse_json
 
 SETTINGS_MAP, SETTINGS_KEY = "samegate-settings", "settings.json"
@@ -27,7 +27,7 @@ Read = Callable[[], Awaitable[str]]
 log = structlog.get_logger()
 
 
-class FromOutside:
+class FromOutside(Watching):
     """:class:`lbnode.roles.outside.Outside` for a node that is one of ``outsideEdges`` in the settings.
 
     The settings are a file, or with ``settings_path`` ``None`` the cluster's ConfigMap, whose last text is kept in ``directory``, so that an agent
@@ -40,9 +40,6 @@ class FromOutside:
 
     def __init__(self, kubeconfig: Path, node_name: str, settings_path: Path | None, directory: Path) -> None:
         self.node_name = node_name
-        self._api = kube.client(kubeconfig)
-        self._watcher = kube.Watcher(self._api, self._changed)
-        self._woken: Callable[[], None] | None = None
         self._kept = directory / SETTINGS_KEY if settings_path is None else None
         if self._kept is not None:
             # A client of its own: connections belong to the event loop that they were opened in.
@@ -53,27 +50,11 @@ class FromOutside:
             _own(settings, node_name)
             return settings
 
-        self._settings = WatchedFile(settings_path or directory / SETTINGS_KEY, read)
-        self.node_address = _own(self._settings.current, node_name).addresses[0]
-
-    def _changed(self) -> None:
-        if self._woken is not None:
-            self._woken()
-
-    @property
-    def settings(self) -> AgentSettings:
-        return self._settings.current
-
-    @property
-    def settings_error(self) -> str:
-        return self._settings.error
-
-    def copy(self) -> kube.Copy:
-        return self._watcher.copy
+        super().__init__(kube.client(kubeconfig), WatchedFile(settings_path or directory / SETTINGS_KEY, read))
+        self.node_address = _own(self.settings, node_name).addresses[0]
 
     def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
-        self._woken = woken
-        following = [self._watcher.run(), self._settings.follow(settings_changed)]
+        following = super().tasks(woken, settings_changed)
         return following if self._kept is None else [*following, _keep_copying(partial(_text, self._api), self._kept)]
 
     async def is_removed(self) -> bool:
