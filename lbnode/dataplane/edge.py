@@ -9,10 +9,11 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.base import Balancer, BalancerOperation
-from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
+from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
 from lbnode.dataplane.links import Device, Links, failure, is_tunnel
+from lbnode.dataplane.rules import TRANSLATION_TABLES
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (

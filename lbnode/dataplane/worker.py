@@ -7,9 +7,10 @@ from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
+from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.links import Device, Links, failure, is_tunnel
 from lbnode.dataplane.return_paths import ReturnPaths
+from lbnode.dataplane.rules import DELIVERY_TABLES
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug
 from lbnode.model import (
