@@ -25,7 +25,7 @@ from lbnode.dataplane.rules import (
     render,
     transaction,
 )
-from lbnode.dataplane.xtables import fingerprint, outline
+from lbnode.dataplane.xtables import Outline, fingerprint, fingerprint_and_outline
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import IPNetwork, PacketTable
 
@@ -91,27 +91,30 @@ class PacketFilter:
         """Whether chains, numbers of rules and marks in the kernel are those of ``wanted``, told without starting a program: new endpoints wait
         for this, on nodes that are busy with starting them.
         """
-        before = self._fingerprints()
         # Of translation the order to kube-proxy's rules matters too.
-        if None in before or self._tables == TRANSLATION_TABLES or len(before) != len(wanted):
+        if not self._tells_fingerprints() or self._tables == TRANSLATION_TABLES:
             return False
-        seen = {}
-        for (version, name), text in wanted.items():
-            found = outline(version, name, CHAIN_PREFIX)
-            marks = (mark(text, digest),) * len(text.hooks)
-            if found is None or found.comments != marks or found.rules != {c: len(r) for c, r in text.chains.items()}:
+        fingerprints, seen = [], {}
+        for version, name in ((v, t) for v in self._families for t in self._tables):
+            text, found = wanted.get((version, name)), fingerprint_and_outline(version, name, CHAIN_PREFIX)
+            if text is None or found is None:
                 return False
+            marks, rules = (mark(text, digest),) * len(text.hooks), {c: len(r) for c, r in text.chains.items()}
+            if found[1] != Outline(rules, marks):
+                return False
+            fingerprints.append(found[0])
             jumps = tuple(f"-A {hook} {jump(hook, text, digest)}" for hook in text.hooks)
             seen[version, name] = SavedTable(text, jumps, (digest, text.hash))
-        if before != self._fingerprints():
-            return False
-        self._known, self._is_outline = (before, seen, digest), True
+        self._known, self._is_outline = (tuple(fingerprints), seen, digest), True
         return True
 
     def _fingerprints(self) -> tuple[str | None, ...]:
-        if self._backend != "legacy" or not all(self._is_there(v, t) for v in self._families for t in self._tables):
+        if not self._tells_fingerprints():
             return (None,)
         return tuple(fingerprint(v, t, CHAIN_PREFIX) for v in self._families for t in self._tables)
+
+    def _tells_fingerprints(self) -> bool:
+        return self._backend == "legacy" and all(self._is_there(v, t) for v in self._families for t in self._tables)
 
     def _digest_of(self, saved: SavedTable) -> str | None:
         if saved.marks is None or saved.marks[1] != saved.text.hash:
