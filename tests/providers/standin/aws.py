@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from tests.providers.standin import sdk
 from tests.providers.standin.cloud import Object, Refused, World
 from tests.providers.standin.replacement import aws_create_only
-from tests.providers.standin.rules import Check, Rules, values_at
+from tests.providers.standin.rules import Check, Rules, check_version_step, minor_version, values_at
 
 VPC, SUBNET, ENI, INSTANCE = (
     "aws:ec2/vpc:Vpc",
@@ -373,6 +373,9 @@ def _cluster(world: World, made: Object) -> None:
     service = (made.inputs.get("kubernetesNetworkConfig") or {}).get("serviceIpv4Cidr")
     if service and _overlap(service, vpc.inputs["cidrBlock"]):
         raise Refused("InvalidParameterException", f"serviceIpv4Cidr {service} overlaps the VPC")
+    if (version := made.inputs.get("version")) is not None:
+        check_version_step("InvalidParameterException", made.outputs.get("version"), version)
+        made.outputs["version"] = version
     made.outputs |= {"vpcConfig": {**made.inputs["vpcConfig"], "vpcId": vpc.identifier}, "status": "ACTIVE"}
     made.outputs["vpcConfig"]["clusterSecurityGroupId"] = f"{_CLUSTER_GROUP}{made.identifier}"
     made.outputs |= api_server()
@@ -382,6 +385,16 @@ def api_server() -> dict[str, Any]:
     """Where the simulated cluster is reached: a real kube-apiserver if the test started one, else an address that nobody answers at."""
     endpoint, authority = os.environ.get(API_SERVER, "https://192.0.2.1 ").split(" ", 1)
     return {"endpoint": endpoint, "certificateAuthority": {"data": authority}}
+
+
+def _node_group(world: World, made: Object) -> None:
+    control_plane = world.get(made.inputs["clusterName"], CLUSTER).outputs.get("version")
+    version = made.inputs.get("version") or control_plane
+    # Kubernetes' version skew policy: a kubelet is never newer than the API server.
+    if control_plane is not None and minor_version(version) > minor_version(control_plane):
+        raise Refused(
+            "InvalidParameterException", f"Nodegroup Kubernetes version {version} is newer than {control_plane}"
+        )
 
 
 def _template(world: World, made: Object) -> None:
@@ -433,6 +446,7 @@ class Aws(Rules):
         SERVER_PEER: _server_peer,
         SERVER_PROPAGATION: _propagation,
         CLUSTER: _cluster,
+        NODE_GROUP: _node_group,
         TEMPLATE: _template,
         ENTRY: _access_entry,
         EIP: _eip,

@@ -88,6 +88,20 @@ class Rules(ABC):
         return world.get(value, *tokens, code=f"Invalid{path[:1].upper()}{path[1:]}.NotFound")
 
 
+def check_version_step(code: str, former: str | None, wanted: str) -> None:
+    """A control plane goes up by one minor version at a time, and never down (EKS user guide and GKE documentation, cluster upgrades).
+
+    ``former`` is None when there is none yet. Raises Refused.
+    """
+    if former is not None and minor_version(wanted) - minor_version(former) not in (0, 1):
+        raise Refused(code, f"Unsupported Kubernetes minor version update from {former} to {wanted}")
+
+
+def minor_version(version: str) -> int:
+    """34 of ``1.34`` and of ``1.34.1-gke.1829001``."""
+    return int(version.split(".")[1])
+
+
 def values_at(inputs: Mapping[str, Any], path: str) -> list[Any]:
     """The values at a dotted path; lists on the way are walked through."""
     current: list[Any] = [inputs]
