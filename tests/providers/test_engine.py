@@ -5,6 +5,7 @@ One life a fabric, looked at by many tests: every command starts the engine, the
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -255,3 +256,45 @@ def test_after_errors_in_the_middle_further_ups_complete_without_duplicates(tmp_
     assert completed.returncode == 0, completed.said[-4000:]
     assert not any(fault["times"] for fault in stack.world.faults)
     assert _existing(stack.world) == _golden(name)
+
+
+RUNBOOK = ROOT / "docs/runbook.md"
+
+
+def _way_out_of_a_killed_update() -> list[list[str]]:
+    """The arguments of each command of the runbook's section, in order."""
+    section = RUNBOOK.read_text().split("## A `pulumi up` that was killed")[1].split("\n## ")[0]
+    blocks = "".join(block.split("```")[0] for block in section.split("```sh\n")[1:])
+    return [line.split()[1:] for line in blocks.splitlines()]
+
+
+def test_after_a_killed_engine_the_runbooks_commands_complete_the_stack_without_duplicates(tmp_path: Path) -> None:
+    """One session was made and nobody was told, the other one not: the state cannot tell the two apart."""
+    name = "aws-transit-gateway"
+    stack = _new_stack(tmp_path)
+    stack.configure({"samegate:platform": PLATFORMS[name]})
+    cloud.inject(stack.world_file, PEER, "create", "Hang", 1, "edge1")
+    cloud.inject(stack.world_file, PEER, "create", "Lost", 1, "edge2")
+    pending = {(PEER, "edge1"), (PEER, "edge2")}
+    waiting = pending | {(INSTANCE, "edge1"), (INSTANCE, "edge2")}
+    # Everything else is made and known, so that exactly these are in the air.
+    stack.killed_up(when=lambda: stack.recorded("aws") == (set(_golden(name)) - waiting, pending))
+    (made,) = stack.world.of(PEER)
+    assert made.name == "edge1"
+    assert "locked" in stack.up().said
+    said: dict[str, str] = {}
+    for command in _way_out_of_a_killed_update():
+        agreed = ("--yes", "--skip-preview") if command[0] in ("refresh", "up") else ()
+        done = stack.pulumi(*("test" if word == "STACK" else word for word in command), *agreed)
+        assert done.returncode == 0, done.said[-4000:]
+        said[command[0]] = done.said
+        if command[0] == "stack":
+            begun = json.loads(done.said)["deployment"]["pending_operations"]
+            names = {(o["resource"]["type"], o["resource"]["urn"].split("::")[-1]) for o in begun}
+            assert names == pending
+            with cloud.opened(stack.world_file) as world:
+                for left in [o for o in world.objects.values() if (o.token, o.name) in names]:
+                    del world.objects[left.identifier]
+    assert list(said) == ["cancel", "stack", "refresh", "up"]
+    assert _existing(stack.world) == _golden(name)
+    assert stack.recorded("aws") == (set(_golden(name)), set())

@@ -57,8 +57,8 @@ class World:
     log: list[str] = field(default_factory=list)
     made: int = 0
 
-    def of(self, token: str) -> list[Object]:
-        return [o for o in self.objects.values() if o.token == token]
+    def of(self, *tokens: str) -> list[Object]:
+        return [o for o in self.objects.values() if o.token in tokens]
 
     def number(self) -> int:
         """A number that no object had before."""
@@ -130,7 +130,7 @@ def inject(path: Path, token: str, operation: str, code: str, times: int = 1, na
     """Let the next ``times`` calls of ``operation`` (create, update, delete) on the type (and, if given, resource name) fail.
 
     The code ``Throttled`` and ``NotVisibleYet`` are asked again by the stand-in, up to ``ATTEMPTS`` times. ``CreatedButFailed`` fails after the
-    object was made; ``Hang`` never answers, for a test that kills the engine.
+    object was made. ``Hang`` and ``Lost`` never answer, for a test that kills the engine: the one does what was asked, the other does nothing.
     """
     with opened(path) as world:
         world.faults.append({"token": token, "operation": operation, "code": code, "times": times, "name": name})
