@@ -36,7 +36,7 @@ NEWER_IMAGES = {
 # An AMI for EKS is made for a Kubernetes version, and comes with it. An edge VM on GCP is no node of the cluster.
 NEWER_VERSION = {
     "aws": {"kubernetesVersion": "1.35", "image": "ami-0135013501350135a"},
-    "gcp": {"kubernetesVersion": "1.35", "image": NEWER_IMAGES["gcp"]},
+    "gcp": {"kubernetesVersion": "1.35.0-gke.1203001", "image": NEWER_IMAGES["gcp"]},
 }
 OTHER_POOL = "203.0.113.64/26"
 OTHER_WORKERS = {"aws": {"machineType": "m7g.xlarge"}, "gcp": {"machineType": "n2-standard-8"}}
