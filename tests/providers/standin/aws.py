@@ -102,6 +102,8 @@ PEERS_PER_CONNECT = 4
 ENDPOINTS_PER_SERVER, ENDPOINTS_PER_SUBNET = 10, 2
 """VPC quotas, Route Server (clouds.md D3)."""
 ATTACHMENTS = (TGW_VPC, CONNECT)
+FRAMEWORK = (SERVER, SERVER_ENDPOINT, SERVER_PEER, INGRESS, EGRESS)
+"""Types that the provider has from the plugin framework: of their default tags it says nothing before the update (pulumi-aws, provider/tags.go)."""
 _CLUSTER_GROUP = "sg-eks-"
 """EKS makes a security group with each cluster; here its identifier says whose it is."""
 API_SERVER = "SAMEGATE_SIMULATED_API_SERVER"
@@ -511,6 +513,11 @@ class Aws(Rules):
 
     def automatic_name(self, token: str) -> str | None:
         return {**self._NAMED, NODE_GROUP: "nodeGroupName", GROUP: "name"}.get(token)
+
+    def added(self, token: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        if token in FRAMEWORK or "tagsAll" not in sdk.resource_type(token).outputs:
+            return {}
+        return {"tagsAll": {**_default_tags(config), **(inputs.get("tags") or {})}}
 
     def identifier(
         self, world: World, token: str, name: str, inputs: Mapping[str, Any], config: Mapping[str, Any]

@@ -17,7 +17,7 @@ from typing import Any
 
 from pulumi.runtime.rpc import UNKNOWN
 
-_WORDS = ("name", "description", "tags", "labels")
+_WORDS = ("name", "description", "tags", "tagsAll", "labels")
 """Inputs that name nothing else: a cluster and the `Name` of a gateway may both be "samegate"."""
 HEADING = "SIMULATED: nothing here exists in any cloud"
 ATTEMPTS = 3
@@ -57,8 +57,8 @@ class World:
     log: list[str] = field(default_factory=list)
     made: int = 0
 
-    def of(self, *tokens: str) -> list[Object]:
-        return [o for o in self.objects.values() if o.token in tokens]
+    def of(self, token: str) -> list[Object]:
+        return [o for o in self.objects.values() if o.token == token]
 
     def number(self) -> int:
         """A number that no object had before."""

@@ -40,6 +40,10 @@ class Rules(ABC):
         """The input that gets a name of its own when the program gives none."""
         return None
 
+    def added(self, token: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs that the provider adds by itself, already at preview."""
+        return {}
+
     def findings(self, token: str, inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
         """What the provider itself refuses at preview, beyond types."""
         return []

@@ -78,7 +78,10 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return proto.DiffResponse(changes=proto.DiffResponse.DIFF_NONE)
 
     async def Configure(self, request: Any, context: Any) -> Any:
-        self.config = _plain(request.args)
+        # What is no text is JSON to a provider.
+        self.config = {
+            k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" else v for k, v in _plain(request.args).items()
+        }
         return proto.ConfigureResponse(
             acceptSecrets=False, supportsPreview=True, acceptResources=False, acceptOutputs=False
         )
@@ -100,6 +103,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         if not found and (named := self.rules.automatic_name(token)) and named not in inputs:
             former = _plain(request.olds).get(named)
             inputs[named] = former or f"{_name(request.urn)}-{request.randomSeed.hex()[:7]}"
+        if not found:
+            inputs |= self.rules.added(token, inputs, self.config)
         failures = [proto.CheckFailure(property=name, reason=reason) for name, reason in found]
         return proto.CheckResponse(inputs=_struct(inputs), failures=failures)
 
