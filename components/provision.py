@@ -47,11 +47,7 @@ def _ready(cloud: Cloud, kubeconfig: str | None) -> None:
             f"a stack on {cloud.kind} makes a cluster of its own, and this would be ignored",
             f"Remove it: pulumi config rm {PREFIX}:kubeconfig",
         )
-    if (reason := lacking(cloud)) is not None:
+    if (error := lacking(cloud, f"{PREFIX}:platform")) is not None:
         if not pulumi.runtime.is_dry_run():
-            raise ConfigError(
-                f"{PREFIX}:platform.fabric {cloud.fabric!r}",
-                f"it can be previewed, not applied: {reason}",
-                "Use kind: aws or kind: onprem",
-            )
-        pulumi.warn(f"{cloud.kind} with fabric {cloud.fabric} can be previewed, not applied: {reason}")
+            raise error
+        pulumi.warn(str(error))

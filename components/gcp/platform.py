@@ -66,4 +66,5 @@ def provision(
         return_path="via-edge",
         vip_reachability="routed",
         public_address=ingress.address if ingress is not None else None,
+        outside_user=plan.edge_user(settings),
     )

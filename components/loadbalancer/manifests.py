@@ -27,8 +27,11 @@ _FOREGROUND = {"pulumi.com/deletionPropagationPolicy": "foreground"}
 Object = dict[str, Any]
 
 
-def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...]:
-    """All objects but the BGP Secret (whose values are not plain), each stage depending on the one before it."""
+def stages(settings: AgentSettings, image: str, outside_user: str | None = None) -> tuple[tuple[Object, ...], ...]:
+    """All objects but the BGP Secret (whose values are not plain), each stage depending on the one before it.
+
+    ``outside_user`` is who edge nodes outside the cluster are to its API server, None where the program makes none.
+    """
     return (
         (namespace(),),
         (
@@ -37,6 +40,7 @@ def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...
             access.service_account(CONTROLLER, "controller"),
             *access.node_agents(),
             *access.controller(settings.needs_namespaces),
+            *(access.outside_edges(outside_user) if outside_user is not None else ()),
             settings_map(settings),
         ),
         (controller(settings, image), disruption_budget(), worker(settings, image)),

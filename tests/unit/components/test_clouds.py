@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from stack_values import IMAGE, raw
 
 from components.aws import credential as aws_credential
+from components.clouds import lacking
 from components.gcp import credential as gcp_credential
+from components.gcp.plan import edge_user
+from components.gcp.settings import Gcp
 from components.provision import provision
-from components.settings import StackSettings, parse
+from components.settings import OnPrem, StackSettings, parse
 from lbnode.errors import ConfigError
 from tests.providers.stacks import aws, gcp
 
@@ -171,9 +174,57 @@ def _provisioned(
 
 
 def test_what_can_only_be_previewed_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = _provisioned(monkeypatch, gcp())
-    for word in ("router-appliance", "previewed, not applied", "outside the cluster", "Use kind: aws"):
+    monkeypatch.setattr("pulumi.runtime.is_dry_run", lambda: False)
+    settings = parse(_stack(gcp(cloudRouter={"passwordKey": "router"})), bgp_keys=["router"])
+    with pytest.raises(ConfigError) as caught:
+        provision(settings, ROOT, None, None)
+    for word in ("cloudRouter.passwordKey 'router'", "previewed, not applied", "outside the cluster", "Leave it out"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("make", CLOUDS.values(), ids=CLOUDS)
+def test_nothing_lacks_on_a_cloud_whose_replies_return_by_an_edge_node(make: Any) -> None:
+    settings = parse(_stack(make(), {"forwarding": "tunnel", "return": "via-edge"}))
+    assert not isinstance(settings.platform, OnPrem)
+    assert lacking(settings.platform, "samegate:platform") is None
+
+
+def test_googles_edge_nodes_stand_outside_the_cluster_under_the_names_that_pools_use() -> None:
+    nodes = [{"number": 2, "zone": "europe-west3-b", "draining": True}, {"number": 1, "zone": "europe-west3-a"}]
+    settings = parse(_stack(gcp(edge={**gcp()["edge"], "nodes": nodes})))
+    assert [edge.model_dump(mode="json") for edge in settings.agent.outside_edges] == [
+        # VPC documentation: the first two addresses and the last two of a subnet are Google's; ours count from ten.
+        {
+            "name": f"samegate-edge{number}",
+            "addresses": [f"10.80.16.{9 + number}"],
+            "labels": {"topology.kubernetes.io/zone": f"europe-west3-{zone}"},
+            "draining": draining,
+        }
+        for number, zone, draining in ((1, "a", False), (2, "b", True))
+    ]
+    assert {edge.name for edge in settings.agent.outside_edges} == set(settings.edge_node_names)
+
+
+def test_edge_nodes_of_aws_are_nodes_of_the_cluster() -> None:
+    assert parse(_stack(aws())).agent.outside_edges == ()
+
+
+def test_outside_edge_nodes_that_would_be_ignored_are_refused() -> None:
+    text = _refused(_stack(gcp(), {"outsideEdges": [{"name": "vm1", "addresses": ["198.51.100.31"]}]}))
+    for word in ("agent.outsideEdges", "would be ignored", "Remove it", "draining: true"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("project", "user"),
+    [
+        ("samegate-test", "samegate-edge@samegate-test.iam.gserviceaccount.com"),
+        # IAM documentation, service accounts: projects of a domain.
+        ("example.com:samegate-test", "samegate-edge@samegate-test.example.com.iam.gserviceaccount.com"),
+    ],
+)
+def test_edge_vms_are_to_the_api_server_what_iam_calls_their_account(project: str, user: str) -> None:
+    assert edge_user(Gcp.model_validate(gcp(project=project))) == user
 
 
 def test_each_edge_node_has_the_link_into_its_transit_gateway_that_its_sessions_need() -> None:
