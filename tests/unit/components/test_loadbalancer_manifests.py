@@ -286,3 +286,13 @@ def test_who_is_outside_is_bound_to_a_role_that_exists_and_reads_the_settings_th
     assert f"{role['kind']}/{role['name']}" in _objects()
     (rule,) = _outside()["Role/samegate-system/samegate-outside"]["rules"]
     assert f"ConfigMap/samegate-system/{rule['resourceNames'][0]}" in _objects()
+
+
+def test_a_quota_for_critical_pods_lets_every_pod_of_ours_in_and_is_there_before_them() -> None:
+    order = [m for stage in stages(_agent(), IMAGE, critical_pods_need_quota=True) for m in stage]
+    (position,) = (i for i, m in enumerate(order) if m["kind"] == "ResourceQuota")
+    assert position < min(i for i, m in enumerate(order) if m["kind"] in ("DaemonSet", "Deployment"))
+    (scope,) = order[position]["spec"]["scopeSelector"]["matchExpressions"]
+    assert (scope["scopeName"], scope["operator"]) == ("PriorityClass", "In")
+    assert {pod["priorityClassName"] for pod in _pods(_objects()).values()} <= set(scope["values"])
+    assert not [name for name in _objects() if name.startswith("ResourceQuota")]
