@@ -110,14 +110,3 @@ def check(cloud: Cloud, agent: AgentSettings) -> None:
             f"a worker would reply with the VIP as source: {_FOREIGN_SOURCES[cloud.kind]}",
             "Set return: via-edge, which keeps the client's address, or forwarding: nat, which costs it (docs/fabrics.md)",
         )
-
-
-def lacking(cloud: Cloud, where: str) -> ConfigError | None:
-    """What traffic on this fabric needs and the program does not bring yet: such a stack can be previewed, not applied. None where nothing lacks."""
-    if isinstance(cloud, gcp.Gcp) and cloud.router.password_key is not None:
-        return ConfigError(
-            f"{where}.cloudRouter.passwordKey {cloud.router.password_key!r}",
-            "it can be previewed, not applied: edge nodes are VMs outside the cluster there, and nothing brings them BGP keys yet",
-            "Leave it out",
-        )
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.naming import CONTROLLER, EDGE, NAMESPACE, SETTINGS, WORKER, labels
+from components.naming import BGP_KEYS, CONTROLLER, EDGE, NAMESPACE, SETTINGS, WORKER, labels
 
 LEASE = CONTROLLER
 NODE_AGENTS = "samegate-node"
@@ -45,14 +45,17 @@ def node_agents() -> list[dict[str, Any]]:
     return [cluster_role, role, *_bindings(name, "node", subjects)]
 
 
-def outside_edges(user: str) -> list[dict[str, Any]]:
-    """Edge agents outside the cluster read the same world, and their settings by name, which no mount brings them."""
+def outside_edges(user: str, reads_keys: bool) -> list[dict[str, Any]]:
+    """Edge agents outside the cluster read the same world, and by name what no mount brings them: settings, and BGP keys where a peer has one."""
     name = "samegate-outside"
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels("node")},
-        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [SETTINGS], "verbs": ["get"]}],
+        "rules": [
+            {"apiGroups": [""], "resources": [kind], "resourceNames": [called], "verbs": ["get"]}
+            for kind, called in (("configmaps", SETTINGS), *((("secrets", BGP_KEYS),) if reads_keys else ()))
+        ],
     }
     subjects = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
     return [role, *_bindings(name, "node", subjects, cluster_role=NODE_AGENTS)]

@@ -45,7 +45,7 @@ def stages(
             access.service_account(CONTROLLER, "controller"),
             *access.node_agents(),
             *access.controller(settings.needs_namespaces),
-            *(access.outside_edges(outside_user) if outside_user is not None else ()),
+            *(access.outside_edges(outside_user, _has_keys(settings)) if outside_user is not None else ()),
             *((critical_pods_quota(),) if critical_pods_need_quota else ()),
             settings_map(settings),
         ),
@@ -53,6 +53,10 @@ def stages(
         # Last up, first down: when the controller releases Services for good, nobody announces them any more.
         (edge(settings, image),),
     )
+
+
+def _has_keys(settings: AgentSettings) -> bool:
+    return any(peer.password_key is not None for peer in settings.bgp.peers)
 
 
 def namespace() -> Object:

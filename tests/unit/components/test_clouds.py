@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from stack_values import IMAGE, raw
 
 from components.aws import credential as aws_credential
-from components.clouds import lacking
 from components.gcp import credential as gcp_credential
 from components.gcp.plan import edge_user
 from components.gcp.settings import Gcp
 from components.provision import provision
-from components.settings import OnPrem, StackSettings, parse
+from components.settings import StackSettings, parse
 from lbnode.errors import ConfigError
 from tests.providers.stacks import aws, gcp
 
@@ -164,29 +163,10 @@ def test_a_platform_without_a_kind_is_your_own_cluster_as_ever() -> None:
     assert parse(values, bgp_keys=["tor"]).platform.kind == "onprem"
 
 
-def _provisioned(
-    monkeypatch: pytest.MonkeyPatch, platform: dict[str, Any], kubeconfig: str | None = None, *, preview: bool = False
-) -> str:
-    monkeypatch.setattr("pulumi.runtime.is_dry_run", lambda: preview)
+def _provisioned(platform: dict[str, Any], kubeconfig: str | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
         provision(parse(_stack(platform)), ROOT, kubeconfig, None)
     return str(caught.value)
-
-
-def test_what_can_only_be_previewed_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pulumi.runtime.is_dry_run", lambda: False)
-    settings = parse(_stack(gcp(cloudRouter={"passwordKey": "router"})), bgp_keys=["router"])
-    with pytest.raises(ConfigError) as caught:
-        provision(settings, ROOT, None, None)
-    for word in ("cloudRouter.passwordKey 'router'", "previewed, not applied", "outside the cluster", "Leave it out"):
-        assert word in str(caught.value)
-
-
-@pytest.mark.parametrize("make", CLOUDS.values(), ids=CLOUDS)
-def test_nothing_lacks_on_a_cloud_whose_replies_return_by_an_edge_node(make: Any) -> None:
-    settings = parse(_stack(make(), {"forwarding": "tunnel", "return": "via-edge"}))
-    assert not isinstance(settings.platform, OnPrem)
-    assert lacking(settings.platform, "samegate:platform") is None
 
 
 def test_googles_edge_nodes_stand_outside_the_cluster_under_the_names_that_pools_use() -> None:
@@ -255,8 +235,9 @@ def test_a_route_server_needs_no_links() -> None:
     assert parse(_stack(aws("route-server"))).agent.bgp.links == ()
 
 
-def test_a_kubeconfig_for_a_cluster_that_is_yet_to_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = _provisioned(monkeypatch, aws("route-server"), "apiVersion: v1")
+@pytest.mark.parametrize("make", CLOUDS.values(), ids=CLOUDS)
+def test_a_kubeconfig_for_a_cluster_that_is_yet_to_be_made_is_refused(make: Any) -> None:
+    text = _provisioned(make(), "apiVersion: v1")
     for word in ("samegate:kubeconfig", "would be ignored", "pulumi config rm"):
         assert word in text
 
@@ -269,7 +250,7 @@ def test_missing_aws_credentials_are_told_before_anything_is_registered(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    text = _provisioned(monkeypatch, aws("route-server"))
+    text = _provisioned(aws("route-server"))
     for word in ("AWS credentials", "there are none", "AWS_PROFILE"):
         assert word in text
     monkeypatch.setenv("AWS_PROFILE", "absent")

@@ -284,8 +284,17 @@ def test_edge_nodes_outside_the_cluster_may_what_their_page_says_and_nothing_mor
 def test_who_is_outside_is_bound_to_a_role_that_exists_and_reads_the_settings_that_are_written() -> None:
     role = _outside()["ClusterRoleBinding/samegate-outside"]["roleRef"]
     assert f"{role['kind']}/{role['name']}" in _objects()
-    (rule,) = _outside()["Role/samegate-system/samegate-outside"]["rules"]
-    assert f"ConfigMap/samegate-system/{rule['resourceNames'][0]}" in _objects()
+    settings, keys = _outside()["Role/samegate-system/samegate-outside"]["rules"]
+    assert f"ConfigMap/samegate-system/{settings['resourceNames'][0]}" in _objects()
+    assert keys["resourceNames"] == [bgp_keys({})["metadata"]["name"]]
+
+
+def test_who_is_outside_reads_no_secret_where_no_peer_has_a_key() -> None:
+    values = raw()
+    del values["agent"]["bgp"]["peers"][0]["passwordKey"]
+    objects = {logical_name(m): m for stage in stages(parse(values).agent, IMAGE, VM) for m in stage}
+    rules = objects["Role/samegate-system/samegate-outside"]["rules"]
+    assert [rule["resources"] for rule in rules] == [["configmaps"]]
 
 
 def test_a_quota_for_critical_pods_lets_every_pod_of_ours_in_and_is_there_before_them() -> None:
