@@ -19,16 +19,22 @@ from lbnode.settings import AgentSettings
 from lbnode.standalone import Standalone, parse
 
 NAMESPACE = "samegate-system"
+#: Where the BGP Secret is mounted in a pod, and where keys lie on a machine that somebody else brings them to.
+BGP_KEYS = Path("/etc/samegate/bgp-keys")
 
 Task = Coroutine[Any, Any, None]
 NodeRole = Literal["edge", "worker"]
 
 
 class Outside(Protocol):
-    """``settings`` and ``copy`` are what is in force now; ``settings_error`` says why a newer file is refused, or is empty."""
+    """``settings`` and ``copy`` are what is in force now; ``settings_error`` says why a newer file is refused, or is empty.
+
+    ``key_directory`` has a file for each BGP key.
+    """
 
     node_name: str
     node_address: IPAddress
+    key_directory: Path
 
     @property
     def settings(self) -> AgentSettings: ...
@@ -47,6 +53,8 @@ class Outside(Protocol):
 
 class Watching:
     """Objects by watches of an API server, settings by a file that is followed."""
+
+    key_directory: Path = BGP_KEYS
 
     def __init__(self, api: Any, settings: WatchedFile[AgentSettings]) -> None:
         self._settings = settings
@@ -113,6 +121,8 @@ class StandaloneNode:
     Raises:
         ConfigError: the file is missing or wrong at the start, or this node is not in it.
     """
+
+    key_directory: Path = BGP_KEYS
 
     def __init__(self, path: Path, role: NodeRole, node_name: str) -> None:
         def read(text: str, where: str) -> Standalone:
