@@ -25,6 +25,7 @@ from tools.pulumi_engine import plugin_folder, provider_version
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = "SAMEGATE_SIMULATED_WORLD"
 PACKAGES = ("aws", "gcp")
+TIMEOUT_SECONDS = 600
 SIMULATED_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "simulated",
     "AWS_SECRET_ACCESS_KEY": "simulated",
@@ -143,7 +144,7 @@ class Stack:
         }
 
     def killed_up(self, when: Callable[[], bool]) -> None:
-        """Kill the engine in the middle of an `up`, without a warning. AssertionError when the update ends before it is time."""
+        """Kill the engine in the middle of an `up`, without a warning. AssertionError when the update ends before it is time, or it never is."""
         running = subprocess.Popen(
             self._command("up", "--yes", "--skip-preview", "--stack", "test"),
             stdout=subprocess.PIPE,
@@ -152,9 +153,11 @@ class Stack:
             cwd=self.folder,
             env=self.full_environment(),
         )
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         try:
             while not when():
                 assert running.poll() is None, running.communicate()[0]
+                assert time.monotonic() < deadline, "the update does not come to the moment at which to kill it"
                 time.sleep(0.2)
         finally:
             running.kill()
@@ -171,7 +174,7 @@ class Stack:
             text=True,
             cwd=self.folder,
             env=self.full_environment(),
-            timeout=600,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         said = (
