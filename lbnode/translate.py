@@ -237,6 +237,7 @@ def translate_edge(
         frozenset(a.ip for link in links for a in link.addresses),
         link_sessions(links, node_name, settings.bgp),
         _returning(node, settings),
+        settings.ipvs.max_syn_per_second,
     )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
