@@ -299,7 +299,8 @@ class Ipvs(Strict):
 
     ``max_syn_per_second`` is for each VIP on each edge node; SYNs above it are dropped, and connections that are there go on. IPVS keeps an
     unfinished connection for 60 s, so that a flood of forged SYNs leaves at most 61 times as many there; without it nothing but memory bounds
-    them. Needs the kernel module ``xt_hashlimit``, which keeps it in whole microseconds from one SYN to the next: at most a tenth more.
+    them. Needs the kernel module ``xt_hashlimit``, which keeps it in whole microseconds from one SYN to the next: at most a tenth more. On a node
+    without it there is no limit, and a warning.
     """
 
     tcp_seconds: IdleSeconds = 900

@@ -137,7 +137,7 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         rules = _group(mangle, let_in, key.address)
         for source in sources.get(key, [""]):
             if table.max_syn_per_second is not None and key.protocol is Protocol.TCP:
-                rules.append(f"{source}{_to(key)} {_more_syn_than(table.max_syn_per_second)} -j DROP")
+                rules.append(f"{source}{_to(key)} {more_syn_than(table.max_syn_per_second)} -j DROP")
             rules.append(f"{source}{_to(key)} -j ACCEPT")
     let_in += [f"-d {pool} -j DROP" for pool in pools]
     let_in += _link_rules(table, version)
@@ -209,7 +209,7 @@ def _to(key: VirtualKey) -> str:
     return f"-d {key.address}/{key.address.max_prefixlen} -p {protocol} -m {protocol} --dport {key.port}"
 
 
-def _more_syn_than(per_second: int) -> str:
+def more_syn_than(per_second: int) -> str:
     """A match for the SYNs that are too many for one address, all its ports together, as ``iptables-save`` prints it: the kernel keeps the time
     from one to the next in whole microseconds (``linux/netfilter/xt_hashlimit.h``, scale of revision 2). A second's worth may come at once.
 
