@@ -78,6 +78,9 @@ class EdgeDataPlane(Protocol):
     def missing_protocols(self) -> frozenset[TransportProtocol]:
         """Protocols that cannot be served here, by trying them: SCTP at most. The same answer until closed. Raises as :meth:`read`."""
 
+    def limits_syn(self) -> bool:
+        """Whether the packet filter can limit new TCP connections here, by trying it. The same answer until closed. Raises as :meth:`read`."""
+
     def clean(self) -> None:
         """Take away exactly our own state and put former sysctl values back. Raises as :meth:`apply`."""
 
