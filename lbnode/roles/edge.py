@@ -405,9 +405,14 @@ class Edge:
         """SIGTERM: withdraw everything, then keep forwarding until the routers have moved on."""
         self.terminating = True
         if self._speaker is not None:
-            await self._speaker.set({})
-            self.view.announced = frozenset()
-            log.info("edge.withdrawn", forwarding_seconds=self._settings().drain.withdraw_seconds)
+            try:
+                await self._speaker.set({})
+            except (ConfigError, Retry) as error:
+                # What is written is what it starts with; and one that hangs may still send routers what it was told before.
+                log.warning("edge.not_withdrawn", error=str(error))
+            else:
+                self.view.announced = frozenset()
+                log.info("edge.withdrawn", forwarding_seconds=self._settings().drain.withdraw_seconds)
         await sleep(self._settings().drain.withdraw_seconds)
 
     # What the pages show.

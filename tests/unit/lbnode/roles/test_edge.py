@@ -275,6 +275,20 @@ def test_sigterm_withdraws_first_then_waits_and_leaves_the_kernel_alone() -> Non
     assert world.kernel.writes == writes
 
 
+def test_sigterm_while_the_speaker_is_silent_keeps_forwarding_as_long_and_ends_without_an_error() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    world.speaker.running = False
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    asyncio.run(world.edge.withdraw_and_wait(sleep))
+    assert slept == [5.0]
+    assert VIP in world.kernel.addresses
+
+
 def test_a_service_that_goes_is_withdrawn_first_and_served_until_the_routers_have_moved_on() -> None:
     world = World()
     assert announced_after(world, 2)
