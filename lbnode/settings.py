@@ -18,6 +18,7 @@ from lbnode.errors import ConfigError
 from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
 from lbnode.pools import Pool
 from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
+from lbnode.xdp_settings import Xdp
 
 #: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
@@ -308,6 +309,8 @@ class AgentSettings(Strict):
     ``forwarding`` is ``tunnel``: to the worker role, with the client's address and through the loss of any edge node. ``nat`` is for pods on nodes
     that cannot run the worker role: edge nodes send to the pods themselves and translate both addresses, so the app sees an edge node's address
     instead of the client's, and connections end when their edge node leaves. A Service may choose by ``samegate.dev/forwarding``.
+    ``dataplane`` is ``ipvs``, or ``xdp``: our own program at the devices of edge nodes. It serves TCP and UDP by tunnel; SCTP and ``forwarding: nat``
+    are refused with it.
     """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
@@ -322,6 +325,8 @@ class AgentSettings(Strict):
     return_path: Literal["direct"] = Field(default="direct", alias="return")
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
+    dataplane: Literal["ipvs", "xdp"] = "ipvs"
+    xdp: Xdp = Xdp()
     health: Health = Health()
     active_probes: ActiveProbes = ActiveProbes()
     ipvs: Ipvs = Ipvs()
@@ -335,6 +340,20 @@ class AgentSettings(Strict):
         if edge <= worker or worker <= edge:
             raise ValueError(
                 f"edgeNodeSelector {dict(edge)} and workerNodeSelector {dict(worker)} select the same nodes: no node can be both. Give the roles different labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _served_by_xdp(self) -> AgentSettings:
+        if self.dataplane != "xdp":
+            return self
+        if not self.xdp.devices:
+            raise ValueError(
+                "dataplane xdp without xdp.devices: the program has to be told where packets for VIPs come in. Name the devices of the edge nodes, like [eth0]"
+            )
+        if self.forwarding == "nat":
+            raise ValueError(
+                "dataplane xdp together with forwarding nat: the program forwards by tunnel only. Use forwarding tunnel, or dataplane ipvs"
             )
         return self
 
@@ -428,7 +447,9 @@ class AgentSettings(Strict):
 
     def to_json(self) -> str:
         """The text of the ConfigMap; :func:`parse` reads it back to an equal value."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True) + "\n"
+        # With IPVS the text says nothing of the other data plane, so that agents of before it read the settings too.
+        unsaid = {"dataplane", "xdp"} if self.dataplane == "ipvs" and self.xdp == Xdp() else None
+        return json.dumps(self.model_dump(mode="json", by_alias=True, exclude=unsaid), indent=2, sort_keys=True) + "\n"
 
 
 #: Rule and way out for findings of pydantic whose own words are about Python.

@@ -55,8 +55,9 @@ from lbnode.settings import AgentSettings
 #: a removed destination end at once; a reused source port is scheduled anew; ICMP errors follow the packet that they quote.
 #: Answers to probes come back by the uplink though their source is routed into a tunnel, which a strict reverse path filter drops; the kernel
 #: takes the larger of this and the device's own value (ip-sysctl), and 2 is loose.
+XDP_SYSCTLS = {"net.ipv4.conf.all.rp_filter": "2"}
 EDGE_SYSCTLS = {
-    "net.ipv4.conf.all.rp_filter": "2",
+    **XDP_SYSCTLS,
     "net.ipv4.vs.conn_reuse_mode": "1",
     "net.ipv4.vs.expire_nodest_conn": "1",
     "net.ipv4.vs.schedule_icmp": "1",
@@ -220,7 +221,9 @@ def translate_edge(
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=_sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
+        sysctls=XDP_SYSCTLS
+        if settings.dataplane == "xdp"
+        else _sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=digest,
         vips=here,
@@ -400,7 +403,7 @@ def _closed_families(
             if service.source_ranges and not any(r.version == address.version for r in service.source_ranges):
                 found |= {
                     VirtualKey(address, protocol, port.port)
-                    for port, protocol in ports_of(service, True, frozenset())[0]
+                    for port, protocol in ports_of(service, True, frozenset(), settings.dataplane)[0]
                 }
     return frozenset(found)
 

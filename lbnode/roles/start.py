@@ -41,9 +41,10 @@ from lbnode.roles.outside import NAMESPACE, Cluster, NodeRole, Outside, Standalo
 from lbnode.roles.removal import release_services
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
+from lbnode.roles.xdp import BPF_DIRECTORY, xdp_balancer
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import ALL_EDGE_SYSCTLS, WORKER_NEEDS
+from lbnode.translate import ALL_EDGE_SYSCTLS, WORKER_NEEDS, XDP_SYSCTLS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
@@ -252,9 +253,12 @@ async def _controller(settings: SettingsFile) -> None:
 
 
 def _edge_kernel(settings: AgentSettings) -> KernelEdge:
+    pools = networks_of_this_kernel(settings.pool_networks)
+    xdp = settings.dataplane == "xdp"
     return KernelEdge(
-        networks_of_this_kernel(settings.pool_networks),
-        sysctls=ALL_EDGE_SYSCTLS,
+        pools,
+        balancer=xdp_balancer(pools, settings, BPF_DIRECTORY) if xdp else None,
+        sysctls=XDP_SYSCTLS if xdp else ALL_EDGE_SYSCTLS,
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
@@ -280,7 +284,7 @@ def _sysctl_base() -> Path:
 
 
 def _shape(settings: AgentSettings) -> tuple[object, ...]:
-    return (settings.pool_networks, settings.network, settings.health, settings.ports)
+    return (settings.pool_networks, settings.network, settings.health, settings.ports, settings.dataplane, settings.xdp)
 
 
 def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[], None]:
