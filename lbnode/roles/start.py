@@ -41,7 +41,6 @@ from lbnode.roles.outside import NAMESPACE, Cluster, NodeRole, Outside, Standalo
 from lbnode.roles.removal import release_services
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
-from lbnode.roles.xdp import BPF_DIRECTORY, xdp_balancer
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
 from lbnode.translate import ALL_EDGE_SYSCTLS, WORKER_NEEDS, XDP_SYSCTLS
@@ -254,11 +253,16 @@ async def _controller(settings: SettingsFile) -> None:
 
 def _edge_kernel(settings: AgentSettings) -> KernelEdge:
     pools = networks_of_this_kernel(settings.pool_networks)
-    xdp = settings.dataplane == "xdp"
+    balancer = None
+    if settings.dataplane == "xdp":
+        # Here, because an agent with IPVS has no need of it.
+        from lbnode.roles.xdp import BPF_DIRECTORY, xdp_balancer
+
+        balancer = xdp_balancer(pools, settings, BPF_DIRECTORY)
     return KernelEdge(
         pools,
-        balancer=xdp_balancer(pools, settings, BPF_DIRECTORY) if xdp else None,
-        sysctls=XDP_SYSCTLS if xdp else ALL_EDGE_SYSCTLS,
+        balancer=balancer,
+        sysctls=XDP_SYSCTLS if settings.dataplane == "xdp" else ALL_EDGE_SYSCTLS,
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
