@@ -66,7 +66,8 @@ def build(
     base = layer("debian", "Debian packages", debian.unpack)
     wheels = layer("wheels", "Python wheels", lambda tree: _wheels(base, tree), base.digest, LOCK.read_bytes())
     sources = [part for path in _agent_sources() for part in (str(path.relative_to(ROOT)), path.read_bytes())]
-    agent = layer("agent", "the agent", lambda tree: _agent(base, tree), base.digest, *sources)
+    compiler = Path(tools.bpf.__file__).read_bytes()
+    agent = layer("agent", "the agent", lambda tree: _agent(base, tree), base.digest, compiler, *sources)
     layers = (base, wheels, agent)
     bill = _bill(layers)
     checksum = "sha256:" + hashlib.sha256(bill).hexdigest()

@@ -74,7 +74,7 @@ def test_the_capabilities_of_the_pod_suffice_and_the_log_says_the_mode(built: Pa
     assert program() == "xdp", "it stays when the agent ends"
 
 
-@pytest.mark.parametrize("without", ["+net_admin", "+bpf"])
+@pytest.mark.parametrize("without", ["+net_admin", "+bpf", "+perfmon"])
 def test_without_one_of_them_the_device_is_left_alone(built: Path, pins: Path, without: str) -> None:
     said = start(built, pins, tuple(c for c in POD if c != without))
     assert "services:" not in said
