@@ -2,7 +2,7 @@
 PYTHON := python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help tools lab status lab-down test unit policy bench bench-xdp lint audit lock clean
+.PHONY: help tools lab status lab-down test unit preview policy bench bench-xdp lint audit lock clean
 # A test looks that none is forgotten.
 SHELL_SCRIPTS := .ci/run image/bird-supervisor.sh lab/uml/rootfs/usr/local/sbin/samegate-node
 
@@ -40,6 +40,10 @@ lint: tools ## Check style, security rules, types, import layers, shell scripts 
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports --config pyproject.toml
 	@$(PYTHON) -m tools lock --check
+
+preview: tools ## Show what a cloud's stack would create, by simulated providers, without an account: make preview STACK=aws
+	@test -n "$(STACK)" || { echo 'Say which stack: make preview STACK=aws' >&2; exit 2; }
+	@$(VENV)/python -m tests.providers.preview $(STACK)
 
 policy: tools ## Preview a stack with every policy check, and look for secrets in clear text: make policy STACK=onprem
 	@test -n "$(STACK)" || { echo 'Say which stack: make policy STACK=onprem' >&2; exit 2; }

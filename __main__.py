@@ -7,7 +7,7 @@ import pulumi
 from components.app import App, load
 from components.load import load as load_settings
 from components.loadbalancer.component import LoadBalancer, LoadBalancerArgs
-from components.onprem.platform import provision
+from components.provision import provision
 from components.routers.render import configurations
 from lbnode.errors import ConfigError
 
@@ -17,10 +17,10 @@ def main(project: Path) -> None:
     # All reading comes before the first resource: a mistake leaves the stack untouched.
     apps = {app.path: (load(project / app.path), {"samegate": settings.image, **app.images}) for app in settings.apps}
     routers = configurations(settings)
-    platform = provision(settings, project, kubeconfig)
+    platform = provision(settings, project, kubeconfig, bgp_keys)
     balancer = LoadBalancer(
         "samegate",
-        LoadBalancerArgs(agent=settings.agent, image=settings.image, bgp_keys=bgp_keys),
+        LoadBalancerArgs(settings.agent, settings.image, bgp_keys, platform.peers),
         pulumi.ResourceOptions(providers=[platform.kubernetes]),
     )
     addresses: dict[str, pulumi.Output[str]] = {}
@@ -36,15 +36,13 @@ def main(project: Path) -> None:
     pulumi.export("image", settings.image)
     pulumi.export("addresses", addresses)
     pulumi.export("edgeNodes", [node.name for node in platform.edge_nodes])
-    pulumi.export(
-        "peers",
-        {
-            node.name: [f"{peer.name} {peer.address} AS{peer.asn}" for peer in node.peers]
-            for node in platform.edge_nodes
-        },
-    )
+    pulumi.export("peers", platform.sessions())
     # With references in the place of BGP keys, so that the output can be read, reviewed and compared.
     pulumi.export("routers", routers)
+    if platform.cost is not None:
+        pulumi.export("fabricCost", platform.cost)
+    if platform.public_address is not None:
+        pulumi.export("publicAddress", platform.public_address)
 
 
 try:

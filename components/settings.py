@@ -14,6 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from components.aws.settings import Aws
+from components.clouds import KINDS, OWN_NETWORK_KEYS, check, completed, node_names
+from components.gcp.settings import Gcp
 from lbnode.errors import ConfigError
 from lbnode.settings import AgentSettings, config_error
 
@@ -120,7 +123,7 @@ class App(_Settings):
 class StackSettings(_Settings):
     """Everything a stack says, but for its secrets."""
 
-    platform: OnPrem
+    platform: OnPrem | Aws | Gcp = Field(discriminator="kind")
     image: str
     agent: AgentSettings
     apps: tuple[App, ...] = ()
@@ -132,13 +135,13 @@ class StackSettings(_Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> StackSettings:
-        known = set(self.platform.edge_nodes)
+        known = set(self.edge_node_names)
         named = [(f"peer {p.name}", p.nodes) for p in self.agent.bgp.peers]
         for who, nodes in (*named, *((f"pool {p.name}", p.nodes) for p in self.agent.pools)):
             for node in nodes:
                 if node not in known:
                     raise ValueError(
-                        f"{who} names the edge node {node!r}, which platform.edgeNodes does not have ({', '.join(sorted(known))}). "
+                        f"{who} names the edge node {node!r}, which the platform does not have ({', '.join(sorted(known))}). "
                         "Correct the one or the other"
                     )
         paths = [app.path for app in self.apps]
@@ -146,6 +149,11 @@ class StackSettings(_Settings):
             if paths.count(path) > 1:
                 raise ValueError(f"app {path!r} is listed twice: its objects would be created twice. Remove one")
         return self
+
+    @property
+    def edge_node_names(self) -> tuple[str, ...]:
+        """The edge nodes as peers and pools name them."""
+        return self.platform.edge_nodes if isinstance(self.platform, OnPrem) else node_names(self.platform)
 
     @property
     def bgp_key_names(self) -> tuple[str, ...]:
@@ -166,10 +174,16 @@ def parse(raw: Mapping[str, Any], *, bgp_keys: Iterable[str] = ()) -> StackSetti
                 "a secret never stands among the settings",
                 f"Use: pulumi config set --secret {PREFIX}:{name}",
             )
+    platform = _platform(raw.get("platform"))
+    values = {**raw, "platform": platform} if platform is not None else dict(raw)
+    if isinstance(platform, Aws | Gcp):
+        values["agent"] = completed(platform, raw.get("agent"), f"{PREFIX}.agent")
     try:
-        settings = StackSettings.model_validate(dict(raw))
+        settings = StackSettings.model_validate(values)
     except ValidationError as error:
         raise config_error(error, PREFIX) from None
+    if isinstance(platform, Aws | Gcp):
+        check(platform, settings.agent)
     given = set(bgp_keys)
     for name in settings.bgp_key_names:
         if name not in given:
@@ -187,10 +201,43 @@ def parse(raw: Mapping[str, Any], *, bgp_keys: Iterable[str] = ()) -> StackSetti
     return settings
 
 
+def _platform(raw: Any) -> OnPrem | Aws | Gcp | None:
+    """The platform by itself, since the agent's share of a cloud follows from it; None where there is none to read."""
+    if not isinstance(raw, Mapping):
+        return None
+    kinds: dict[str, type[OnPrem] | type[Aws] | type[Gcp]] = {"onprem": OnPrem, **KINDS}
+    kind = raw.get("kind", "onprem")
+    if kind not in kinds:
+        raise ConfigError(f"{PREFIX}.platform.kind = {kind!r}", "no such platform", f"Use one of {', '.join(kinds)}")
+    try:
+        return kinds[kind].model_validate(dict(raw))
+    except ValidationError as error:
+        raise config_error(error, f"{PREFIX}.platform") from None
+
+
+def _cloud_definitions(definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's settings without what follows from a cloud's platform."""
+    agent, bgp, network = (definitions[name] for name in ("AgentSettings", "Bgp", "Network"))
+
+    def without(definition: Mapping[str, Any], *names: str) -> dict[str, Any]:
+        return {
+            **definition,
+            "properties": {k: v for k, v in definition["properties"].items() if k not in names},
+            "required": [k for k in definition.get("required", ()) if k not in names],
+        }
+
+    own = without(network, *(k for k in network["properties"] if k not in OWN_NETWORK_KEYS))
+    cloud = without(agent)
+    cloud["required"] = [k for k in cloud["required"] if k != "network"]
+    cloud["properties"] |= {"bgp": {"$ref": "#/$defs/CloudBgp"}, "network": {"$ref": "#/$defs/CloudNetwork"}}
+    return {"CloudAgentSettings": cloud, "CloudBgp": without(bgp, "peers"), "CloudNetwork": own}
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a stack file, for editors (`# yaml-language-server: $schema=schema.json`)."""
     schema = StackSettings.model_json_schema(by_alias=True)
     definitions = schema.pop("$defs")
+    definitions |= _cloud_definitions(definitions)
     secret = {
         "anyOf": [
             {"type": "string"},
@@ -207,12 +254,24 @@ def json_schema() -> dict[str, Any]:
         **secret,
         "description": "The text of a kubeconfig, where platform.kubeconfigFile is not set.",
     }
+    agent = f"{PREFIX}:agent"
+    keys[agent] = {"type": "object"}
+    of_cloud = {
+        "properties": {f"{PREFIX}:platform": {"properties": {"kind": {"enum": list(KINDS)}}, "required": ["kind"]}}
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A samegate stack",
         "type": "object",
         "properties": {
-            "config": {"type": "object", "properties": keys, "required": [f"{PREFIX}:platform", f"{PREFIX}:agent"]},
+            "config": {
+                "type": "object",
+                "properties": keys,
+                "required": [f"{PREFIX}:platform", agent],
+                "if": of_cloud,
+                "then": {"properties": {agent: {"$ref": "#/$defs/CloudAgentSettings"}}},
+                "else": {"properties": {agent: {"$ref": "#/$defs/AgentSettings"}}},
+            },
             "encryptionsalt": {"type": "string"},
             "secretsprovider": {"type": "string"},
             "encryptedkey": {"type": "string"},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lab import cluster, control_plane, netns, topology
 from lab.machines import Machine
 from lab.report.bench import APPS, Bench, NotReached
+from lab.report.broken import delete_pods
 from lab.report.live_flows import LEAVER
 from lab.report.path import NARROW_MTU_BYTES
 from lab.report.steady import ECHO
@@ -70,6 +71,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "drain-worker", f"annotate {WORKER} with samegate.dev/drain", "its weight becomes 0; its flows go on",
         f"python -m lab exec {EDGE} ipvsadm -Ln", lambda: Bench.drain(WORKER), lambda: Bench.undrain(WORKER),
+    ),
+    Fault(
+        "kill-pods", f"end the echo pods of {WORKER} without grace", "their flows end; no other flow does, and new connections go to the other worker",
+        _WATCH_AGENT, lambda: delete_pods(Bench(), WORKER, "--grace-period=0", "--force"),
     ),
     Fault(
         "clear-ipvs", f"ipvsadm -C on {EDGE}", "the table is back, or the VIPs are withdrawn, within 3 s",

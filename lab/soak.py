@@ -23,10 +23,10 @@ from typing import Any, Literal
 from lab import netns, routers, topology
 from lab.faults import BY_NAME, WORKER, Fault
 from lab.processes import write_text
-from lab.report.bench import Bench, NotReached
+from lab.report.bench import Bench, NotReached, Target
 from lab.report.route_watch import RouteWatch
 from lab.report.steady import ECHO
-from lab.traffic.client import TrafficFailed
+from lab.traffic.client import RunningFlows, TrafficFailed
 from lab.traffic.connections import Sample
 
 RESULT = topology.STATE / "soak.json"
@@ -39,10 +39,16 @@ QUIET_SECONDS = (5.0, 20.0)
 """Between two faults, so that each meets a rack of its own."""
 SETTLING_SECONDS = 30.0
 """What a step is reckoned to take beside quiet and hold; a machine that boots takes longer, and the run then makes fewer steps."""
+LEAD_SECONDS = 1.0
+"""So that the new connections are under way when the fault comes."""
+WATCHED_SECONDS = 8.0
+"""From the end of a fault until the rack is asked whether it has settled: a pod whose process was killed counts as Ready until its kubelet has looked."""
 SETTLE_TIMEOUT_SECONDS = 300.0
 WARM_UP_SECONDS = 60.0
 MOST_GROWTH = 0.10
 """Of resident memory; docs/scorecard.md row 14 allows 10 % in 10 minutes."""
+LEAST_GROWTH_KIB = 2048
+"""Of BIRD's few MiB a tenth is what one more buffer takes; a leak goes on and passes this too."""
 MOST_NEW_DESCRIPTORS = 16
 """Descriptors come and go: an agent asks each other node's page at once, and each page may be asked by all others."""
 
@@ -67,6 +73,7 @@ HAZARDS: tuple[Hazard, ...] = (
     Hazard("filter-icmp", 20, "none"),
     Hazard("narrow-path", 20, "none"),
     Hazard("kill-worker", 20, "of its worker"),
+    Hazard("kill-pods", 0, "of its worker"),
     # Between the fault and its repair, within 3 s, a packet may meet a kernel that knows nothing of its flow.
     Hazard("clear-ipvs", 0, "all"),
     Hazard("delete-tunnel", 0, "of its worker"),
@@ -146,7 +153,7 @@ def grown(samples: Iterable[Usage]) -> list[str]:
             continue
         first, last = warm[0], warm[-1]
         seconds = last.at_seconds - first.at_seconds
-        if last.resident_kib > first.resident_kib * (1 + MOST_GROWTH):
+        if last.resident_kib - first.resident_kib > max(first.resident_kib * MOST_GROWTH, LEAST_GROWTH_KIB):
             found.append(
                 f"{program} on {node} ({pid}): {first.resident_kib} to {last.resident_kib} KiB in {seconds:.0f} s"
             )
@@ -171,6 +178,9 @@ def make_and_undo(fault: Fault, hold_seconds: float, sleep: Callable[[float], ob
                 fault.undo()
 
 
+TROUBLE = (NotReached, netns.CommandError, TrafficFailed, subprocess.SubprocessError, OSError)
+"""What a broken rack makes of a step: it ends the run, is told, and what was seen until then is kept."""
+
 # The edge: everything below touches the rack.
 
 
@@ -188,12 +198,13 @@ def look_at_processes(bench: Bench, began: float) -> list[Usage]:
 
 
 def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
-    """Make the steps, as many as the time allows. What happened, as JSON values."""
+    """Make the steps, as many as the time allows, on a rack that has to be settled. What happened, as JSON values."""
     began = time.monotonic()
     bench.settle(SETTLE_TIMEOUT_SECONDS)
     target = bench.target(ECHO)
     told: list[dict[str, Any]] = []
     usages: list[Usage] = []
+    trouble = ""
     flows = bench.open_flows(target, FLOWS)
     try:
         for step in steps:
@@ -201,41 +212,45 @@ def soak(bench: Bench, steps: Sequence[Step], minutes: float) -> dict[str, Any]:
                 break
             usages += look_at_processes(bench, began)
             time.sleep(step.quiet_seconds)
-            trouble = ""
             bench.say(f"step {step.number} of {len(steps)}: {step.hazard.fault}, held for {step.hold_seconds:g} s")
-            with bench.client.connections(bench.connections_plan(target, NEW_PER_SECOND)) as load:
-                try:
-                    make_and_undo(BY_NAME[step.hazard.fault], step.hold_seconds)
-                    settled = bench.settle(SETTLE_TIMEOUT_SECONDS)
-                except NotReached as error:
-                    settled, trouble = None, str(error)
-                attempts = load.stop()
-            state = flows.check()
-            wrong = wrongly_broken(step.hazard, state.broken_flows, WORKER)
-            failed = connections(attempts)["new_failed"]
-            told.append(
-                {
-                    **asdict(step),
-                    "settled_s": round(settled, 1) if settled is not None else None,
-                    "trouble": trouble,
-                    "flows_broken": state.broken,
-                    "wrongly_broken": list(wrong),
-                    **connections(attempts),
-                }
-            )
-            bench.say(
-                f"  {len(wrong)} flows broken that should live, {state.broken - len(wrong)} excused; {failed} of {len(attempts)} new connections failed"
-                + (f"; {trouble}" if trouble else "")
-            )
-            if trouble:
+            told.append(make(bench, target, flows, step))
+            bench.say(f"  {_told_of_step(told[-1])}")
+            if told[-1]["trouble"]:
                 break
-            if state.broken:
+            if told[-1]["flows_broken"]:
                 flows.stop()
                 flows = bench.open_flows(target, FLOWS)
         usages += look_at_processes(bench, began)
+    except TROUBLE as error:
+        trouble = f"{type(error).__name__}: {error}"
     finally:
-        flows.stop()
-    return {"steps": told, "grown": grown(usages), "usage": [asdict(u) for u in usages]}
+        # After Ctrl-C it has ended by itself.
+        with contextlib.suppress(TrafficFailed):
+            flows.stop()
+    return {"steps": told, "trouble": trouble, "grown": grown(usages), "usage": [asdict(u) for u in usages]}
+
+
+def make(bench: Bench, target: Target, flows: RunningFlows, step: Step) -> dict[str, Any]:
+    """One step and what became of flows and new connections, until the rack has settled again or does not."""
+    settled, trouble = None, ""
+    with bench.client.connections(bench.connections_plan(target, NEW_PER_SECOND)) as load:
+        time.sleep(LEAD_SECONDS)
+        try:
+            make_and_undo(BY_NAME[step.hazard.fault], step.hold_seconds)
+            time.sleep(WATCHED_SECONDS)
+            settled = round(bench.settle(SETTLE_TIMEOUT_SECONDS), 1)
+        except TROUBLE as error:
+            trouble = f"{type(error).__name__}: {error}"
+        attempts = load.stop()
+    state = flows.check()
+    return {
+        **asdict(step),
+        "settled_s": settled,
+        "trouble": trouble,
+        "flows_broken": state.broken,
+        "wrongly_broken": wrongly_broken(step.hazard, state.broken_flows, WORKER),
+        **connections(attempts),
+    }
 
 
 def connections(attempts: Sequence[Sample]) -> dict[str, Any]:
@@ -291,7 +306,8 @@ def stayed_calm(result: Mapping[str, Any]) -> bool:
 
 def holds(result: Mapping[str, Any]) -> bool:
     """Whether no flow broke that should live, the rack settled after each fault, and nothing grew."""
-    return not result["grown"] and not any(s["wrongly_broken"] or s["trouble"] for s in result["steps"])
+    quiet = not result["grown"] and not result["trouble"] and bool(result["steps"])
+    return quiet and not any(s["wrongly_broken"] or s["trouble"] for s in result["steps"])
 
 
 def main(arguments: list[str]) -> int:
@@ -337,7 +353,7 @@ def _tell(
 ) -> int:
     try:
         result = run()
-    except (NotReached, netns.CommandError, TrafficFailed, subprocess.SubprocessError, OSError) as error:
+    except TROUBLE as error:
         print(f"error: {error}. See `python -m lab status`", file=sys.stderr)
         return 2
     write_text(RESULT, json.dumps({**conditions, **result}, indent=1))
@@ -345,9 +361,21 @@ def _tell(
     return 0 if good(result) else 1
 
 
+def _told_of_step(step: Mapping[str, Any]) -> str:
+    wrong = len(step["wrongly_broken"])
+    return (
+        f"{wrong} flows broken that should live, {step['flows_broken'] - wrong} excused; "
+        f"{step['new_failed']} of {step['new_connections']} new connections failed"
+        + (f"; {step['trouble']}" if step["trouble"] else "")
+    )
+
+
 def _told_of_faults(result: Mapping[str, Any], steps: Sequence[Step]) -> str:
     wrong = sum(len(s["wrongly_broken"]) for s in result["steps"])
-    return f"{len(result['steps'])} of {len(steps)} steps: {wrong} flows broken that should live; grown: {', '.join(result['grown']) or 'nothing'}"
+    return (
+        f"{len(result['steps'])} of {len(steps)} steps: {wrong} flows broken that should live; grown: {', '.join(result['grown']) or 'nothing'}"
+        + (f"; ended by {result['trouble']}" if result["trouble"] else "")
+    )
 
 
 def _told_of_calm(result: Mapping[str, Any]) -> str:

@@ -43,7 +43,11 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, clean):
         source = command.add_mutually_exclusive_group()
         source.add_argument(
-            "--settings", type=Path, default=SETTINGS_PATH, metavar="FILE", help="as mounted in the pod"
+            "--settings",
+            type=Path,
+            default=None,
+            metavar="FILE",
+            help=f"as mounted in the pod (default: {SETTINGS_PATH})",
         )
         source.add_argument(
             "--standalone",
@@ -55,8 +59,15 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--node",
             default=None,
-            help="this node's name in the standalone file (default: NODE_NAME, or the host name)",
+            help="this node's name in the standalone file or in outsideEdges (default: NODE_NAME, or the host name)",
         )
+    run.add_argument(
+        "--kubeconfig",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="edge only: on a machine outside the cluster, with the settings of --settings or else of the cluster's ConfigMap",
+    )
 
     schema = commands.add_parser("schema", help="print the JSON Schema of the settings")
     schema.add_argument("--standalone", action="store_true", help="of the standalone file instead")
@@ -91,6 +102,13 @@ def _run(options: argparse.Namespace) -> int:
         return code
     from lbnode.roles import start
 
+    kubeconfig = options.kubeconfig if options.command == "run" else None
+    if kubeconfig is not None and (options.standalone is not None or options.role != "edge"):
+        raise ConfigError(
+            f"run {options.role} --kubeconfig",
+            "is for edge nodes outside a cluster",
+            "Run edge without --standalone, or leave --kubeconfig out",
+        )
     if options.standalone is not None:
         if options.role == "controller":
             raise ConfigError(
@@ -100,11 +118,16 @@ def _run(options: argparse.Namespace) -> int:
             )
         act = start.clean_standalone if options.command == "clean" else start.run_standalone
         return act(options.role, options.standalone, options.node)
+    if kubeconfig is not None:
+        return start.run_outside(kubeconfig, options.node, options.settings)
     if options.node is not None:
-        raise ConfigError(f"--node {options.node}", "goes with --standalone only", "In Kubernetes set NODE_NAME")
+        raise ConfigError(
+            f"--node {options.node}", "goes with --standalone or --kubeconfig only", "In Kubernetes set NODE_NAME"
+        )
+    settings_path = options.settings or SETTINGS_PATH
     if options.command == "clean":
-        return start.clean(options.role, options.settings)
-    return start.run(options.role, options.settings)
+        return start.clean(options.role, settings_path)
+    return start.run(options.role, settings_path)
 
 
 if __name__ == "__main__":

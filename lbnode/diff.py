@@ -6,7 +6,7 @@ new diff goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lbnode.model import (
@@ -18,6 +18,8 @@ from lbnode.model import (
     DeliveryTable,
     Destination,
     EdgeState,
+    EnsureLink,
+    EnsureReturnTunnel,
     EnsureTunnel,
     FilterTable,
     IPAddress,
@@ -27,14 +29,19 @@ from lbnode.model import (
     RemoveDelivery,
     RemoveDestination,
     RemoveFilter,
+    RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveReturnPath,
+    RemoveReturnTunnel,
     RemoveService,
     RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
     ReplaceTranslation,
+    RouterLink,
+    SetReturnPath,
     SetSysctl,
     SetTimeouts,
     SetWeight,
@@ -68,6 +75,11 @@ def diff_edge(
     if desired.timeouts != observed.timeouts:
         operations.append(SetTimeouts(desired.timeouts))
 
+    # Before the filter that guards them changes: without its rules they would take anything out of a tunnel.
+    kept = {t.device for t in desired.return_tunnels}
+    operations += [RemoveReturnTunnel(d) for d in sorted({t.device for t in observed.return_tunnels} - kept)]
+    # The same for links, and before another one gets the ends of one that is to change.
+    operations += [RemoveLink(device) for device, _ in sorted(_ends(observed.links) - _ends(desired.links), key=str)]
     filter_operations = _filter(desired.filter_digest, filter_table, observed.filter_digest)
     # Without any filter a VIP that is still here shows the node's own ports: close that first of all.
     if observed.filter_digest is None:
@@ -97,12 +109,27 @@ def diff_edge(
     operations += [RemoveService(key) for key in sorted(before.keys() - after.keys(), key=lambda k: k.order)]
     if observed.translation_digest is not None and wanted is None:
         operations.append(RemoveTranslation())
+    operations += _return_tunnels(4, desired, observed)
+    # A kernel without GRE stops here: it may serve by routers that need no link.
+    operations += [EnsureLink(link) for link in sorted(desired.links - observed.links, key=lambda each: each.name)]
     # A kernel without the tunnels of IPv6 stops here, with IPv4 in place.
     operations += _probe_paths(6, desired, observed)
+    operations += _return_tunnels(6, desired, observed)
     # Taking everything away: the filter last.
     if desired.filter_digest is None:
         operations += filter_operations
     return tuple(operations)
+
+
+def _return_tunnels(version: int, desired: EdgeState, observed: EdgeState) -> Iterator[EnsureReturnTunnel]:
+    missing = desired.return_tunnels - observed.return_tunnels
+    for tunnel in sorted(missing, key=lambda t: address_order(t.worker_address)):
+        if tunnel.worker_address.version == version:
+            yield EnsureReturnTunnel(tunnel)
+
+
+def _ends(links: Iterable[RouterLink]) -> set[tuple[str, tuple[IPAddress, IPAddress]]]:
+    return {(link.device, (link.node_address, link.router_address)) for link in links}
 
 
 def _probe_paths(version: int, desired: EdgeState, observed: EdgeState) -> Iterator[Operation]:
@@ -133,7 +160,9 @@ def diff_worker(
 
     # A worker that answers probes says that segments are clamped and strangers kept out. While that is not so it must not answer.
     # A missing tunnel does not count here: it silences the probes of its own edge node and of no other.
-    unsafe = bool(sysctls or filter_operations)
+    # Nor does it answer while its replies would leave another way than its edge nodes are told; which of them take replies now is not that.
+    shapes, wanted_shapes = ({p.shape for p in state.return_paths} for state in (observed, desired))
+    unsafe = bool(sysctls or filter_operations or wanted_shapes - shapes)
     keep = frozenset() if unsafe else desired.probe_addresses
     operations: list[Operation] = [RemoveAddress(a) for a in sorted(observed.probe_addresses - keep, key=address_order)]
     operations += sysctls
@@ -143,6 +172,11 @@ def diff_worker(
     operations += [
         EnsureTunnel(t) for t in sorted(desired.tunnels - observed.tunnels, key=lambda t: address_order(t.edge_address))
     ]
+    # Behind the tunnels that it leads to, before those that it no longer leads to.
+    versions = {p.version for p in desired.return_paths}
+    operations += [RemoveReturnPath(v) for v in sorted({p.version for p in observed.return_paths} - versions)]
+    changed = desired.return_paths - observed.return_paths
+    operations += [SetReturnPath(p) for p in sorted(changed, key=lambda p: p.version)]
     devices = {t.device for t in desired.tunnels}
     operations += [RemoveTunnel(d) for d in sorted({t.device for t in observed.tunnels} - devices)]
     # Nothing waits for it: kube-proxy's own rules come first.

@@ -2,7 +2,8 @@
 
 Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes (and, if asked to, Namespaces), by list and watch. An outage changes nothing: the last
 copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, after
-:data:`RETRY_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise.
+:data:`RETRY_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise. One that ends as it should
+is asked for anew from where it was, but no kind more often than each :data:`WATCH_INTERVAL_SECONDS`.
 
 A LIST is the dear request, and a whole rack sends it at once when an API server comes back. So no node sends more than one of each kind at once and then
 one in :data:`LIST_INTERVAL_SECONDS`; and after an error none goes out before the API server has answered a single GET. That keeps the whole
@@ -44,7 +45,7 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Event, Namespace, Node, Service, ServiceStatus
+from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Service, ServiceStatus
 from lightkube.resources.discovery_v1 import EndpointSlice
 from lightkube.types import PatchType
 
@@ -61,6 +62,8 @@ SILENCE_SECONDS = 50.0
 RETRY_PAUSE_SECONDS = 1.0
 #: One LIST in so many seconds for all kinds together, once each kind had its first.
 LIST_INTERVAL_SECONDS = 5.0
+#: From one WATCH of a kind to the next. lightkube sends it in the moment in which the last one ends, and a proxy may end each at once.
+WATCH_INTERVAL_SECONDS = 1.0
 #: What is asked for to see whether an API server answers at all: its own Service, which it keeps itself.
 ITS_OWN_SERVICE = ServiceName("default", "kubernetes")
 #: Time for one request but for watches.
@@ -88,18 +91,33 @@ API_ERRORS = (
 WATCH_ERRORS = (*API_ERRORS, AttributeError)
 
 
-def client() -> AsyncClient:
-    """A client from the pod's service account, or the kubeconfig in ``KUBECONFIG``.
+def client(kubeconfig: Path | None = None) -> AsyncClient:
+    """A client by the current context of ``kubeconfig``; without it from the pod's service account, or the kubeconfig in ``KUBECONFIG``.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: none of it is there, or it cannot be used.
     """
+    if kubeconfig is not None:
+        return _named_client(kubeconfig)
     try:
         return AsyncClient(timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS), field_manager=FIELD_MANAGER)
     except KubeconfigError as error:
         raise ConfigError(
             "Kubernetes API", f"no way to reach it: {error}", "Run in a pod with a service account, or set KUBECONFIG"
         ) from error
+
+
+def _named_client(path: Path) -> AsyncClient:
+    called = f"kubeconfig {path}"
+    try:
+        config = _kubeconfig(path).get()
+        if config is None or config.user is None:
+            raise ConfigError(called, "has no current context with a user", "Name both in it")
+        if config.user.exec is not None:
+            config = config._replace(user=msgspec.structs.replace(config.user, exec=_askable(config.user.exec)))
+        return AsyncClient(config, timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS), field_manager=FIELD_MANAGER)
+    except CREDENTIAL_ERRORS as error:
+        raise ConfigError(called, f"cannot be used: {error}", "Mend it, or name another by --kubeconfig") from None
 
 
 def operator_client(kubeconfig: Path | None, context: str | None) -> tuple[httpx2.AsyncClient, str]:
@@ -251,6 +269,10 @@ class Watcher:
         self._doubted: set[str] = set()
         self._pace = Pace(len(self.copy.kinds), LIST_INTERVAL_SECONDS)
         self._turn = asyncio.Lock()
+        self._watch_paces: dict[str, Pace] = {}
+        # Between two watches lightkube says nothing to who iterates over their events; its HTTP client sees each.
+        http: Any = api._client._client
+        http.event_hooks = {**http.event_hooks, "request": [*http.event_hooks["request"], self._my_turn_to_watch]}
 
     async def run(self) -> None:
         """Follow all kinds until cancelled."""
@@ -287,6 +309,15 @@ class Watcher:
             while (wait_seconds := self._pace.wait_seconds(now())) > 0:
                 await asyncio.sleep(wait_seconds)
             self._pace = self._pace.taken(now())
+
+    async def _my_turn_to_watch(self, request: httpx2.Request) -> None:
+        """Holds a WATCH back until its kind's turn has come; other requests pass."""
+        if request.url.params.get("watch") != "true":
+            return
+        now = asyncio.get_running_loop().time
+        pace = self._watch_paces.get(request.url.path, Pace(1, WATCH_INTERVAL_SECONDS))
+        await asyncio.sleep(pace.wait_seconds(now()))
+        self._watch_paces[request.url.path] = pace.taken(now())
 
     async def _list_and_watch(self, kind: str) -> None:
         resource, labels = self.KINDS[kind]
@@ -454,3 +485,19 @@ class Writer:
             await (self._api.replace(body) if resource_version else self._api.create(body))
         except API_ERRORS as error:
             raise Retry(f"lease {name}: {error}") from error
+
+
+async def config_map_text(api: AsyncClient, name: str, namespace: str, key: str) -> str:
+    """The text under ``key`` of a ConfigMap.
+
+    Raises:
+        Retry: no answer, or no such ConfigMap or key yet.
+    """
+    try:
+        found = await api.get(ConfigMap, name, namespace=namespace)
+    except (*CREDENTIAL_ERRORS, *API_ERRORS) as error:
+        raise Retry(f"ConfigMap {namespace}/{name} cannot be read: {error}", 5.0) from None
+    text = (found.data or {}).get(key)
+    if text is None:
+        raise Retry(f"ConfigMap {namespace}/{name} has no {key}", 5.0)
+    return str(text)

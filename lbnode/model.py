@@ -10,19 +10,26 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
 
 #: Devices of ours; names are at most 15 bytes (IFNAMSIZ of linux/if.h less the final zero).
 TUNNEL_DEVICE_PREFIX = "sgt-"
+LINK_DEVICE_PREFIX = "sgl-"
+RETURN_DEVICE_PREFIX = "sgr-"
 #: By IP version: a kernel has one device of each kind that takes its ends from routes.
 PROBE_DEVICES = {4: "sgprobe", 6: "sgprobe6"}
 #: The one nftables table of ours.
 FILTER_TABLE = "samegate"
 #: Bytes that an outer IPv4 header adds (RFC 2003) and that an outer IPv6 header adds (RFC 2473).
 TUNNEL_OVERHEAD_BYTES = {4: 20, 6: 40}
+#: Of GRE without key, checksum and sequence number over IPv4 (RFC 2784): 20 bytes of IPv4 and 4 of GRE.
+GRE_OVERHEAD_BYTES = 24
+#: RFC 8200 section 5: no link may be smaller, and a tunnel is one.
+SMALLEST_IPV6_MTU_BYTES = 1280
 
 
 class Protocol(StrEnum):
@@ -132,17 +139,33 @@ def _without_drained_weights(service: VirtualService) -> VirtualService:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSession:
+    """A BGP session over a link: who may speak to one of the node's addresses there, and by which ports. ``bfd`` lets BFD in too."""
+
+    address: IPAddress
+    listen_port: int
+    router_address: IPAddress
+    router_port: int
+    bfd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeFilter:
     """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop.
 
     ``translated`` are the VIPs that are tracked because they are served by translation. ``limited`` says for some of the served keys which
-    clients alone may come in; where kube-proxy sees the packets it limits them itself.
+    clients alone may come in; where kube-proxy sees the packets it limits them itself. Nothing but ``sessions`` answers on ``link_addresses``,
+    and nothing else but VIPs is reached through a link. ``returning`` is there when replies come back by way of edge nodes: what comes out of
+    the tunnels from workers is from a VIP and goes on, or belongs to a probe between one of these networks and the node's own address.
     """
 
     pools: tuple[IPNetwork, ...]
     served: frozenset[VirtualKey]
     translated: frozenset[IPAddress] = frozenset()
     limited: frozenset[tuple[VirtualKey, IPNetwork]] = frozenset()
+    link_addresses: frozenset[IPAddress] = frozenset()
+    sessions: frozenset[LinkSession] = frozenset()
+    returning: frozenset[tuple[IPNetwork, IPAddress]] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -152,6 +175,9 @@ class EdgeFilter:
             sorted(map(str, self.served)),
             sorted(map(str, self.translated)),
             sorted(f"{key} {network}" for key, network in self.limited),
+            sorted(map(str, self.link_addresses)),
+            sorted(map(str, self.sessions)),
+            sorted(map(str, self.returning)),
         )
 
 
@@ -173,17 +199,23 @@ class TranslationTable:
 class WorkerFilter:
     """The packet filter of a worker: only pools and the probe address come out of tunnels, no loop, clamped segments.
 
-    ``max_segment_bytes`` maps the IP version to the largest TCP segment that replies may offer.
+    ``max_segment_bytes`` maps the IP version to the largest TCP segment that replies may offer. With a ``return_mask``, connections that came by
+    a tunnel get this bit as their mark, what goes back gets it too, and clients are offered no larger segments either.
     """
 
     pools: tuple[IPNetwork, ...]
     probe_addresses: tuple[IPAddress, ...]
     max_segment_bytes: tuple[tuple[int, int], ...]
+    return_mask: int | None = None
 
     @property
     def digest(self) -> str:
         return _digest(
-            "worker", [str(p) for p in self.pools], [str(a) for a in self.probe_addresses], self.max_segment_bytes
+            "worker",
+            [str(p) for p in self.pools],
+            [str(a) for a in self.probe_addresses],
+            self.max_segment_bytes,
+            self.return_mask,
         )
 
 
@@ -239,6 +271,24 @@ class ProbeRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterLink:
+    """An edge node's GRE device to a router, up, with these addresses and no other. It takes no IPv6 unless ``ipv6``."""
+
+    name: str
+    node_address: IPAddress
+    router_address: IPAddress
+    addresses: frozenset[IPInterface]
+    ttl: int
+    mtu_bytes: int
+    ipv6: bool = False
+    ready: bool = True
+
+    @property
+    def device(self) -> str:
+        return LINK_DEVICE_PREFIX + self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these."""
 
@@ -271,7 +321,8 @@ class EdgeState:
     names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back, and so is
     ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
     ``probe_devices`` are the IP versions that have their probe device.
-    ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order.
+    ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order. An observed link that lacks anything
+    has ``ready=False``.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -282,6 +333,12 @@ class EdgeState:
     probe_devices: frozenset[int] = frozenset()
     probe_routes: frozenset[ProbeRoute] = frozenset()
     translation_digest: str | None = None
+    links: frozenset[RouterLink] = frozenset()
+    return_tunnels: frozenset[ReturnTunnel] = frozenset()
+
+
+def _device(prefix: str, address: IPAddress) -> str:
+    return prefix + hashlib.sha256(str(address).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +353,49 @@ class Tunnel:
 
     @property
     def device(self) -> str:
-        return TUNNEL_DEVICE_PREFIX + hashlib.sha256(str(self.edge_address).encode()).hexdigest()[:8]
+        return _device(TUNNEL_DEVICE_PREFIX, self.edge_address)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnTunnel:
+    """An edge node's tunnel device for what comes back from one address of a worker, up; as :class:`Tunnel`, and over IPv4 it takes packets from
+    the node's own VIPs besides (``accept_local=1``).
+    """
+
+    worker_address: IPAddress
+    node_address: IPAddress
+    ready: bool = True
+
+    @property
+    def device(self) -> str:
+        return _device(RETURN_DEVICE_PREFIX, self.worker_address)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnPath:
+    """The way of a worker's replies through edge nodes, for one IP version: a policy rule for packets with ``mark_mask`` set, and its table.
+
+    What is for one of ``edges`` itself goes by that edge node's own tunnel, everything else by the tunnels of ``group``, each with the same
+    share of the flows. ``node_address`` is the worker's end of them.
+    """
+
+    version: int
+    node_address: IPAddress
+    mark_mask: int
+    rule_priority: int
+    route_table: int
+    edges: frozenset[IPAddress]
+    group: frozenset[IPAddress]
+    ready: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, bool]:
+        """What it is apart from who is in it."""
+        return (self.version, self.mark_mask, self.rule_priority, self.route_table, self.ready)
+
+    def device(self, edge: IPAddress) -> str:
+        """The tunnel device to an edge node."""
+        return Tunnel(edge, self.node_address).device
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +403,7 @@ class WorkerState:
     """The worker data plane, desired or observed. Probe addresses are held only while everything else is in place.
 
     ``delivery_digest`` is that of the :class:`DeliveryTable` in force; ``None`` when there is none or it was changed behind our back.
+    ``return_paths`` are at most one a family; an observed one that is not exactly such a path has ``ready=False``.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -311,6 +411,7 @@ class WorkerState:
     tunnels: frozenset[Tunnel] = frozenset()
     probe_addresses: frozenset[IPAddress] = frozenset()
     delivery_digest: str | None = None
+    return_paths: frozenset[ReturnPath] = frozenset()
 
 
 # Operations. A diff is an ordered tuple of these; the order is decided in lbnode.diff and nowhere else.
@@ -442,6 +543,18 @@ class RemoveProbeRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class EnsureLink:
+    """Create the link's device or mend what is wrong with it."""
+
+    link: RouterLink
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureTunnel:
     """Create the tunnel device or mend what is wrong with it."""
 
@@ -451,6 +564,30 @@ class EnsureTunnel:
 @dataclass(frozen=True, slots=True)
 class RemoveTunnel:
     device: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureReturnTunnel:
+    """Create the tunnel device or mend what is wrong with it."""
+
+    tunnel: ReturnTunnel
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReturnTunnel:
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetReturnPath:
+    """Put this path in place of the one of its family. Who stays in the group loses no packet."""
+
+    path: ReturnPath
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReturnPath:
+    version: int
 
 
 Operation = (
@@ -474,8 +611,14 @@ Operation = (
     | RemoveProbeDevice
     | AddProbeRoute
     | RemoveProbeRoute
+    | EnsureLink
+    | RemoveLink
     | EnsureTunnel
     | RemoveTunnel
+    | EnsureReturnTunnel
+    | RemoveReturnTunnel
+    | SetReturnPath
+    | RemoveReturnPath
 )
 
 

@@ -16,6 +16,7 @@ from lbnode.allocate import allocate
 from lbnode.announce import EdgeFacts, announce
 from lbnode.communities import in_order
 from lbnode.documents import read_documents
+from lbnode.edge_nodes import with_outside_edges
 from lbnode.errors import ConfigError
 from lbnode.model import (
     IPAddress,
@@ -73,6 +74,7 @@ def _report(
     allocated: frozenset[ServiceName] = frozenset(),
     refused: tuple[Rejection, ...] = (),
 ) -> Report:
+    snapshot = with_outside_edges(snapshot, settings)
     edges = [n for n, o in sorted(snapshot.nodes.items()) if o.matches(settings.edge_node_selector)]
     if node is not None:
         if node not in snapshot.nodes:

@@ -41,6 +41,7 @@ REASONS = {
     errno.ENETUNREACH: "NoRoute",
     errno.EHOSTUNREACH: "Unreachable",
     errno.ECONNREFUSED: "Unreachable",
+    errno.EADDRNOTAVAIL: "NoSource",
     errno.EMSGSIZE: "TooBig",
     errno.EPERM: "Filtered",
     errno.EACCES: "Filtered",
@@ -107,9 +108,19 @@ class Prober:
     Args:
         fabric_mtu_bytes: MTU between edge nodes and workers.
         timeout_ms: how long an answer may take.
+        sources: the addresses to send from by IP version, asked anew for each socket; without it the kernel chooses.
+        mark: the packet mark to send with (``SO_MARK``, which needs CAP_NET_ADMIN), 0 for none.
     """
 
-    def __init__(self, fabric_mtu_bytes: int, timeout_ms: int) -> None:
+    def __init__(
+        self,
+        fabric_mtu_bytes: int,
+        timeout_ms: int,
+        sources: Callable[[], Mapping[int, IPAddress]] | None = None,
+        mark: int = 0,
+    ) -> None:
+        self._sources = sources
+        self._mark = mark
         self._fabric_mtu_bytes = fabric_mtu_bytes
         self._timeout_seconds = timeout_ms / 1000
         self._token = os.urandom(TOKEN_BYTES)
@@ -192,6 +203,12 @@ class Prober:
                 fresh.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
             else:
                 fresh.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
+            if self._mark:
+                fresh.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            if self._sources is not None:
+                if (source := self._sources().get(address.version)) is None:
+                    raise OSError(errno.EADDRNOTAVAIL, "no address to send from yet")
+                fresh.bind((str(source), 0))
             fresh.connect((str(address), 0))
         except OSError:
             fresh.close()

@@ -16,15 +16,16 @@ Whole = Annotated[int, Field(strict=True)]
 Value = TypeVar("Value", bound=Hashable)
 
 
-def _text(value: object) -> object:
+def as_text(value: object) -> object:
+    """The value, if it is not of a type that the ``ipaddress`` module would make an address of by itself. Raises ``ValueError``."""
     # The ipaddress module takes 5 for 0.0.0.5.
     if isinstance(value, int | bytes):
         raise ValueError(f"{value!r} is no text. Write addresses and networks as text, like 198.18.0.2")
     return value
 
 
-Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(_text)]
-Cidr = Annotated[IPv4Network | IPv6Network, BeforeValidator(_text)]
+Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(as_text)]
+Cidr = Annotated[IPv4Network | IPv6Network, BeforeValidator(as_text)]
 
 
 class Strict(BaseModel):

@@ -36,7 +36,7 @@ from lbnode.objects import (
     is_on,
 )
 from lbnode.pools import Pool, pool_of
-from lbnode.settings import AgentSettings
+from lbnode.settings import AgentSettings, DataPlane
 
 NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
@@ -148,7 +148,7 @@ def serve(
     return Served(tuple(facts.values()), tuple(services), frozenset(limited), tuple(rejections), warnings)
 
 
-def _forwarding_problem(service: ServiceObject, forwarding: str, dataplane: str) -> Rejection | None:
+def _forwarding_problem(service: ServiceObject, forwarding: str, dataplane: DataPlane) -> Rejection | None:
     if forwarding == "nat" and dataplane == "xdp":
         message = (
             f"annotation {FORWARDING_ANNOTATION} = {forwarding!r}, but edge nodes forward by XDP, which does so by tunnel only. "
@@ -162,7 +162,7 @@ def _forwarding_problem(service: ServiceObject, forwarding: str, dataplane: str)
 
 
 def ports_of(
-    service: ServiceObject, nat: bool, missing: frozenset[Protocol], dataplane: str
+    service: ServiceObject, nat: bool, missing: frozenset[Protocol], dataplane: DataPlane
 ) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
     """The ports of a Service that can be served, with their protocols, and why the others are not."""
     served: list[tuple[ServicePort, Protocol]] = []

@@ -15,15 +15,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lbnode.communities import canonical
 from lbnode.errors import ConfigError
-from lbnode.model import TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
+from lbnode.link import Link, check_links
+from lbnode.model import SMALLEST_IPV6_MTU_BYTES, TUNNEL_OVERHEAD_BYTES, IPAddress, IPNetwork
+from lbnode.outside_edge import OutsideEdge, check_outside_edges
 from lbnode.pools import Pool
 from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
+from lbnode.via_edge import ViaEdge
 from lbnode.xdp_settings import Xdp
 
 #: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
-#: RFC 8200 section 5: no link may be smaller, and a tunnel is one.
-SMALLEST_IPV6_MTU_BYTES = 1280
 
 
 def _asn(value: int) -> int:
@@ -34,6 +35,8 @@ def _asn(value: int) -> int:
     return value
 
 
+#: What balances in the kernel of edge nodes.
+DataPlane = Literal["ipvs", "xdp"]
 Asn = Annotated[Whole, Field(ge=0, le=4294967295)]
 #: An hour: longer is a mistake, and RFC 5880 counts BFD's microseconds in 32 bits (71 minutes).
 Milliseconds = Annotated[Whole, Field(gt=0, le=3_600_000)]
@@ -180,10 +183,13 @@ class Peer(Strict):
 
 
 class Bgp(Strict):
-    """BGP on the edge nodes. ``communities`` are ``"65010:100"`` or large ``"65010:1:2"`` and go with every announcement."""
+    """BGP on the edge nodes. ``communities`` are ``"65010:100"`` or large ``"65010:1:2"`` and go with every announcement. ``links`` are tunnels
+    that the edge nodes make for peers whose ``local_addresses`` lie in them.
+    """
 
     local_asn: Asn
     peers: tuple[Peer, ...] = Field(min_length=1)
+    links: tuple[Link, ...] = ()
     communities: tuple[str, ...] = ()
     listen_port: Whole = Field(default=1790, ge=1024, le=65535)
 
@@ -199,6 +205,18 @@ class Bgp(Strict):
         for what, values in (("name", [p.name for p in self.peers]), ("address", [str(p.address) for p in self.peers])):
             if (twice := first_duplicate(values)) is not None:
                 raise ValueError(f"two peers have the {what} {twice}: it must be unique. Remove or rename one")
+        return self
+
+    @model_validator(mode="after")
+    def _peers_reached_by_their_links(self) -> Bgp:
+        for peer in self.peers:
+            for link in (each for each in self.links if each.node in peer.nodes):
+                for address in link.addresses:
+                    if address.ip == peer.local_address(peer.address.version) and peer.address not in address.network:
+                        raise ValueError(
+                            f"peer {peer.name} speaks from {address.ip} of link {link.name}, but its address {peer.address} is not in {address.network}: "
+                            "it would be sought elsewhere. Put the router's end of the link into `address`"
+                        )
         return self
 
     @property
@@ -311,6 +329,8 @@ class AgentSettings(Strict):
     instead of the client's, and connections end when their edge node leaves. A Service may choose by ``samegate.dev/forwarding``.
     ``dataplane`` is ``ipvs``, or ``xdp``: our own program at the devices of edge nodes. It serves TCP and UDP by tunnel; SCTP and ``forwarding: nat``
     are refused with it.
+    ``return_path`` is how replies leave a worker: ``direct``, with a VIP as their source, or ``via-edge``, through a live edge node, where the
+    fabric drops packets from addresses that are not the sender's own.
     """
 
     pools: tuple[Pool, ...] = Field(min_length=1)
@@ -320,12 +340,14 @@ class AgentSettings(Strict):
     serve_without_class: bool = False
     edge_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "edge"}, min_length=1)
     worker_node_selector: dict[str, str] = Field(default={"samegate.dev/role": "worker"}, min_length=1)
+    outside_edges: tuple[OutsideEdge, ...] = ()
     share_across_namespaces: bool = False
     forwarding: Literal["tunnel", "nat"] = "tunnel"
-    return_path: Literal["direct"] = Field(default="direct", alias="return")
+    return_path: Literal["direct", "via-edge"] = Field(default="direct", alias="return")
+    via_edge: ViaEdge = ViaEdge()
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
-    dataplane: Literal["ipvs", "xdp"] = "ipvs"
+    dataplane: DataPlane = "ipvs"
     xdp: Xdp = Xdp()
     health: Health = Health()
     active_probes: ActiveProbes = ActiveProbes()
@@ -394,6 +416,9 @@ class AgentSettings(Strict):
                             f"{network} of pool {pool.name} overlaps {what} {other}: a VIP would shadow it. Choose a network that nothing else uses"
                         )
                 taken.append((f"pool {pool.name}", network))
+        reserved = [(what, n) for what, n in taken if what == "the probe network" or what.startswith("pool ")]
+        check_outside_edges(self.outside_edges, reserved)
+        check_links(self.bgp.links, taken, {n.version for n in self.pool_networks}, self.network.fabric_mtu_bytes)
         for probe in self.network.probe_cidrs:
             for what, other in taken:
                 if what != "the probe network" and overlap(probe, other):
@@ -432,8 +457,10 @@ class AgentSettings(Strict):
         return any(p.namespace_selector is not None for p in self.pools)
 
     def max_segment_bytes(self, version: int) -> int:
-        """Largest TCP segment whose packet still fits the tunnel: fabric MTU less tunnel, IP and TCP headers (40 or 60 bytes)."""
-        return self.network.fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[version] - {4: 40, 6: 60}[version]
+        """Largest TCP segment whose packet still fits tunnel and links: the smaller MTU less IP and TCP headers (40 or 60 bytes)."""
+        fabric_mtu_bytes = self.network.fabric_mtu_bytes
+        links = [link.inside_mtu_bytes(fabric_mtu_bytes) for link in self.bgp.links]
+        return min([fabric_mtu_bytes - TUNNEL_OVERHEAD_BYTES[version], *links]) - {4: 40, 6: 60}[version]
 
     def probe_address(self, node_address: IPAddress) -> IPAddress | None:
         """The probe address of the worker at ``node_address``: the probe network's prefix with the node address' low bits.

@@ -43,6 +43,7 @@ _KUBERNETES_ONLY = {
     "serve_without_class": "every service of the file is ours",
     "edge_node_selector": "edgeNodes lists the edge nodes",
     "worker_node_selector": "workers lists the workers",
+    "outside_edges": "edgeNodes lists the edge nodes",
     "weights": "each worker of a service may have a weight",
 }
 _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"

@@ -8,7 +8,7 @@ never its place in the table.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -26,6 +26,7 @@ from lbnode.model import (
     ProbeRoute,
     Protocol,
     Rejection,
+    ReturnTunnel,
     ServiceName,
     TranslationTable,
     Tunnel,
@@ -48,14 +49,16 @@ from lbnode.objects import (
     is_ours,
 )
 from lbnode.remembered import Remembered
+from lbnode.return_path import Standing, return_paths
+from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
-from lbnode.settings import AgentSettings
+from lbnode.settings import AgentSettings, DataPlane
 
-#: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
-#: a removed destination end at once; a reused source port is scheduled anew; ICMP errors follow the packet that they quote.
 #: Answers to probes come back by the uplink though their source is routed into a tunnel, which a strict reverse path filter drops; the kernel
 #: takes the larger of this and the device's own value (ip-sysctl), and 2 is loose.
 XDP_SYSCTLS = {"net.ipv4.conf.all.rp_filter": "2"}
+#: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
+#: a removed destination end at once; a reused source port is scheduled anew; ICMP errors follow the packet that they quote.
 EDGE_SYSCTLS = {
     **XDP_SYSCTLS,
     "net.ipv4.vs.conn_reuse_mode": "1",
@@ -63,19 +66,29 @@ EDGE_SYSCTLS = {
     "net.ipv4.vs.schedule_icmp": "1",
     "net.ipv4.vs.sloppy_tcp": "1",
 }
+#: What an edge node always has, by its data plane.
+SYSCTLS_OF: Mapping[DataPlane, Mapping[str, str]] = {"ipvs": EDGE_SYSCTLS, "xdp": XDP_SYSCTLS}
 #: With translation, in addition: IPVS shows connection tracking what it does, so that the source can be translated too; and replies are
 #: forwarded, for which the kernel has a switch of its own in each family.
 NAT_SYSCTLS = {"net.ipv4.vs.conntrack": "1"}
 FORWARDING_SYSCTLS = {4: {"net.ipv4.ip_forward": "1"}, 6: {"net.ipv6.conf.all.forwarding": "1"}}
 #: With SCTP, in addition: as ``sloppy_tcp``.
 SCTP_SYSCTLS = {"net.ipv4.vs.sloppy_sctp": "1"}
-#: Every sysctl that a plan may ask for.
-ALL_EDGE_SYSCTLS = (
-    *EDGE_SYSCTLS,
-    *NAT_SYSCTLS,
-    *SCTP_SYSCTLS,
-    *(name for names in FORWARDING_SYSCTLS.values() for name in names),
-)
+_FORWARDING_NAMES = tuple(name for names in FORWARDING_SYSCTLS.values() for name in names)
+#: Every sysctl that a plan may ask for, with IPVS and by the data plane.
+ALL_EDGE_SYSCTLS = (*EDGE_SYSCTLS, *NAT_SYSCTLS, *SCTP_SYSCTLS, *_FORWARDING_NAMES)
+EVERY_SYSCTL_OF: Mapping[DataPlane, tuple[str, ...]] = {
+    "ipvs": ALL_EDGE_SYSCTLS,
+    "xdp": (*XDP_SYSCTLS, *_FORWARDING_NAMES),
+}
+
+#: Of a worker whose replies go through edge nodes: all flows of one client shall not go through one of them (ip-sysctl: 1 is by the ports too).
+RETURN_SYSCTLS = {
+    4: {"net.ipv4.fib_multipath_hash_policy": "1"},
+    6: {"net.ipv6.fib_multipath_hash_policy": "1"},
+}
+#: Every sysctl that a worker's plan may ask for.
+ALL_WORKER_SYSCTLS = tuple(name for names in RETURN_SYSCTLS.values() for name in names)
 
 #: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
 WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
@@ -115,7 +128,7 @@ class WorkerPlan:
     """What a worker should be, and the Services whose endpoints its kube-proxy is to be asked for, and the pods to probe.
 
     ``delivered`` are the Services that the worker delivers by itself where kube-proxy does not; ``terminating`` those asked for of which a
-    pod of this node terminates.
+    pod of this node terminates; ``standings`` say which edge nodes take replies.
     """
 
     state: WorkerState
@@ -127,6 +140,7 @@ class WorkerPlan:
     backends: Mapping[Backend, ActiveProbe] = field(default_factory=dict)
     blocked: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    standings: Mapping[IPAddress, Standing] = field(default_factory=dict)
 
 
 class Memory:
@@ -167,7 +181,7 @@ def translate_edge(
     node = snapshot.nodes.get(node_name)
     unserved = _unserved(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
-    warnings += [w for edge in edges for w in _unspoken(edge, settings)]
+    warnings += [w for edge in edges for w in _unspoken(edge, settings)] + link_warnings(edges, settings)
     kernels = {n.kernel_version for n in edges if n.kernel_version}
     if len(kernels) > 1:
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
@@ -217,13 +231,25 @@ def translate_edge(
     here = frozenset(a for a in vips if a.version not in unserved)
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
-    table = EdgeFilter(pools, frozenset(s.key for s in services) - closed, translated, frozenset(limited))
+    links = router_links(node, settings, frozenset(unserved))
+    table = EdgeFilter(
+        pools,
+        frozenset(s.key for s in services) - closed,
+        translated,
+        frozenset(limited),
+        frozenset(a.ip for link in links for a in link.addresses),
+        link_sessions(links, node_name, settings.bgp),
+        _returning(node, settings),
+    )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=XDP_SYSCTLS
-        if settings.dataplane == "xdp"
-        else _sysctls(translated, any(s.key.protocol is Protocol.SCTP for s in services)),
+        sysctls=_sysctls(
+            settings.dataplane,
+            {a.version for a in translated},
+            any(s.key.protocol is Protocol.SCTP for s in services),
+            {a.version for _, a in table.returning},
+        ),
         timeouts=IpvsTimeouts(settings.ipvs.tcp_seconds, settings.ipvs.tcp_fin_seconds, settings.ipvs.udp_seconds),
         filter_digest=digest,
         vips=here,
@@ -237,6 +263,13 @@ def translate_edge(
             and (edge_address := node.address(w.address.version)) is not None
         ),
         translation_digest=translation.digest if translation is not None else None,
+        links=links,
+        return_tunnels=frozenset(
+            ReturnTunnel(w.address, own)
+            for w in workers
+            for _, own in table.returning
+            if own.version == w.address.version
+        ),
     )
     strays = _stray_endpoints(snapshot, slices, settings, memory)
     memory.end_of_round()
@@ -260,16 +293,23 @@ def translate_worker(
     node_name: str,
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
     failing: frozenset[tuple[ServiceName, IPAddress]] = frozenset(),
+    silent: frozenset[IPAddress] = frozenset(),
 ) -> WorkerPlan:
-    """The plan of the worker ``node_name``: a tunnel from each edge node, its filter, its probe addresses, what it delivers by itself, its
-    checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`; ``failing`` are pods that fail those probes.
+    """The plan of the worker ``node_name``: a tunnel from each edge node, the way of replies, its filter, its probe addresses, what it delivers by
+    itself, its checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`translate_edge`; ``failing`` are pods that fail those
+    probes, ``silent`` are edge nodes that do not answer this worker.
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
     workers, warnings = _workers(snapshot.nodes, settings)
     probe_addresses = tuple(w.probe_address for w in workers if w.name == node_name and w.probe_address is not None)
     families = sorted({n.version for n in pools})
-    table = WorkerFilter(pools, probe_addresses, tuple((f, settings.max_segment_bytes(f)) for f in families))
+    table = WorkerFilter(
+        pools,
+        probe_addresses,
+        tuple((f, settings.max_segment_bytes(f)) for f in families),
+        settings.via_edge.mark_mask if settings.return_path == "via-edge" else None,
+    )
     edges = [n for n in snapshot.nodes.values() if n.matches(settings.edge_node_selector) and n.name != node_name]
     tunnels = frozenset(
         Tunnel(edge_address, node_address)
@@ -299,11 +339,14 @@ def translate_worker(
         for check in checks
         if any(e.terminating and e.node_name == node_name for piece in slices[check.service] for e in piece.endpoints)
     )
+    paths = return_paths(edges, node, settings, silent)
     state = WorkerState(
+        sysctls={n: v for path in paths for n, v in RETURN_SYSCTLS[path.version].items()},
         filter_digest=table.digest,
         tunnels=tunnels,
         probe_addresses=frozenset(probe_addresses),
         delivery_digest=delivery.digest,
+        return_paths=frozenset(paths),
     )
     return WorkerPlan(
         state=state,
@@ -315,6 +358,7 @@ def translate_worker(
         backends=_backends(snapshot, slices, settings, node_name),
         blocked=blocked,
         warnings=tuple(warnings),
+        standings={address: verdict for verdicts in paths.values() for address, verdict in verdicts.items()},
     )
 
 
@@ -385,12 +429,21 @@ def _workers(nodes: Mapping[str, NodeObject], settings: AgentSettings) -> tuple[
     return tuple(sorted(found, key=lambda w: address_order(w.address))), tuple(warnings)
 
 
-def _sysctls(translated: Iterable[IPAddress], sctp: bool) -> dict[str, str]:
-    wanted = EDGE_SYSCTLS | (SCTP_SYSCTLS if sctp else {})
-    families = {a.version for a in translated}
-    if not families:
-        return wanted
-    return wanted | NAT_SYSCTLS | {n: v for f in sorted(families) for n, v in FORWARDING_SYSCTLS[f].items()}
+def _sysctls(dataplane: DataPlane, translated: Set[int], sctp: bool, returning: Set[int]) -> dict[str, str]:
+    """``translated`` and ``returning`` are IP versions: with VIPs that are served by translation, and with replies that come back this way."""
+    wanted = {**SYSCTLS_OF[dataplane], **(SCTP_SYSCTLS if sctp else {}), **(NAT_SYSCTLS if translated else {})}
+    return wanted | {n: v for f in sorted(translated | returning) for n, v in FORWARDING_SYSCTLS[f].items()}
+
+
+def _returning(node: NodeObject | None, settings: AgentSettings) -> frozenset[tuple[IPNetwork, IPAddress]]:
+    """Who probes through the tunnels from workers, and the address of this node that answers, by family."""
+    if settings.return_path != "via-edge" or node is None:
+        return frozenset()
+    families = {n.version for n in settings.pool_networks}
+    probes = {n.version: n for n in reversed(settings.network.probe_cidrs) if n.version in families}
+    return frozenset(
+        (network, own) for version, network in probes.items() if (own := node.address(version)) is not None
+    )
 
 
 def _closed_families(
@@ -463,7 +516,9 @@ def _unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
         f"edge node {edge.name} has no internal IPv{peer.address.version} address to speak from to peer {peer.name} = {peer.address}: "
         "it announces nothing to it. Give the node one, or name the router's address of the other family"
         for peer in settings.bgp.peers
-        if (not peer.nodes or edge.name in peer.nodes) and edge.address(peer.address.version) is None
+        if (not peer.nodes or edge.name in peer.nodes)
+        and edge.address(peer.address.version) is None
+        and not peer.local_addresses
     ]
     return [*(message for _, message in _unserved(edge, settings).values()), *silent]
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
-from components.loadbalancer.manifests import bgp_keys, stages
+from components.loadbalancer.manifests import Object, bgp_keys, settings_map, stages
+from components.naming import SETTINGS
 from components.objects import KubernetesObject
-from lbnode.settings import AgentSettings
+from lbnode.settings import AgentSettings, Peer
 
 
 @dataclass(frozen=True)
 class LoadBalancerArgs:
-    """``bgp_keys`` maps the names that peers use to TCP MD5 keys, and is a Pulumi secret; None where no peer has a key."""
+    """``bgp_keys`` maps the names that peers use to TCP MD5 keys, and is a Pulumi secret; None where no peer has a key.
+
+    ``peers`` stand in the place of those of ``agent`` where a fabric chooses addresses of sessions only during `up`.
+    """
 
     agent: AgentSettings
     image: str
     bgp_keys: pulumi.Output[Mapping[str, str]] | None = None
+    peers: pulumi.Output[tuple[Peer, ...]] | None = None
 
 
 class LoadBalancer(pulumi.ComponentResource):
@@ -33,7 +39,10 @@ class LoadBalancer(pulumi.ComponentResource):
         before: list[KubernetesObject] = []
         for position, stage in enumerate(stages(args.agent, args.image)):
             current = [
-                KubernetesObject(manifest, pulumi.ResourceOptions(parent=self, depends_on=before)) for manifest in stage
+                KubernetesObject(
+                    manifest, pulumi.ResourceOptions(parent=self, depends_on=before), _known_later(args, manifest)
+                )
+                for manifest in stage
             ]
             if position == 1 and args.bgp_keys is not None:
                 keys: pulumi.Output[Mapping[str, str]] = pulumi.Output.secret(args.bgp_keys)
@@ -44,3 +53,16 @@ class LoadBalancer(pulumi.ComponentResource):
                 )
             before = current
         self.register_outputs({"image": args.image})
+
+
+def _known_later(args: LoadBalancerArgs, manifest: Object) -> dict[str, pulumi.Output[Any]] | None:
+    """The settings' text once the fabric has chosen addresses; None for everything that is known before."""
+    if args.peers is None or (manifest["kind"], manifest["metadata"]["name"]) != ("ConfigMap", SETTINGS):
+        return None
+
+    def data(peers: tuple[Peer, ...]) -> dict[str, str]:
+        bgp = args.agent.bgp.model_copy(update={"peers": peers})
+        written: dict[str, str] = settings_map(args.agent.model_copy(update={"bgp": bgp}))["data"]
+        return written
+
+    return {"data": args.peers.apply(data)}

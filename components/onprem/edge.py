@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from components.platform import EdgeNode
-from components.settings import StackSettings
+from components.edge_node import EdgeNode
+from components.settings import OnPrem, StackSettings
 
 
-def edge_nodes(settings: StackSettings) -> tuple[EdgeNode, ...]:
+def edge_nodes(settings: StackSettings, platform: OnPrem) -> tuple[EdgeNode, ...]:
     """The named edge nodes, each with its peers; a peer that names no nodes is every node's."""
     peers = settings.agent.bgp.peers
     return tuple(
-        EdgeNode(name, tuple(p for p in peers if not p.nodes or name in p.nodes))
-        for name in settings.platform.edge_nodes
+        EdgeNode(name, tuple(p for p in peers if not p.nodes or name in p.nodes)) for name in platform.edge_nodes
     )
 
 

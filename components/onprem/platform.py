@@ -12,11 +12,11 @@ from pulumi.output import UNKNOWN
 from components.onprem.cluster import answers, api_server, read_kubeconfig
 from components.onprem.edge import edge_nodes, liveness
 from components.platform import Platform
-from components.settings import StackSettings
+from components.settings import OnPrem, StackSettings
 from lbnode.errors import ConfigError
 
 
-def provision(settings: StackSettings, project: Path, kubeconfig_secret: str | None) -> Platform:
+def provision(settings: StackSettings, platform: OnPrem, project: Path, kubeconfig_secret: str | None) -> Platform:
     """The platform of an existing cluster. Registers one resource: the Kubernetes provider.
 
     Raises:
@@ -24,8 +24,8 @@ def provision(settings: StackSettings, project: Path, kubeconfig_secret: str | N
     """
     provider = pulumi_kubernetes.Provider(
         "kubernetes",
-        kubeconfig=_kubeconfig(settings, project, kubeconfig_secret),
-        context=settings.platform.context,
+        kubeconfig=_kubeconfig(platform, project, kubeconfig_secret),
+        context=platform.context,
         # Without it any change of the kubeconfig, a renewed token say, would replace the provider and with it every object.
         cluster_identifier="onprem",
         # The agents read both from a mounted volume and follow changes; a new name would need new pods.
@@ -36,7 +36,7 @@ def provision(settings: StackSettings, project: Path, kubeconfig_secret: str | N
     return Platform(
         name="onprem",
         kubernetes=provider,
-        edge_nodes=edge_nodes(settings),
+        edge_nodes=edge_nodes(settings, platform),
         edge_selector=settings.agent.edge_node_selector,
         worker_selector=settings.agent.worker_node_selector,
         mtu_bytes=settings.agent.network.fabric_mtu_bytes,
@@ -46,23 +46,23 @@ def provision(settings: StackSettings, project: Path, kubeconfig_secret: str | N
     )
 
 
-def _kubeconfig(settings: StackSettings, project: Path, secret: str | None) -> pulumi.Output[str]:
-    text = read_kubeconfig(settings.platform, project, secret)
+def _kubeconfig(platform: OnPrem, project: Path, secret: str | None) -> pulumi.Output[str]:
+    text = read_kubeconfig(platform, project, secret)
     if text is None and not pulumi.runtime.is_dry_run():
         raise ConfigError(
-            f"samegate:platform.kubeconfigFile = {settings.platform.kubeconfig_file!r}",
+            f"samegate:platform.kubeconfigFile = {platform.kubeconfig_file!r}",
             f"no such file below {project.name}/",
             "Create the cluster first (lab: make lab)",
         )
     if text is not None:
-        server = api_server(text, settings.platform.context)
+        server = api_server(text, platform.context)
         if not pulumi.runtime.is_dry_run() or answers(server):
             # A secret: a kubeconfig carries credentials, and the state is a file.
             return pulumi.Output.secret(text)
         pulumi.warn(f"the cluster at {server} does not answer: this preview lists the objects without asking it")
     else:
         pulumi.warn(
-            f"{settings.platform.kubeconfig_file} does not exist yet: this preview lists the objects without asking a cluster"
+            f"{platform.kubeconfig_file} does not exist yet: this preview lists the objects without asking a cluster"
         )
     # With an unknown kubeconfig the provider previews from the program alone.
     return pulumi.Output.from_input(cast(str, UNKNOWN))

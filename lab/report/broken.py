@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lab import cluster, netns, topology
-from lab.report.bench import APPS, Bench, wait_until
+from lab.report.bench import APPS, Bench, NotReached, wait_until
 from lab.report.catalogue import CONNECTIONS, FLOWS
 from lab.report.endpoint_watch import EndpointWatch
 from lab.report.live_flows import LEAVER
@@ -308,7 +308,7 @@ def measure_backend_drained(bench: Bench) -> Mapping[str, Measured]:
         bench.open_flows(target, FLOWS) as flows,
         bench.client.connections(bench.connections_plan(target, 50)) as load,
     ):
-        leaving = _delete_pods(bench, worker)
+        leaving = delete_pods(bench, worker)
         _wait_not_ready(bench, leaving)
         time.sleep(2)  # flows on terminating pods are watched for two more of their exchanges
         flows.check()
@@ -317,7 +317,7 @@ def measure_backend_drained(bench: Bench) -> Mapping[str, Measured]:
         attempts = load.stop()
     bench.settle()
     with bench.open_flows(target, 100, interval_seconds=0) as hurt:
-        killed = _delete_pods(bench, worker, "--grace-period=0", "--force")
+        killed = delete_pods(bench, worker, "--grace-period=0", "--force")
         wait_until("the pods are gone", lambda: not _present(bench, killed), 30)
         time.sleep(1)  # forced deletion leaves the API before the kubelet has killed the containers
         broken = hurt.check().broken
@@ -338,10 +338,14 @@ def _pods_on(bench: Bench, worker: str) -> list[str]:
     ]
 
 
-def _delete_pods(bench: Bench, worker: str, *options: str) -> list[str]:
+def delete_pods(bench: Bench, worker: str, *options: str) -> list[str]:
+    """Delete the echo app's pods on a worker, without waiting; their names.
+
+    Raises NotReached when there are none.
+    """
     names = _pods_on(bench, worker)
     if not names:
-        raise LookupError(f"no pod of {ECHO} runs on {worker}")
+        raise NotReached(f"no pod of {ECHO} runs on {worker}")
     cluster.kubectl("delete", "pod", "-n", APPS, "--wait=false", *options, *names)
     return names
 

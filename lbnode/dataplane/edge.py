@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from lbnode.dataplane.base import Balancer, BalancerOperation
 from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
-from lbnode.dataplane.links import Links, failure
+from lbnode.dataplane.links import Device, Links, failure, is_tunnel
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
+    RETURN_DEVICE_PREFIX,
     TUNNEL_OVERHEAD_BYTES,
     AddAddress,
     AddProbeDevice,
@@ -22,6 +24,8 @@ from lbnode.model import (
     DestinationTraffic,
     EdgeFilter,
     EdgeState,
+    EnsureLink,
+    EnsureReturnTunnel,
     IPAddress,
     IPNetwork,
     IpvsTimeouts,
@@ -29,12 +33,16 @@ from lbnode.model import (
     Protocol,
     RemoveAddress,
     RemoveFilter,
+    RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveReturnTunnel,
     RemoveService,
     RemoveTranslation,
     ReplaceFilter,
     ReplaceTranslation,
+    ReturnTunnel,
+    RouterLink,
     SetSysctl,
     SetTimeouts,
     VirtualKey,
@@ -103,9 +111,34 @@ class KernelEdge:
                 probe_devices=frozenset(version for version, (ready, _) in probing.items() if ready),
                 probe_routes=frozenset(route for _, routes in probing.values() for route in routes),
                 translation_digest=self._translation.digest(),
+                links=frozenset(self._router_link(*found) for found in self._links.router_links()),
+                return_tunnels=self._return_tunnels(),
             )
         except OSError as error:
             raise failure("to be read", error) from None
+
+    def _router_link(self, device: Device, link: RouterLink) -> RouterLink:
+        ipv6 = self._sysctls.read([_ipv6_switch(device.name)]).get(_ipv6_switch(device.name)) == "0"
+        return replace(link, ipv6=ipv6, ready=device.up)
+
+    def _return_tunnels(self) -> frozenset[ReturnTunnel]:
+        devices = self._links.tunnel_devices(RETURN_DEVICE_PREFIX)
+        held = self._links.held(devices)
+        found = set()
+        for device in devices:
+            if device.local is None or device.remote is None:
+                continue
+            tunnel = ReturnTunnel(device.remote, device.local)
+            wanted = _return_tunnel_sysctls(tunnel)
+            ready = (
+                device.up
+                and device.name == tunnel.device
+                and is_tunnel(device, tunnel)
+                and (device.local.version == 6 or device.local in held.get(device.index, set()))
+                and self._sysctls.read(wanted) == wanted
+            )
+            found.add(replace(tunnel, ready=ready))
+        return frozenset(found)
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.traffic`."""
@@ -189,6 +222,24 @@ class KernelEdge:
                 self._links.add_probe_route(route)
             case RemoveProbeRoute(route):
                 self._links.remove_probe_route(route)
+            case EnsureLink(link):
+                device = self._links.ensure_router_link(link)
+                if self._sysctls.read([_ipv6_switch(link.device)]):
+                    # Before the addresses, which a device without IPv6 does not take.
+                    self._sysctls.write(_ipv6_switch(link.device), "0" if link.ipv6 else "1")
+                self._links.set_interfaces(device, link.addresses)
+                if not device.up:
+                    self._links.set_up(device)
+            case RemoveLink(name):
+                self._links.remove_router_link(name)
+            case EnsureReturnTunnel(tunnel):
+                device = self._links.ensure_tunnel(tunnel)
+                for name, value in _return_tunnel_sysctls(tunnel).items():
+                    self._sysctls.write(name, value)
+                if not device.up:
+                    self._links.set_up(device)
+            case RemoveReturnTunnel(name):
+                self._links.remove_tunnel(name, ReturnTunnel)
             case _:
                 raise Bug(f"{operation} is not for an edge node")
 
@@ -205,6 +256,10 @@ class KernelEdge:
                 self.balancer.remove()
             for version in self._mtu_bytes:
                 self._links.remove_probe_device(version)
+            for device in self._links.tunnel_devices(RETURN_DEVICE_PREFIX):
+                self._links.remove_device(device)
+            for device, _ in self._links.router_links():
+                self._links.remove_device(device)
             self._filter.remove()
             self._translation.remove()
             for name, value in self._record.values.items():
@@ -219,3 +274,23 @@ class KernelEdge:
         left = self._links.addresses(self._pools)
         if left:
             raise Retry(f"addresses came back while cleaning: {sorted(map(str, left))}")
+
+
+def _ipv6_switch(device: str) -> str:
+    """``ip-sysctl``. A kernel that was booted without IPv6 has none."""
+    return f"net.ipv6.conf.{device}.disable_ipv6"
+
+
+def _return_tunnel_sysctls(tunnel: ReturnTunnel) -> dict[str, str]:
+    """``ip-sysctl``. As on a worker's tunnel devices; and over IPv4 the node's own VIPs are the source of what comes, which the kernel takes for
+    forged otherwise. IPv6 has no such check.
+    """
+    if tunnel.node_address.version == 4:
+        return {
+            f"net.ipv4.conf.{tunnel.device}.accept_local": "1",
+            f"net.ipv4.conf.{tunnel.device}.rp_filter": "2",
+        }
+    return {
+        f"net.ipv6.conf.{tunnel.device}.addr_gen_mode": "1",
+        f"net.ipv6.conf.{tunnel.device}.disable_ipv6": "0",
+    }

@@ -25,7 +25,9 @@ from pathlib import Path
 from lbnode.dataplane.xtables import fingerprint, outline
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
+    LINK_DEVICE_PREFIX,
     PROBE_DEVICES,
+    RETURN_DEVICE_PREFIX,
     TUNNEL_DEVICE_PREFIX,
     Delivery,
     DeliveryTable,
@@ -47,6 +49,11 @@ _KUBE_PROXY_JUMP = re.compile(r"-j KUBE-\S+$")
 _CHAIN_PREFIX = "SAMEGATE-"
 _COMMENT = re.compile(r'--comment "?samegate ([0-9a-f]+):([0-9a-f]+)"?')
 _PROBE_CHAIN = "SAMEGATE-TRIAL"
+#: Single hop and multihop BFD (RFC 5881, RFC 5883).
+_BFD_PORTS = (3784, 4784)
+_ICMP = {4: "icmp", 6: "ipv6-icmp"}
+#: Destination unreachable, which says too that a packet is too big (RFC 792), and packet too big (RFC 4443).
+_TOO_BIG = {4: "icmp -m icmp --icmp-type 3", 6: "ipv6-icmp -m icmp6 --icmpv6-type 2"}
 #: Addresses whose rules share a chain, as host bits: 16 addresses keep both the dispatching chain and each group short.
 _GROUP_HOST_BITS = 4
 _TIMEOUT_SECONDS = 20
@@ -115,12 +122,25 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         f"{_CHAIN_PREFIX}PREROUTING": [f"-i {PROBE_DEVICES[version]} -j DROP", *untracked],
         f"{_CHAIN_PREFIX}OUTPUT": untracked,
     }
+    returning = f"-i {RETURN_DEVICE_PREFIX}+"
+    if table.returning:
+        inner = _named("returning")
+        raw[f"{_CHAIN_PREFIX}PREROUTING"].insert(0, f"{returning} -j {inner}")
+        raw[inner] = _returning(table, version, pools)
     # Dropped, not rejected: a reset for a port that this node does not serve yet would end a flow that it is about to inherit.
-    let_in: list[str] = [f"-d {pool} -p {'icmp' if version == 4 else 'ipv6-icmp'} -j ACCEPT" for pool in pools]
+    let_in: list[str] = [
+        # A VIP has nothing to say to the node itself.
+        *(f"-s {pool} {returning} -j DROP" for pool in pools if table.returning),
+        *(f"-d {pool} -p {_ICMP[version]} -j ACCEPT" for pool in pools),
+    ]
     mangle: Rules = {
         f"{_CHAIN_PREFIX}INPUT": let_in,
         # A VIP that is not here would go back to the router that sent it here.
-        f"{_CHAIN_PREFIX}FORWARD": [f"-d {pool} -j DROP" for pool in pools],
+        f"{_CHAIN_PREFIX}FORWARD": [
+            *(f"-d {pool} -j DROP" for pool in pools),
+            # Routers send to VIPs, and use the node for nothing else.
+            *([f"-i {LINK_DEVICE_PREFIX}+ -j DROP"] if table.link_addresses else []),
+        ],
     }
     sources: dict[VirtualKey, list[str]] = {}
     for key, network in sorted(table.limited, key=lambda limit: (limit[0].order, str(limit[1]))):
@@ -131,7 +151,37 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         rules = _group(mangle, let_in, key.address)
         rules += [f"{source}{_to(key)} -j ACCEPT" for source in sources.get(key, [""])]
     let_in += [f"-d {pool} -j DROP" for pool in pools]
+    let_in += _link_rules(table, version)
     return raw, mangle
+
+
+def _returning(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> list[str]:
+    """Of what comes back out of the tunnels from workers: replies of VIPs to anybody but VIPs, and probes. Whoever forges a worker's address
+    can speak as a VIP, which the fabric would let him do anyway, and for nobody else.
+    """
+    probes = sorted((n, a) for n, a in table.returning if n.version == version)
+    return [
+        *(f"-d {pool} -j DROP" for pool in pools),
+        *(f"-s {pool} -j RETURN" for pool in pools),
+        *(f"-s {n} -d {a}/{a.max_prefixlen} -p {_ICMP[version]} -j RETURN" for n, a in probes),
+        "-j DROP",
+    ]
+
+
+def _link_rules(table: EdgeFilter, version: int) -> list[str]:
+    """Links are for BGP and for VIPs, whose rules came before these. Their addresses answer nobody else, whatever device it comes by."""
+    if not table.link_addresses:
+        return []
+    rules = []
+    for session in sorted((s for s in table.sessions if s.address.version == version), key=str):
+        [router, own] = _hosts([session.router_address], version) + _hosts([session.address], version)
+        between = f"-s {router} -d {own} -i {LINK_DEVICE_PREFIX}+"
+        answers = f"--sport {session.router_port} ! --tcp-flags FIN,SYN,RST,ACK SYN"
+        rules += [f"{between} -p tcp -m tcp {match} -j ACCEPT" for match in (f"--dport {session.listen_port}", answers)]
+        rules += [f"{between} -p udp -m udp --dport {port} -j ACCEPT" for port in _BFD_PORTS if session.bfd]
+    own_addresses = _hosts(table.link_addresses, version)
+    rules += [f"-d {own} -i {LINK_DEVICE_PREFIX}+ -p {_TOO_BIG[version]} -j ACCEPT" for own in own_addresses]
+    return [*rules, *(f"-d {own} -j DROP" for own in own_addresses), f"-i {LINK_DEVICE_PREFIX}+ -j DROP"]
 
 
 def _hosts(addresses: Iterable[IPAddress], version: int) -> list[str]:
@@ -249,6 +299,17 @@ def _worker(table: WorkerFilter, version: int, pools: Sequence[IPNetwork]) -> tu
             for p in pools
         ],
     }
+    if table.return_mask is not None:
+        bit = f"{table.return_mask:#x}"
+        restore = f"-j CONNMARK --restore-mark --nfmask {bit} --ctmask {bit}"
+        mangle[f"{_CHAIN_PREFIX}PREROUTING"] = [
+            f"{tunnels} -j CONNMARK --set-xmark {bit}/{bit}",
+            # What a client offers bounds what is sent to it, which has to fit a tunnel as well now.
+            f"{tunnels} -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {segment}",
+            f"! {tunnels} -m conntrack --ctdir REPLY {restore}",
+        ]
+        # Replies of the node's own: of backends in the host's network, and of its kernel to probes.
+        mangle[f"{_CHAIN_PREFIX}OUTPUT"] = [f"-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY {restore}"]
     return raw, mangle
 
 
@@ -475,7 +536,7 @@ class PacketFilter:
             raise ConfigError(
                 command,
                 f"the kernel refuses the packet filter: {_last_line(done)}",
-                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_comment xt_tcpudp xt_nat xt_statistic xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
+                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_connmark xt_comment xt_tcpudp xt_nat xt_statistic xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
             )
 
     def _command(self, version: int, verb: str) -> str:

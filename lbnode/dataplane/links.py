@@ -1,7 +1,8 @@
 """Addresses, tunnel devices and routes over rtnetlink.
 
 Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h``, ``linux/ip6_tunnel.h``
-and ``net/ip_tunnels.h``. A tunnel over IPv4 is the kernel's kind ``ipip``, one over IPv6 is ``ip6tnl`` that takes nothing but IPv6.
+and ``net/ip_tunnels.h``. A tunnel over IPv4 is the kernel's kind ``ipip``, one over IPv6 is ``ip6tnl`` that takes nothing but IPv6; a link
+to a router is of kind ``gre``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from socket import AF_INET, AF_INET6
 from typing import Any
 
@@ -32,7 +33,19 @@ from pyroute2.netlink.rtnl.rtmsg import (
 from lbnode.dataplane.ipvs import missing_module, missing_privilege
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump, get
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import PROBE_DEVICES, TUNNEL_DEVICE_PREFIX, IPAddress, IPNetwork, ProbeRoute, Tunnel
+from lbnode.model import (
+    LINK_DEVICE_PREFIX,
+    PROBE_DEVICES,
+    RETURN_DEVICE_PREFIX,
+    TUNNEL_DEVICE_PREFIX,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    ProbeRoute,
+    ReturnTunnel,
+    RouterLink,
+    Tunnel,
+)
 
 _EXT_MASK_SKIP_STATS = 8
 _IFA_F_NODAD = 2
@@ -42,8 +55,12 @@ _FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _LOOPBACK_INDEX = 1  # in every network namespace
 _KINDS = {4: "ipip", 6: "ip6tnl"}
-_VERSIONS = {kind: version for version, kind in _KINDS.items()}
-_MODULES = {4: ("ipip", "IPIP tunnel device"), 6: ("ip6_tunnel", "IPv6 tunnel device")}
+_LINK_KIND = "gre"
+_MODULES = {
+    "ipip": ("ipip", "IPIP tunnel device"),
+    "ip6tnl": ("ip6_tunnel", "IPv6 tunnel device"),
+    _LINK_KIND: ("ip_gre", "GRE tunnel device"),
+}
 _IP6_TNL_F_IGN_ENCAP_LIMIT = 0x1
 _IPPROTO_IPV6 = 41
 
@@ -78,19 +95,21 @@ class _RouteSocket(BlockingSocket, AsyncIPRoute):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device as the kernel has it. ``version`` is that of the outer header, ``None`` for a device that is no tunnel of ours; ``plain`` says
-    that an IPv6 tunnel adds no option header to the packet and takes nothing but IPv6.
+    """A device as the kernel has it. Of kinds that are none of ours only the name, ``kind``, ``up`` and the MTU are known; ``plain`` says that an
+    IPv6 tunnel adds no option header to the packet and takes nothing but IPv6, and that GRE adds nothing but its four bytes. ``ttl`` is that of
+    the outer header, 0 when it is copied from inside.
     """
 
     name: str
     index: int
     up: bool
-    version: int | None
+    kind: str
     local: IPAddress | None
     remote: IPAddress | None
     external: bool
     plain: bool
     mtu_bytes: int
+    ttl: int
 
 
 class Links:
@@ -122,6 +141,11 @@ class Links:
         self._forgiving(lambda link: link.addr("del", **_address_arguments(address, index)), errno.EADDRNOTAVAIL)
 
     def _addresses_of(self, index: int, versions: Iterable[int]) -> list[tuple[IPAddress, int]]:
+        return [(address, length) for at, address, length in self._addresses(index, versions) if at == index]
+
+    def _addresses(self, index: int, versions: Iterable[int]) -> list[tuple[int, IPAddress, int]]:
+        """Device, address and prefix length; ``index`` 0 for all devices."""
+
         def held(answer: Any) -> tuple[int, IPAddress, int]:
             address = ip_address(answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"))
             return answer["index"], address, answer["prefixlen"]
@@ -130,17 +154,17 @@ class Links:
             requests = [_with(ifaddrmsg, family=_FAMILIES[version], index=index) for version in versions]
             return [found for request in requests for found in await dump(link, RTM_GETADDR, request, held)]
 
-        return [(address, prefix_length) for at, address, prefix_length in self._channel.ask(read) if at == index]
+        return self._channel.ask(read)
 
     # Devices
 
     def device(self, name: str) -> Device | None:
         return self._channel.ask(lambda link: _device_named(link, name))
 
-    def _devices(self, version: int) -> list[Device]:
-        """All tunnel devices over this IP version."""
-        kind = {"attrs": [("IFLA_INFO_KIND", _KINDS[version])]}
-        request = _with(ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", kind)])
+    def _devices(self, kind: str) -> list[Device]:
+        """All devices of this kind."""
+        information = {"attrs": [("IFLA_INFO_KIND", kind)]}
+        request = _with(ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", information)])
         try:
             found = self._channel.ask(lambda link: dump(link, RTM_GETLINK, request, _device))
         except OSError as error:
@@ -148,7 +172,7 @@ class Links:
             if error.errno == errno.EOPNOTSUPP:
                 return []
             raise
-        return [d for d in found if d.version == version]
+        return [d for d in found if d.kind == kind]
 
     def set_up(self, device: Device) -> None:
         self._channel.ask(lambda link: link.link("set", index=device.index, state="up"))
@@ -157,21 +181,20 @@ class Links:
         self._forgiving(lambda link: link.link("del", index=device.index), errno.ENODEV)
 
     def _add_device(
-        self, version: int, name: str, attributes: Mapping[str, object], mtu_bytes: int | None = None
+        self, kind: str, name: str, attributes: Mapping[str, object], mtu_bytes: int | None = None
     ) -> Device:
         """A device that is down, so that it can be set up before the first packet."""
-        prefix = _KINDS[version]
-        given: dict[str, object] = {f"{prefix}_{key}": value for key, value in attributes.items()}
-        if version == 6:
+        given: dict[str, object] = {f"{kind}_{key}": value for key, value in attributes.items()}
+        if kind == _KINDS[6]:
             # The option header of RFC 2473 would take eight bytes more, and IPv4 in IPv6 is not ours.
             given |= {"ip6tnl_flags": _IP6_TNL_F_IGN_ENCAP_LIMIT, "ip6tnl_proto": _IPPROTO_IPV6}
         if mtu_bytes is not None:
             given["mtu"] = mtu_bytes
         try:
-            self._channel.ask(lambda link: link.link("add", ifname=name, kind=prefix, **given))
+            self._channel.ask(lambda link: link.link("add", ifname=name, kind=kind, **given))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                raise missing_module(*_MODULES[version]) from None
+                raise missing_module(*_MODULES[kind]) from None
             raise
         made = self.device(name)
         if made is None:
@@ -201,7 +224,7 @@ class Links:
             self.remove_device(device)
             device = None
         if device is None:
-            device = self._add_device(version, PROBE_DEVICES[version], {"collect_metadata": True}, mtu_bytes)
+            device = self._add_device(_KINDS[version], PROBE_DEVICES[version], {"collect_metadata": True}, mtu_bytes)
         if not device.up:
             self.set_up(device)
 
@@ -248,38 +271,112 @@ class Links:
 
     # The worker's tunnels: one device for each edge node, so that nobody else's packets are taken out of their wrapping.
 
-    def tunnel_devices(self) -> list[Device]:
+    def tunnel_devices(self, prefix: str = TUNNEL_DEVICE_PREFIX) -> list[Device]:
         """Those of both families."""
-        return [d for version in _KINDS for d in self._devices(version) if d.name.startswith(TUNNEL_DEVICE_PREFIX)]
+        return [d for kind in _KINDS.values() for d in self._devices(kind) if d.name.startswith(prefix)]
 
-    def holds(self, device: Device, address: IPAddress) -> bool:
-        return (address, address.max_prefixlen) in self._addresses_of(device.index, [address.version])
+    def held(self, devices: Iterable[Device]) -> dict[int, set[IPAddress]]:
+        """The IPv4 host addresses on each of these devices that has any, by its index."""
+        wanted, found = {d.index for d in devices}, dict[int, set[IPAddress]]()
+        if not wanted:
+            return found
+        for index, address, prefix_length in self._addresses(0, [4]):
+            if index in wanted and prefix_length == address.max_prefixlen:
+                found.setdefault(index, set()).add(address)
+        return found
 
-    def ensure_tunnel(self, tunnel: Tunnel) -> Device:
+    def ensure_tunnel(self, tunnel: Tunnel | ReturnTunnel) -> Device:
         """Create the device, down, or mend it; a device of this name with other ends is replaced. Address included."""
-        version = tunnel.edge_address.version
+        version = tunnel.node_address.version
         device = self.device(tunnel.device)
         if device is not None and not is_tunnel(device, tunnel):
             self.remove_device(device)
             device = None
         if device is None:
-            attributes = {"local": str(tunnel.node_address), "remote": str(tunnel.edge_address)}
-            device = self._add_device(version, tunnel.device, attributes | ({"pmtudisc": 1} if version == 4 else {}))
+            attributes: dict[str, object] = {"local": str(tunnel.node_address), "remote": str(_far_end(tunnel))}
+            attributes |= {"pmtudisc": 1} if version == 4 else {}
+            device = self._add_device(_KINDS[version], tunnel.device, attributes)
         if version == 4:
             # An interface without address drops packets in spite of a loose reverse path filter.
             self.add_address(tunnel.node_address, device.index)
         return device
 
-    def remove_tunnel(self, name: str) -> None:
-        """Remove the tunnel ``name``, or one of ours under another name that leads to the same edge node."""
-        for device in self.tunnel_devices():
+    def remove_tunnel(self, name: str, kind: type[Tunnel] | type[ReturnTunnel] = Tunnel) -> None:
+        """Remove the tunnel ``name``, or one of ours under another name that leads to the same node."""
+        prefix = TUNNEL_DEVICE_PREFIX if kind is Tunnel else RETURN_DEVICE_PREFIX
+        for device in self.tunnel_devices(prefix):
             ends = (
                 device.local is not None
                 and device.remote is not None
-                and Tunnel(device.remote, device.local).device == name
+                and kind(device.remote, device.local).device == name
             )
             if device.name == name or ends:
                 self.remove_device(device)
+
+    # An edge node's links to routers.
+
+    def router_links(self) -> list[tuple[Device, RouterLink]]:
+        """The devices of links, and what they are by themselves: whether they are up and their sysctls right is for the caller to see."""
+        found = []
+        for device in self._devices(_LINK_KIND):
+            if device.name.startswith(LINK_DEVICE_PREFIX) and device.local is not None and device.remote is not None:
+                link = RouterLink(
+                    device.name.removeprefix(LINK_DEVICE_PREFIX),
+                    device.local,
+                    device.remote,
+                    self._interfaces(device),
+                    device.ttl,
+                    device.mtu_bytes,
+                )
+                found.append((device, link))
+        return found
+
+    def _interfaces(self, device: Device) -> frozenset[IPInterface]:
+        # A link-local address is the kernel's doing; where it may not be, the device's sysctls say so.
+        held = self._addresses_of(device.index, _FAMILIES)
+        return frozenset(ip_interface(f"{a}/{n}") for a, n in held if not (a.version == 6 and a.is_link_local))
+
+    def ensure_router_link(self, link: RouterLink) -> Device:
+        """Create the device, down and without addresses, or take the one that is there; one of this name with other ends is replaced.
+
+        Raises:
+            ConfigError: the kernel has no GRE, or a device of somebody else has the same ends.
+        """
+        device = self.device(link.device)
+        if device is not None and not is_router_link(device, link):
+            self.remove_device(device)
+            device = None
+        if device is not None:
+            return device
+        attributes: dict[str, object] = {"local": str(link.node_address), "remote": str(link.router_address)}
+        attributes |= {"ttl": link.ttl, "pmtudisc": 1}
+        try:
+            return self._add_device(_LINK_KIND, link.device, attributes, link.mtu_bytes)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise ConfigError(
+                    f"link {link.name} from {link.node_address} to {link.router_address}",
+                    "another GRE device on this node has the same ends",
+                    "Find it with `ip -d link show type gre` and remove it, or take the link out of bgp.links and leave it to its owner",
+                ) from None
+            raise
+
+    def set_interfaces(self, device: Device, wanted: frozenset[IPInterface]) -> None:
+        """Have these addresses on the device, and no other."""
+        there = self._interfaces(device)
+        for interface in there - wanted:
+            self._change_interface("del", interface, device.index)
+        for interface in wanted - there:
+            self._change_interface("replace", interface, device.index)
+
+    def _change_interface(self, command: str, interface: IPInterface, index: int) -> None:
+        arguments = _interface_arguments(interface, index)
+        self._forgiving(lambda link: link.addr(command, **arguments), errno.EADDRNOTAVAIL)
+
+    def remove_router_link(self, name: str) -> None:
+        """Remove the device of a link; not having it is fine."""
+        if (device := self.device(name)) is not None:
+            self.remove_device(device)
 
     def _forgiving(self, question: Callable[[_RouteSocket], Coroutine[Any, Any, object]], *forgiven: int) -> None:
         try:
@@ -302,14 +399,24 @@ def failure(what: object, error: OSError) -> ConfigError | Retry:
     return Retry(f"the kernel refused {what}: {error.strerror}")
 
 
-def is_tunnel(device: Device, tunnel: Tunnel) -> bool:
+def _far_end(tunnel: Tunnel | ReturnTunnel) -> IPAddress:
+    return tunnel.edge_address if isinstance(tunnel, Tunnel) else tunnel.worker_address
+
+
+def is_tunnel(device: Device, tunnel: Tunnel | ReturnTunnel) -> bool:
     """Whether the device is this tunnel, whatever its state."""
-    ends = (tunnel.edge_address.version, tunnel.node_address, tunnel.edge_address)
-    return device.plain and (device.version, device.local, device.remote) == ends
+    ends = (_KINDS[tunnel.node_address.version], tunnel.node_address, _far_end(tunnel))
+    return device.plain and (device.kind, device.local, device.remote) == ends
+
+
+def is_router_link(device: Device, link: RouterLink) -> bool:
+    """Whether the device is this link, whatever its state and its addresses."""
+    wanted = (_LINK_KIND, link.node_address, link.router_address, link.ttl, link.mtu_bytes)
+    return device.plain and (device.kind, device.local, device.remote, device.ttl, device.mtu_bytes) == wanted
 
 
 def _is_probe_device(device: Device, version: int, mtu_bytes: int) -> bool:
-    return device.version == version and device.external and device.plain and device.mtu_bytes == mtu_bytes
+    return device.kind == _KINDS[version] and device.external and device.plain and device.mtu_bytes == mtu_bytes
 
 
 def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
@@ -324,6 +431,17 @@ def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
         return arguments | {"flags": _IFA_F_NODAD}
     # Host scope keeps the kernel from choosing a VIP as source of the node's own packets.
     return arguments | {"scope": RT_SCOPE_HOST}
+
+
+def _interface_arguments(interface: IPInterface, index: int) -> dict[str, object]:
+    arguments: dict[str, object] = {
+        "index": index,
+        "family": _FAMILIES[interface.version],
+        "address": str(interface.ip),
+        "prefixlen": interface.network.prefixlen,
+    }
+    # Nobody else is on the link to have the address, and until that is found out BGP could not speak from it.
+    return arguments | ({"flags": _IFA_F_NODAD} if interface.version == 6 else {"local": str(interface.ip)})
 
 
 def _with(message: type[Any], **fields: object) -> Any:
@@ -363,23 +481,33 @@ def _device(answer: Any) -> Device:
     fields = _by_name(answer)
     information = _by_name(fields.get("IFLA_LINKINFO"))
     kind = str(information.get("IFLA_INFO_KIND"))
-    version, prefix = _VERSIONS.get(kind), f"IFLA_{kind.upper()}"
-    data = _by_name(information.get("IFLA_INFO_DATA") if version is not None else None)
+    prefix = f"IFLA_{kind.upper()}"
+    data = _by_name(information.get("IFLA_INFO_DATA") if kind in _MODULES else None)
     return Device(
         name=fields["IFLA_IFNAME"],
         index=answer["index"],
         up=bool(answer["flags"] & IFF_UP),
-        version=version,
+        kind=kind,
         local=_end(data.get(f"{prefix}_LOCAL")),
         remote=_end(data.get(f"{prefix}_REMOTE")),
         external=f"{prefix}_COLLECT_METADATA" in data,
-        plain=version != 6
-        or (
-            bool(data.get("IFLA_IP6TNL_FLAGS", 0) & _IP6_TNL_F_IGN_ENCAP_LIMIT)
-            and data.get("IFLA_IP6TNL_PROTO") == _IPPROTO_IPV6
-        ),
+        plain=_is_plain(kind, data),
         mtu_bytes=fields.get("IFLA_MTU", 0),
+        ttl=data.get(f"{prefix}_TTL", 0),
     )
+
+
+def _is_plain(kind: str, data: Mapping[str, Any]) -> bool:
+    if kind == _KINDS[6]:
+        ignores_limit = bool(data.get("IFLA_IP6TNL_FLAGS", 0) & _IP6_TNL_F_IGN_ENCAP_LIMIT)
+        return ignores_limit and data.get("IFLA_IP6TNL_PROTO") == _IPPROTO_IPV6
+    if kind == _LINK_KIND:
+        return not any(_flags_of(data.get(f"IFLA_GRE_{way}FLAGS")) for way in ("I", "O"))
+    return True
+
+
+def _flags_of(value: Any) -> int:
+    return int(value["value"] if isinstance(value, Mapping) else value or 0)
 
 
 _WANTED_OF_DEVICES = frozenset(
@@ -391,7 +519,9 @@ _WANTED_OF_DEVICES = frozenset(
         "IFLA_INFO_DATA",
         "IFLA_IP6TNL_FLAGS",
         "IFLA_IP6TNL_PROTO",
-        *(f"IFLA_{k.upper()}_{field}" for k in _VERSIONS for field in ("LOCAL", "REMOTE", "COLLECT_METADATA")),
+        "IFLA_GRE_IFLAGS",
+        "IFLA_GRE_OFLAGS",
+        *(f"IFLA_{k.upper()}_{field}" for k in _MODULES for field in ("LOCAL", "REMOTE", "TTL", "COLLECT_METADATA")),
     }
 )
 

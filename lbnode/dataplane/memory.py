@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lbnode.dataplane.service_list import ServiceOperation, carry_out
-from lbnode.errors import Bug, Retry
+from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     AddAddress,
     AddProbeDevice,
@@ -20,6 +20,8 @@ from lbnode.model import (
     DeliveryTable,
     DestinationTraffic,
     EdgeState,
+    EnsureLink,
+    EnsureReturnTunnel,
     EnsureTunnel,
     IPAddress,
     IPNetwork,
@@ -30,14 +32,21 @@ from lbnode.model import (
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
+    RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveReturnPath,
+    RemoveReturnTunnel,
     RemoveService,
     RemoveTranslation,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
     ReplaceTranslation,
+    ReturnPath,
+    ReturnTunnel,
+    RouterLink,
+    SetReturnPath,
     SetSysctl,
     SetTimeouts,
     Tunnel,
@@ -102,6 +111,8 @@ class MemoryEdge(_Node):
         self.services: dict[VirtualKey, VirtualService] = {}
         self.probe_devices: set[int] = set()
         self.probe_routes: set[ProbeRoute] = set()
+        self.links: dict[str, RouterLink] = {}
+        self.return_tunnels: dict[str, ReturnTunnel] = {}
         self.translation_digest: str | None = None
         self.missing: frozenset[Protocol] = frozenset()
         #: What a test says went through; as in the kernel it goes with its service.
@@ -129,6 +140,8 @@ class MemoryEdge(_Node):
             probe_devices=frozenset(self.probe_devices),
             probe_routes=frozenset(self.probe_routes),
             translation_digest=self.translation_digest,
+            links=frozenset(self.links.values()),
+            return_tunnels=frozenset(self.return_tunnels.values()),
         )
 
     def clean(self) -> None:
@@ -136,6 +149,8 @@ class MemoryEdge(_Node):
         self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
         self.probe_devices.clear()
         self.probe_routes.clear()
+        self.links.clear()
+        self.return_tunnels.clear()
         self.filter_digest = None
         self.translation_digest = None
 
@@ -153,6 +168,17 @@ class MemoryEdge(_Node):
             case RemoveProbeDevice(version):
                 self.probe_devices.discard(version)
                 self.probe_routes = {r for r in self.probe_routes if r.probe_address.version != version}
+            case EnsureLink(link):
+                ends = (link.node_address, link.router_address)
+                if any((o.node_address, o.router_address) == ends for n, o in self.links.items() if n != link.device):
+                    raise ConfigError(f"link {link.name}", "another GRE device has the same ends", "Remove it")
+                self.links[link.device] = replace(link, ready=True)
+            case RemoveLink(device):
+                self.links.pop(device, None)
+            case EnsureReturnTunnel(tunnel):
+                self.return_tunnels[tunnel.device] = replace(tunnel, ready=True)
+            case RemoveReturnTunnel(device):
+                self.return_tunnels.pop(device, None)
             case ReplaceTranslation(table):
                 self.translation_digest = table.digest
             case RemoveTranslation():
@@ -175,6 +201,7 @@ class MemoryWorker(_Node):
         super().__init__(probe_networks, sysctls)
         self.tunnels: dict[str, Tunnel] = {}
         self.delivery: DeliveryTable | None = None
+        self.return_paths: dict[int, ReturnPath] = {}
 
     def read(self) -> WorkerState:
         return WorkerState(
@@ -183,10 +210,12 @@ class MemoryWorker(_Node):
             tunnels=frozenset(self.tunnels.values()),
             probe_addresses=self._ours(),
             delivery_digest=self.delivery.digest if self.delivery is not None else None,
+            return_paths=frozenset(self.return_paths.values()),
         )
 
     def clean(self) -> None:
         self.addresses -= self._ours()
+        self.return_paths.clear()
         self.tunnels.clear()
         self.filter_digest = None
         self.delivery = None
@@ -197,6 +226,17 @@ class MemoryWorker(_Node):
                 self.tunnels[tunnel.device] = replace(tunnel, ready=True)
             case RemoveTunnel(device):
                 self.tunnels.pop(device, None)
+                # The kernel takes routes and next hops with their device.
+                for version, path in self.return_paths.items():
+                    left = [frozenset(e for e in of if path.device(e) != device) for of in (path.edges, path.group)]
+                    self.return_paths[version] = replace(path, edges=left[0], group=left[1])
+            case SetReturnPath(path):
+                missing = [e for e in path.edges | path.group if path.device(e) not in self.tunnels]
+                if missing or not path.group:
+                    raise Retry(f"the way back leads to tunnels that are missing: {sorted(map(str, missing))}")
+                self.return_paths[path.version] = replace(path, ready=True)
+            case RemoveReturnPath(version):
+                self.return_paths.pop(version, None)
             case ReplaceDelivery(table):
                 self.delivery = table
             case RemoveDelivery():

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
 from lbnode.dataplane.links import Device, Links, failure, is_tunnel
+from lbnode.dataplane.return_paths import ReturnPaths
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.errors import Bug
 from lbnode.model import (
     AddAddress,
     EnsureTunnel,
+    IPAddress,
     IPNetwork,
     Operation,
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
+    RemoveReturnPath,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    SetReturnPath,
     SetSysctl,
     Tunnel,
     WorkerState,
@@ -57,12 +61,14 @@ class KernelWorker:
         former = tuple(ip_network(text) for text in self._record.values.get(_POOLS, "").split())
         self._record.note(_POOLS, " ".join(map(str, dict.fromkeys((*self._given, *former)))))
         self._links = Links()
+        self._return_paths = ReturnPaths()
         self._filter = PacketFilter(self._given, former=former)
         self._delivery = PacketFilter(self._given, tables=DELIVERY_TABLES, former=former)
 
     def close(self) -> None:
         """Close the sockets. The kernel's state stays."""
         self._links.close()
+        self._return_paths.close()
 
     def read(self) -> WorkerState:
         """As :meth:`lbnode.dataplane.base.WorkerDataPlane.read`. A tunnel that lacks anything is there with ``ready=False``."""
@@ -71,18 +77,21 @@ class KernelWorker:
             self._filter.remove_stale()
             self._delivery.remove_stale()
             self._record.note(_POOLS, " ".join(map(str, self._given)))
-            tunnels = [t for d in self._links.tunnel_devices() if (t := self._tunnel(d)) is not None]
+            devices = self._links.tunnel_devices()
+            held = self._links.held(devices)
+            tunnels = [t for d in devices if (t := self._tunnel(d, held.get(d.index, set()))) is not None]
             return WorkerState(
                 sysctls=self._sysctls.read(self._names),
                 filter_digest=self._filter.digest(),
                 tunnels=frozenset(tunnels),
                 probe_addresses=self._links.addresses(self._probe_networks),
                 delivery_digest=self._delivery.digest(),
+                return_paths=self._return_paths.read(devices),
             )
         except OSError as error:
             raise failure("to be read", error) from None
 
-    def _tunnel(self, device: Device) -> Tunnel | None:
+    def _tunnel(self, device: Device, held: Container[IPAddress]) -> Tunnel | None:
         if device.local is None or device.remote is None:
             return None
         tunnel = Tunnel(device.remote, device.local)
@@ -91,10 +100,14 @@ class KernelWorker:
             device.up
             and device.name == tunnel.device
             and is_tunnel(device, tunnel)
-            and (device.version == 6 or self._links.holds(device, device.local))
+            and (device.local.version == 6 or device.local in held)
             and self._sysctls.read(wanted) == wanted
         )
         return replace(tunnel, ready=ready)
+
+    def remember_sysctl(self, name: str, former: str) -> None:
+        """Have :meth:`clean` put ``former`` back: for a sysctl that somebody else in the agent changed."""
+        self._record.keep(name, former)
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""
@@ -142,6 +155,10 @@ class KernelWorker:
                     self._links.set_up(device)
             case RemoveTunnel(device):
                 self._links.remove_tunnel(device)
+            case SetReturnPath(path):
+                self._return_paths.set(path, self._links.tunnel_devices())
+            case RemoveReturnPath(version):
+                self._return_paths.remove(version)
             case _:
                 raise Bug(f"{operation} is not for a worker")
 
@@ -151,6 +168,8 @@ class KernelWorker:
             # The edge nodes learn of the end by their probes, so this comes first.
             for address in self._links.addresses(self._probe_networks):
                 self._links.remove_address(address)
+            for version in (4, 6):
+                self._return_paths.remove(version)
             for device in self._links.tunnel_devices():
                 self._links.remove_device(device)
             self._delivery.remove()

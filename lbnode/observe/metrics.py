@@ -231,6 +231,12 @@ class WorkerMetrics(Metrics):
             ["edge"],
             series="edge nodes",
         )
+        self._returns = self.gauge(
+            "samegate_return_path_edge",
+            "1 while the edge node takes replies of this worker, 0 while it does not answer or drains; only with return: via-edge.",
+            ["edge"],
+            series="edge nodes",
+        )
         self._ready = self.gauge(
             "samegate_worker_ready", "1 when everything is in place and the probe address answers."
         )
@@ -259,6 +265,10 @@ class WorkerMetrics(Metrics):
     def tunnels(self, ready: Mapping[IPAddress, bool]) -> None:
         """The full set of tunnels by edge node."""
         replace(self._tunnels, {(str(a),): float(up) for a, up in ready.items()})
+
+    def returns(self, takes: Mapping[IPAddress, bool]) -> None:
+        """The full set of edge nodes that may take replies, and whether each does."""
+        replace(self._returns, {(str(a),): float(does) for a, does in takes.items()})
 
     def ready(self, ready: bool) -> None:
         """Whether the probe address is held."""

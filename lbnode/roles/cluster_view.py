@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
+from lbnode.edge_nodes import with_outside_edges
 from lbnode.model import IPAddress
 from lbnode.objects import Snapshot
+from lbnode.settings import AgentSettings
 
 
 class Source(Protocol):
@@ -36,11 +38,12 @@ From = TypeVar("From", bound=Source)
 
 
 class ClusterView(Generic[From]):
-    """Over a source that somebody else keeps current."""
+    """Over a source that somebody else keeps current, with the edge nodes that only the settings know."""
 
-    def __init__(self, source: Callable[[], From]) -> None:
+    def __init__(self, source: Callable[[], From], settings: Callable[[], AgentSettings]) -> None:
         self._source = source
-        self._parsed: tuple[int, Snapshot] | None = None
+        self._settings = settings
+        self._parsed: tuple[object, Snapshot] | None = None
 
     @property
     def synced(self) -> bool:
@@ -54,9 +57,10 @@ class ClusterView(Generic[From]):
 
     def snapshot(self) -> Snapshot:
         """The objects as values."""
-        source = self._source()
-        if self._parsed is None or self._parsed[0] != source.version:
-            self._parsed = (source.version, source.snapshot())
+        source, settings = self._source(), self._settings()
+        key = (source.version, settings.outside_edges, settings.edge_node_selector)
+        if self._parsed is None or self._parsed[0] != key:
+            self._parsed = (key, with_outside_edges(source.snapshot(), settings))
         return self._parsed[1]
 
     def status_pages(self, selector: Mapping[str, str], port: int, but: str = "") -> dict[str, str]:

@@ -69,7 +69,7 @@ class Controller:
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._cluster = ClusterView(copy)
+        self._cluster = ClusterView(copy, settings)
         self._writer = writer
         self._metrics = metrics
         self._leads = leads

@@ -94,7 +94,7 @@ class Edge:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self.cluster = ClusterView(copy)
+        self.cluster = ClusterView(copy, settings)
         self._kernel = kernel
         self._make_speaker = make_speaker
         self._metrics = metrics
@@ -391,12 +391,17 @@ class Edge:
             return ["Starting: no pass is complete yet"]
         if self.view.plan.blocked is not None:
             return [": ".join(self.view.plan.blocked)]
+        links = self.view.observed.links if self.view.observed is not None else frozenset()
         reached = {w.version for w in rise_and_fall.summary(self._workers).healthy}
         reasons = [
             f"{a}: {v.reason} {v.detail}"
             for a, v in self.view.verdicts.items()
             if not v.announce
             and (v.reason in NODE_REASONS or (v.reason == "NoHealthyWorker" and a.version not in reached))
+        ]
+        reasons += [
+            f"LinkMissing: {each.device} to {each.router_address} is not as desired"
+            for each in sorted(self.view.plan.state.links - links, key=lambda each: each.name)
         ]
         wanted = {a for a, v in self.view.verdicts.items() if v.announce}
         reasons += [

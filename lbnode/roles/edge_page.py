@@ -62,4 +62,6 @@ def modules_at_work(plan: EdgePlan | None, observed: EdgeState | None) -> dict[s
     if plan is not None and plan.state.services:
         # The first service loads it.
         needed["ip_vs_mh"] = any(s.intact for s in seen.services)
+    if plan is not None and plan.state.links:
+        needed["ip_gre"] = bool(seen.links)
     return needed

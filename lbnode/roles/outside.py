@@ -45,15 +45,13 @@ class Outside(Protocol):
         """Whether this role is being taken off the node for good, and not merely stopped."""
 
 
-class Cluster:
-    """Kubernetes: settings from the mounted ConfigMap, objects from the API server, the node from the downward API."""
+class Watching:
+    """Objects by watches of an API server, settings by a file that is followed."""
 
-    def __init__(self, settings: SettingsFile) -> None:
-        self.node_name = required("NODE_NAME")
-        self.node_address = ip_address(required("NODE_ADDRESS"))
+    def __init__(self, api: Any, settings: WatchedFile[AgentSettings]) -> None:
         self._settings = settings
-        self._api = kube.client()
-        self._watcher = kube.Watcher(self._api, self._changed)
+        self._api = api
+        self._watcher = kube.Watcher(api, self._changed)
         self._woken: Callable[[], None] | None = None
 
     def _changed(self) -> None:
@@ -74,6 +72,15 @@ class Cluster:
     def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
         self._woken = woken
         return [self._watcher.run(), self._settings.follow(settings_changed)]
+
+
+class Cluster(Watching):
+    """Kubernetes: settings from the mounted ConfigMap, objects from the API server, the node from the downward API."""
+
+    def __init__(self, settings: SettingsFile) -> None:
+        self.node_name = required("NODE_NAME")
+        self.node_address = ip_address(required("NODE_ADDRESS"))
+        super().__init__(kube.client(), settings)
 
     async def is_removed(self) -> bool:
         """Whether this agent's DaemonSet is going. A silent API server means no."""

@@ -34,6 +34,7 @@ from lbnode.observe import (
 from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
 from lbnode.roles.controller import Controller
 from lbnode.roles.edge import Edge
+from lbnode.roles.from_outside import FromOutside
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
@@ -43,7 +44,7 @@ from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import ALL_EDGE_SYSCTLS, WORKER_NEEDS, XDP_SYSCTLS
+from lbnode.translate import ALL_WORKER_SYSCTLS, EVERY_SYSCTL_OF, WORKER_NEEDS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
@@ -93,6 +94,14 @@ def run_standalone(role: NodeRole, path: Path, node_name: str | None = None) -> 
     outside = StandaloneNode(path, role, standalone_name(node_name))
     configure_logging(outside.settings.log_level, role=role, node=outside.node_name)
     asyncio.run({"edge": _edge, "worker": _worker}[role](outside))
+    return 0
+
+
+def run_outside(kubeconfig: Path, node_name: str | None, settings_path: Path | None) -> int:
+    """Run the edge role on a machine outside the cluster until SIGTERM; returns the exit code. Raises as :class:`FromOutside`."""
+    outside = FromOutside(kubeconfig, standalone_name(node_name), settings_path, RECORD_DIRECTORY)
+    configure_logging(outside.settings.log_level, role="edge", node=outside.node_name)
+    asyncio.run(_edge(outside))
     return 0
 
 
@@ -147,7 +156,9 @@ async def _edge(outside: Outside) -> None:
             if edge.probed(results):
                 loop.wake()
 
-    machine = Machine(edge.modules_at_work, tuple(ALL_EDGE_SYSCTLS), edge.probe_targets, _sysctl_base())
+    machine = Machine(
+        edge.modules_at_work, EVERY_SYSCTL_OF[outside.settings.dataplane], edge.probe_targets, _sysctl_base()
+    )
 
     def node_page() -> dict[str, Any]:
         return {**edge.node_page(), "machine": {**machine.facts(), **surroundings.facts()}}
@@ -183,6 +194,21 @@ async def _worker(outside: Outside) -> None:
     active = BackendProber(
         worker.wanted_backends, worker.backend_probed, lambda: outside.settings.active_probes.at_once
     )
+
+    async def probe_edges() -> None:
+        now = outside.settings
+        if now.return_path == "direct":
+            return
+        if (former_range := ensure_ping_allowed(_sysctl_base())) is not None:
+            kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
+        # With the mark of replies, so that probes go the way that replies go.
+        prober = Prober(
+            now.network.fabric_mtu_bytes, now.health.timeout_ms, worker.probe_sources, now.via_edge.mark_mask
+        )
+        async for results in prober.rounds(worker.edges_to_probe, now.health.interval_ms):
+            if worker.edges_probed(results):
+                loop.wake()
+
     machine = Machine(worker.modules_at_work, tuple(WORKER_NEEDS), worker.edge_addresses, _sysctl_base())
 
     def node_page() -> dict[str, Any]:
@@ -194,6 +220,7 @@ async def _worker(outside: Outside) -> None:
         surroundings.run(),
         worker.ask_kube_proxy(),
         active.run(),
+        probe_edges(),
     ]
     await _until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
 
@@ -262,7 +289,7 @@ def _edge_kernel(settings: AgentSettings) -> KernelEdge:
     return KernelEdge(
         pools,
         balancer=balancer,
-        sysctls=XDP_SYSCTLS if settings.dataplane == "xdp" else ALL_EDGE_SYSCTLS,
+        sysctls=EVERY_SYSCTL_OF[settings.dataplane],
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
@@ -273,6 +300,7 @@ def _worker_kernel(settings: AgentSettings) -> KernelWorker:
     return KernelWorker(
         networks_of_this_kernel(settings.pool_networks),
         networks_of_this_kernel(settings.network.probe_cidrs),
+        sysctls=ALL_WORKER_SYSCTLS,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
     )
@@ -288,12 +316,21 @@ def _sysctl_base() -> Path:
 
 
 def _shape(settings: AgentSettings) -> tuple[object, ...]:
-    return (settings.pool_networks, settings.network, settings.health, settings.ports, settings.dataplane, settings.xdp)
+    return (
+        settings.pool_networks,
+        settings.network,
+        settings.health,
+        settings.ports,
+        settings.return_path,
+        settings.via_edge,
+        settings.dataplane,
+        settings.xdp,
+    )
 
 
 def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[], None]:
     """What to do when a node's settings changed, or were refused."""
-    # Pools and MTU shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
+    # Pools, MTU and the way of replies shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
     shaping = _shape(outside.settings)
 
     def changed() -> None:
@@ -318,7 +355,7 @@ def _changed(
     if shape(settings) != shaping:
         log.info(
             "settings.restart",
-            text="pools, networks, probing, ports or what is watched changed: the agent starts anew; kernel and BIRD go on meanwhile",
+            text="pools, networks, probing, ports, the way of replies or what is watched changed: the agent starts anew; kernel and BIRD go on meanwhile",
         )
         loop.restart()
     loop.wake()

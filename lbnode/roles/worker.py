@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from lbnode import backends, grace, kube_proxy
+from lbnode import health as rise_and_fall
 from lbnode.active_probe import ActiveProbe, Backend
 from lbnode.backend_probe import BackendResult
 from lbnode.dataplane.base import WorkerDataPlane
@@ -24,6 +25,7 @@ from lbnode.errors import Retry
 from lbnode.model import IPAddress, ServiceName, WorkerState, address_order
 from lbnode.observe import WorkerMetrics
 from lbnode.pace import pause_seconds
+from lbnode.probe import ProbeResult
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.settings import AgentSettings
 from lbnode.translate import HealthCheck, WorkerPlan, translate_worker
@@ -65,7 +67,7 @@ class Worker:
     ) -> None:
         self._node_name = node_name
         self._settings = settings
-        self._cluster = ClusterView(copy)
+        self._cluster = ClusterView(copy, settings)
         self._kernel = kernel
         self._metrics = metrics
         self._has_endpoints = has_endpoints
@@ -74,6 +76,7 @@ class Worker:
         self._refusal = refusal
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._kube_proxy = kube_proxy.Memory()
+        self._edges: dict[IPAddress, rise_and_fall.WorkerState] = {}
         self._probed = backends.Memory()
         self._judgements: dict[backends.Group, backends.Judgement] = {}
         self.view = WorkerView()
@@ -89,7 +92,8 @@ class Worker:
             raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
         snapshot, now = self._cluster.snapshot(), self._clock()
         self._grace, graced = grace.step(self._grace, snapshot, now, self._cluster.raw.returned_seconds)
-        plan = translate_worker(snapshot, self._settings(), self._node_name, graced, backends.failing(self._probed))
+        failing, silent = backends.failing(self._probed), self._silent_edges()
+        plan = translate_worker(snapshot, self._settings(), self._node_name, graced, failing, silent)
         if (refused := self._refusal()) is not None:
             # Without its probe address no edge node sends anything here; tunnels and filter stay for the day it is mended.
             plan = replace(plan, blocked=refused, state=replace(plan.state, probe_addresses=frozenset()))
@@ -113,7 +117,39 @@ class Worker:
         self._kube_proxy = kube_proxy.seen(self._kube_proxy, plan.terminating, now)
         self._judge()
         self._metrics.tunnels({t.edge_address: t in observed.tunnels for t in plan.state.tunnels})
+        self._metrics.returns({edge: standing.takes for edge, standing in plan.standings.items()})
         self._metrics.ready(not self.not_ready())
+
+    # Which edge nodes live: asked through the tunnels that replies take, and only where they do.
+
+    def edges_to_probe(self) -> dict[IPAddress, IPAddress]:
+        """The edge nodes' addresses, each by itself, for which the kernel has a way that replies take."""
+        observed = self.view.observed
+        paths = observed.return_paths if observed is not None else ()
+        return {edge: edge for path in paths for edge in path.edges}
+
+    def probe_sources(self) -> dict[int, IPAddress]:
+        """This node's probe addresses by IP version: what edge nodes have a way to, through the tunnel."""
+        observed = self.view.observed
+        return {a.version: a for a in observed.probe_addresses} if observed is not None else {}
+
+    def edges_probed(self, results: tuple[ProbeResult, ...]) -> bool:
+        """Take a round of probes of edge nodes; whether the standing of one changed."""
+        settings, now = self._settings().health, self._clock()
+        before = rise_and_fall.summary(self._edges)
+        states = {r.worker: self._edges.get(r.worker, rise_and_fall.WorkerState()) for r in results}
+        self._edges = {r.worker: rise_and_fall.step(states[r.worker], r.ok, now, settings) for r in results}
+        after = rise_and_fall.summary(self._edges)
+        for edge in after.healthy ^ before.healthy:
+            reason = next((r.reason for r in results if r.worker == edge), "")
+            log.info("edge.health", edge=str(edge), healthy=edge in after.healthy, reason=reason)
+        return before != after
+
+    def _silent_edges(self) -> frozenset[IPAddress]:
+        settings, now = self._settings().health, self._clock()
+        return rise_and_fall.summary(
+            {a: rise_and_fall.expire(s, now, settings) for a, s in self._edges.items()}
+        ).unhealthy
 
     async def _in_thread(self, act: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)
@@ -178,6 +214,12 @@ class Worker:
         if observed.filter_digest != plan.state.filter_digest:
             reasons.append("FilterMissing: the packet filter is not the desired one")
         reasons += [f"TunnelMissing: {t.device} from {t.edge_address}" for t in plan.state.tunnels - observed.tunnels]
+        shapes = {p.shape for p in observed.return_paths}
+        reasons += [
+            f"ReturnPathMissing: replies over IPv{p.version} would not leave by edge nodes"
+            for p in sorted(plan.state.return_paths, key=lambda p: p.version)
+            if p.shape not in shapes
+        ]
         reasons += [f"NoProbeAddress: {a}" for a in plan.state.probe_addresses - observed.probe_addresses]
         return reasons
 
@@ -204,6 +246,12 @@ class Worker:
                 }
                 for (service, family), judgement in sorted(self._judgements.items())
             ],
+            "return_path": [
+                {"edge": str(edge), "takes_replies": standing.takes, "reason": standing.reason}
+                for edge, standing in sorted(plan.standings.items(), key=lambda s: address_order(s[0]))
+            ]
+            if plan is not None
+            else [],
             "probe_addresses": sorted(str(a) for a in plan.state.probe_addresses) if plan is not None else [],
             "warnings": list(plan.warnings) if plan is not None else [],
             "kernel_writes": self.view.kernel_writes,

@@ -34,7 +34,8 @@ def required_tags(resource: Resource, parameters: Parameters) -> Iterator[str]:
     """
     aws = resource.type.startswith("aws:")
     key = "tags" if aws else _LABELS.get(resource.type, "labels")
-    given = resource.properties.get(key) or {}
+    # The AWS provider says in `tagsAll` what its default tags add, already before the update (pulumi-aws, provider/tags.go).
+    given = {**(resource.properties.get(key) or {}), **((resource.properties.get("tagsAll") or {}) if aws else {})}
     missing = [tag for tag in parameters["awsTags" if aws else "gcpLabels"] if not given.get(tag)]
     if missing:
         yield f"{key} lacks {', '.join(missing)}. Add what is missing"

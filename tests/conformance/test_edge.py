@@ -23,6 +23,7 @@ from lbnode.model import (
     Destination,
     EdgeFilter,
     EdgeState,
+    EnsureReturnTunnel,
     IPAddress,
     IpvsTimeouts,
     Operation,
@@ -33,11 +34,13 @@ from lbnode.model import (
     RemoveFilter,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveReturnTunnel,
     RemoveService,
     RemoveTranslation,
     RemoveTunnel,
     ReplaceFilter,
     ReplaceTranslation,
+    ReturnTunnel,
     SetSysctl,
     SetTimeouts,
     SetWeight,
@@ -353,6 +356,27 @@ def test_the_probe_devices_of_the_families_come_and_go_by_themselves(edge: EdgeD
     assert (state.probe_devices, state.probe_routes) == ({6}, {probe_route(IPV6)})
 
 
+def returning(family: Family, number: int = 1) -> ReturnTunnel:
+    return ReturnTunnel(family.worker(number), family.node)
+
+
+def test_tunnels_for_what_comes_back_are_ready_and_repeating_is_harmless(edge: EdgeDataPlane, family: Family) -> None:
+    one, two = returning(family), returning(family, 2)
+    edge.apply([EnsureReturnTunnel(one), EnsureReturnTunnel(two), EnsureReturnTunnel(one)])
+    assert edge.read().return_tunnels == {one, two}
+    if is_kernel(edge):
+        shown = sh(f"ip -d addr show dev {one.device}")
+        assert f"remote {one.worker_address} local {family.node}" in shown
+        if family.version == 4:
+            assert f"inet {family.node}/32" in shown
+            conf = f"net.ipv4.conf.{one.device}"
+            assert sh(f"sysctl -n {conf}.rp_filter {conf}.accept_local").split() == ["2", "1"]
+    edge.apply([RemoveReturnTunnel(one.device), RemoveReturnTunnel(one.device)])
+    assert edge.read().return_tunnels == {two}
+    edge.clean()
+    assert edge.read().return_tunnels == frozenset()
+
+
 def everything() -> EdgeState:
     return EdgeState(
         sysctls={
@@ -381,6 +405,7 @@ def everything() -> EdgeState:
         ),
         probe_devices=frozenset({4, 6}),
         probe_routes=frozenset(map(probe_route, FAMILIES)),
+        return_tunnels=frozenset(map(returning, FAMILIES)),
     )
 
 

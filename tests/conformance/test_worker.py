@@ -13,7 +13,7 @@ import pytest
 from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.diff import diff_worker
-from lbnode.errors import Bug
+from lbnode.errors import Bug, Retry
 from lbnode.model import (
     AddAddress,
     Delivery,
@@ -23,10 +23,13 @@ from lbnode.model import (
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
+    RemoveReturnPath,
     RemoveService,
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
+    ReturnPath,
+    SetReturnPath,
     Tunnel,
     VirtualKey,
     WorkerFilter,
@@ -54,6 +57,13 @@ def east(family: Family) -> Tunnel:
 
 def west(family: Family) -> Tunnel:
     return Tunnel(family.edge(2), family.node)
+
+
+def way_back(family: Family, *group: Tunnel) -> ReturnPath:
+    """By both edge nodes to themselves, by these for everything else."""
+    both = frozenset({family.edge(1), family.edge(2)})
+    taking = frozenset(t.edge_address for t in group) or both
+    return ReturnPath(family.version, family.node, 0x2000, 100, 7310, edges=both, group=taking)
 
 
 def is_kernel(plane: object) -> bool:
@@ -141,6 +151,7 @@ def test_new_endpoints_are_in_force_without_a_tool_that_lists_rules_and_every_wo
     assert kernel_worker.read().delivery_digest is None
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(("tool", "vip"), [("iptables-legacy", "203.0.113.9"), ("ip6tables-legacy", "2001:db8:113::9")])
 def test_a_delivery_that_was_harmed_is_noticed_and_rules_of_others_are_none_of_ours(
     kernel_worker: KernelWorker, tool: str, vip: str
@@ -150,6 +161,47 @@ def test_a_delivery_that_was_harmed_is_noticed_and_rules_of_others_are_none_of_o
     assert kernel_worker.read().delivery_digest == DELIVERIES.digest
     sh(f"{tool} -t nat -F SAMEGATE-PREROUTING")
     assert kernel_worker.read().delivery_digest is None
+
+
+def test_the_way_back_comes_changes_and_goes_family_by_family(worker: WorkerDataPlane, family: Family) -> None:
+    worker.apply([EnsureTunnel(of(f)) for f in FAMILIES for of in (east, west)])
+    worker.apply([SetReturnPath(way_back(f)) for f in FAMILIES])
+    assert worker.read().return_paths == {way_back(f) for f in FAMILIES}
+    [other] = [f for f in FAMILIES if f != family]
+    fewer = way_back(family, west(family))
+    elsewhere = replace(fewer, mark_mask=0x40, rule_priority=90, route_table=300)
+    for changed in (fewer, elsewhere, way_back(family)):
+        worker.apply([SetReturnPath(changed), SetReturnPath(changed)])
+        assert worker.read().return_paths == {changed, way_back(other)}
+    if is_kernel(worker):
+        rules = " ".join(sh(f"ip -{family.version} rule").split())
+        assert "100: from all fwmark 0x2000/0x2000 lookup 7310" in rules
+        assert "lookup 300" not in rules
+        routes = sh(f"ip -{family.version} route show table 7310")
+        assert "default nhid" in routes
+        for tunnel in (east(family), west(family)):
+            assert f"{tunnel.edge_address} dev {tunnel.device} " in routes
+        ours = sh(f"ip -{family.version} route show table all proto 115").splitlines()
+        assert len([line for line in ours if not line.startswith("\t")]) == 3, "members of the group are indented"
+    worker.apply([RemoveReturnPath(family.version), RemoveReturnPath(family.version)])
+    assert worker.read().return_paths == {way_back(other)}
+    worker.clean()
+    assert worker.read().return_paths == frozenset()
+    if is_kernel(worker):
+        assert sh("ip nexthop show") == ""
+
+
+def test_a_way_back_by_a_tunnel_that_is_not_there_is_for_later(worker: WorkerDataPlane, family: Family) -> None:
+    worker.apply([EnsureTunnel(east(family))])
+    with pytest.raises(Retry, match=f"{family.edge(2)}"):
+        worker.apply([SetReturnPath(way_back(family))])
+
+
+def test_a_tunnel_that_goes_takes_its_part_of_the_way_back_with_it(worker: WorkerDataPlane, family: Family) -> None:
+    worker.apply([EnsureTunnel(east(family)), EnsureTunnel(west(family)), SetReturnPath(way_back(family))])
+    worker.apply([RemoveTunnel(east(family).device)])
+    [left] = worker.read().return_paths
+    assert (left.edges, left.group) == ({family.edge(2)}, {family.edge(2)})
 
 
 def test_probe_addresses_come_and_go(worker: WorkerDataPlane, family: Family) -> None:
@@ -177,6 +229,7 @@ DESIRED = WorkerState(
     frozenset(of(f) for f in FAMILIES for of in (east, west)),
     frozenset(f.probe for f in FAMILIES),
     DELIVERIES.digest,
+    frozenset(map(way_back, FAMILIES)),
 )
 
 
@@ -191,7 +244,7 @@ def test_cleaning_takes_away_everything_of_ours(worker: WorkerDataPlane) -> None
     worker.clean()
     state = worker.read()
     assert (state.filter_digest, state.tunnels, state.probe_addresses) == (None, frozenset(), frozenset())
-    assert state.delivery_digest is None
+    assert (state.delivery_digest, state.return_paths) == (None, frozenset())
     if is_kernel(worker):
         assert sh("sysctl -n net.ipv4.ip_forward").strip() == "0"
 

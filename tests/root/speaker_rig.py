@@ -149,6 +149,9 @@ class Rig:
         process.wait(10)
         (self.frr / f"{daemon}.vty").unlink(missing_ok=True)
 
+    def signal_router_daemon(self, daemon: str, number: signal.Signals) -> None:
+        os.kill(int((self.frr / f"{daemon}.pid").read_text()), number)
+
     def start_bird(self, *before: str) -> None:
         """Run BIRD by the very script that its container runs; ``before`` goes before the shell."""
         with (self.directory / "bird.log").open("ab") as log:
@@ -179,6 +182,14 @@ class Rig:
 
     def configure_router(self, *lines: str) -> None:
         self.vtysh("configure terminal", "router bgp 65001", *lines)
+
+    def session_ports(self) -> tuple[int, int] | None:
+        """The router's port and the speaker's of the one session, which another session would not have; ``None`` while it is down. The router knows a
+        speaker by its session only, and forgets with it how many there were before.
+        """
+        found = self.vtysh_json("show bgp neighbors json").values()
+        ports = [(n["portLocal"], n["portForeign"]) for n in found if n["bgpState"] == "Established"]
+        return ports[0] if len(ports) == 1 else None
 
     def router_fib(self, version: int = 4) -> frozenset[str]:
         """What the router's kernel would forward by BGP."""

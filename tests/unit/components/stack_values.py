@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from lbnode.settings import AgentSettings
+
 IMAGE = "registry.example.com/samegate@sha256:" + "ab" * 32
 
 _RAW: dict[str, Any] = {
@@ -25,3 +27,11 @@ _RAW: dict[str, Any] = {
 def raw(**changes: Any) -> dict[str, Any]:
     """The stack's configuration as plain values, with top-level keys replaced."""
     return {**deepcopy(_RAW), **changes}
+
+
+def agent_with(cidr: str = "203.0.113.0/26", asn: int = 65010) -> AgentSettings:
+    """The agent's settings with one pool and the edge nodes' AS number."""
+    values = raw()["agent"]
+    values["pools"][0]["cidrs"] = [cidr]
+    values["bgp"]["localAsn"] = asn
+    return AgentSettings.model_validate(values)

@@ -83,6 +83,11 @@ def test_growth_is_from_the_first_minute_on() -> None:
     ]
 
 
+def test_a_tenth_of_a_small_process_is_no_growth_yet() -> None:
+    assert grown(life((0, 6000, 5), (60, 6000, 5), (600, 8000, 5))) == []
+    assert grown(life((0, 6000, 5), (60, 6000, 5), (600, 8100, 5))) != []
+
+
 def test_a_process_that_was_started_anew_begins_anew() -> None:
     first = life((0, 50_000, 20), (100, 50_000, 20), pid=7)
     second = life((200, 90_000, 60), (250, 90_000, 60), pid=8)
@@ -128,10 +133,13 @@ def test_an_undo_that_finds_nothing_to_undo_is_no_error() -> None:
 
 def test_a_run_holds_only_if_nothing_broke_stuck_or_grew() -> None:
     good = {"wrongly_broken": [], "trouble": ""}
-    assert holds({"steps": [good], "grown": []})
-    assert not holds({"steps": [good, good | {"wrongly_broken": BROKEN}], "grown": []})
-    assert not holds({"steps": [good | {"trouble": "not settled"}], "grown": []})
-    assert not holds({"steps": [good], "grown": ["agent on edge1 (7): ..."]})
+    run = {"steps": [good], "trouble": "", "grown": []}
+    assert holds(run)
+    assert not holds(run | {"steps": [good, good | {"wrongly_broken": BROKEN}]})
+    assert not holds(run | {"steps": [good | {"trouble": "not settled"}]})
+    assert not holds(run | {"steps": []}), "nothing was tried"
+    assert not holds(run | {"trouble": "only 3 of 100 flows opened"})
+    assert not holds(run | {"grown": ["agent on edge1 (7): ..."]})
 
 
 @pytest.mark.parametrize(

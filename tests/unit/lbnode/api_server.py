@@ -1,4 +1,4 @@
-"""An API server over the loopback, as far as a watcher asks: LIST, WATCH, one GET; and it can fall silent, be gone, or hang up on watches."""
+"""An API server over the loopback, as far as a watcher asks: LIST, WATCH, one GET; and it can fall silent, be gone, end watches at once, or cut them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ PLURALS = {"Service": "services", "EndpointSlice": "endpointslices", "Node": "no
 
 
 class ApiServer:
-    """Keeps what is put into it through every outage, as etcd does. ``lists`` has the second of each LIST that it was sent."""
+    """Keeps what is put into it through every outage, as etcd does. ``lists`` has the second of each LIST that it was sent, ``watches`` of each WATCH
+    by what it was of. Of the next ``ends_watches`` each ends at once as it should; while ``cuts_watches``, each breaks off."""
 
     def __init__(self, *objects: dict[str, Any]) -> None:
         self._objects: dict[str, dict[str, dict[str, Any]]] = {plural: {} for plural in PLURALS.values()}
@@ -23,9 +24,11 @@ class ApiServer:
         self._talks = asyncio.Event()
         self._talks.set()
         self._server: asyncio.Server | None = None
-        self.hangs_up_on_watches = False
+        self.ends_watches = 0
+        self.cuts_watches = False
         self.port = 0
         self.lists: list[float] = []
+        self.watches: dict[str, list[float]] = {plural: [] for plural in PLURALS.values()}
         for raw in objects:
             self.put(raw)
 
@@ -89,10 +92,19 @@ class ApiServer:
                     items, version = list(self._objects[plural].values()), str(self._version)
                     self._answer(writer, {"metadata": {"resourceVersion": version}, "items": items})
                 else:
+                    self.watches[plural].append(asyncio.get_running_loop().time())
                     writer.write(
                         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
                     )
-                    if self.hangs_up_on_watches:
+                    since = int(parse_qs(target.query)["resourceVersion"][0])
+                    for raw in self._objects[plural].values():
+                        if int(raw["metadata"]["resourceVersion"]) > since:
+                            self._chunk(writer, {"type": "MODIFIED", "object": raw})
+                    if self.cuts_watches:
+                        await writer.drain()
+                        return
+                    if self.ends_watches:
+                        self.ends_watches -= 1
                         writer.write(b"0\r\n\r\n")
                         continue
                     self._watching[plural].add(writer)

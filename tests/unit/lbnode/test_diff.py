@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -22,6 +22,7 @@ from lbnode.model import (
     Destination,
     EdgeFilter,
     EdgeState,
+    EnsureLink,
     EnsureTunnel,
     IpvsTimeouts,
     Operation,
@@ -31,6 +32,7 @@ from lbnode.model import (
     RemoveDelivery,
     RemoveDestination,
     RemoveFilter,
+    RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
     RemoveService,
@@ -39,6 +41,7 @@ from lbnode.model import (
     ReplaceDelivery,
     ReplaceFilter,
     ReplaceTranslation,
+    RouterLink,
     SetSysctl,
     SetTimeouts,
     SetWeight,
@@ -80,6 +83,7 @@ class Kernel:
     probe_devices: set[int] = field(default_factory=set)
     probe_routes: set[ProbeRoute] = field(default_factory=set)
     translation_digest: str | None = None
+    links: dict[str, RouterLink] = field(default_factory=dict)
 
     def apply(self, operation: Operation) -> None:
         match operation:
@@ -139,6 +143,13 @@ class Kernel:
                 self.probe_routes.add(route)
             case RemoveProbeRoute(route):
                 self.probe_routes.remove(route)
+            case EnsureLink(link):
+                assert self.filter_digest is not None, "its addresses would answer everybody"
+                # ip_tunnel_newlink: two devices with the same ends.
+                assert all(o.router_address != link.router_address for n, o in self.links.items() if n != link.device)
+                self.links[link.device] = link
+            case RemoveLink(device):
+                del self.links[device]
             case _:
                 pytest.fail(f"no operation of an edge node: {operation}")
 
@@ -158,6 +169,7 @@ class Kernel:
             frozenset(self.probe_devices),
             frozenset(self.probe_routes),
             self.translation_digest,
+            frozenset(self.links.values()),
         )
 
 
@@ -172,6 +184,21 @@ pod_sets = st.lists(
     max_size=6,
     unique_by=lambda d: d[:2],
 ).map(lambda ds: tuple(sorted((Destination(a, 1, z, p) for a, p, z in ds), key=lambda d: (int(d.address), d.nat_port))))
+
+
+#: Few names and few routers, so that one router's link gets another name and one name another router.
+link_sets = st.frozensets(
+    st.builds(
+        RouterLink,
+        name=st.sampled_from(["a", "b", "c"]),
+        node_address=st.just(EDGE),
+        router_address=st.sampled_from(NODES[:3]),
+        addresses=st.just(frozenset({IPv4Interface("169.254.6.1/29")})),
+        ttl=st.just(64),
+        mtu_bytes=st.sampled_from([1400, 1476]),
+    ),
+    max_size=3,
+).filter(lambda links: len({k.name for k in links}) == len({k.router_address for k in links}) == len(links))
 
 
 @st.composite
@@ -197,6 +224,7 @@ def edge_states(draw: st.DrawFn) -> tuple[EdgeState, EdgeFilter]:
         services=services,
         probe_devices=frozenset(families),
         probe_routes=frozenset({p: ProbeRoute(p, w, e) for p, w, e in wanted}.values()),
+        links=draw(link_sets),
     )
     return state, table
 

@@ -93,6 +93,7 @@ def follow(
     """Watch until the condition holds; fails after ten seconds."""
     monkeypatch.setattr(kube, "RETRY_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(kube, "LIST_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(kube, "WATCH_INTERVAL_SECONDS", 0.01)
     seen = asyncio.Event()
 
     async def go() -> kube.Copy:

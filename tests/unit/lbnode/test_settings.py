@@ -64,7 +64,7 @@ def with_value(value: Any, *path: str | int) -> dict[str, Any]:
         ("9", (*PEER, "holdTimeSeconds"), ["holdTimeSeconds = '9'", "integer"]),
         (0, ("health", "rise"), ["settings.health.rise = 0", "greater than or equal to 1"]),
         ("direct", ("forwarding",), ["settings.forwarding = 'direct'", "'tunnel' or 'nat'"]),
-        ("via-edge", ("return",), ["settings.return = 'via-edge'", "direct"]),
+        ("by-edge", ("return",), ["settings.return = 'by-edge'", "'direct' or 'via-edge'"]),
         (0, (*PEER, "port"), ["peers.0.port = 0"]),
         ("tor1.example", (*PEER, "address"), ["peers.0.address = 'tor1.example'", "not an IP address"]),
         # BGP

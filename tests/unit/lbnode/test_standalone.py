@@ -231,7 +231,9 @@ def test_a_bad_standalone_file_is_told_by_check(tmp_path: Path, capsys: pytest.C
     ("arguments", "words"),
     [
         (["run", "controller", "--standalone", "F"], "a controller serves Kubernetes alone"),
-        (["run", "edge", "--node", "edge1"], "goes with --standalone only"),
+        (["run", "edge", "--node", "edge1"], "goes with --standalone or --kubeconfig only"),
+        (["run", "worker", "--kubeconfig", "config"], "run worker --kubeconfig: is for edge nodes outside a cluster"),
+        (["run", "edge", "--kubeconfig", "config", "--standalone", "file"], "without --standalone"),
         (["run", "edge", "--standalone", "/nowhere/file"], "/nowhere/file: cannot be read"),
         (["clean", "worker", "--standalone", "/nowhere/file"], "/nowhere/file: cannot be read"),
     ],

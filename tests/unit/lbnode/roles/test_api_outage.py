@@ -1,4 +1,4 @@
-"""An API server that is away for ten minutes: the edge role with the client that it really has, over the loopback, in simulated
+"""An API server that is away for ten minutes, and one that is ill: the edge role with the client that it really has, over the loopback, in simulated
 time. Kernel, speaker and workers are twins that go on working.
 """
 
@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
@@ -18,7 +21,7 @@ from lbnode.roles.loop import Loop
 from lbnode.roles.start import RESYNC_SECONDS
 from tests.unit.lbnode.api_server import ApiServer
 from tests.unit.lbnode.roles.world import EDGES, VIP, WORKERS, World, endpoints, node, service
-from tests.unit.lbnode.simulated_time import simulate
+from tests.unit.lbnode.simulated_time import SimulatedLoop, simulate
 
 #: Of docs/scorecard.md, rows 12 and 13.
 AWAY_SECONDS = 600.0
@@ -125,5 +128,99 @@ def test_an_api_server_that_says_that_the_service_is_gone_is_believed() -> None:
             api.remove(service())
             await until(lambda: world.speaker.history[-1] == frozenset(), 3)
             await until(lambda: world.kernel.writes > writes, 10)
+
+    simulate(main())
+
+
+def lists_of_a_minute_of_cut_watches() -> list[float]:
+    """When a node sends LISTs to an API server behind a proxy that breaks each watch off."""
+
+    async def main() -> list[float]:
+        async with running() as (world, api):
+            api.cuts_watches = True
+            await api.stop()
+            await api.start()
+            await asyncio.sleep(60)
+            assert world.speaker.history == [{VIP}]
+            return api.lists
+
+    lists: list[float] = simulate(main())
+    return lists
+
+
+def test_a_node_whose_watches_are_all_cut_lists_once_in_five_seconds() -> None:
+    assert most_above_the_pace(lists_of_a_minute_of_cut_watches(), 3) <= 1e-6
+
+
+def test_without_the_pace_it_would_list_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control for the test above."""
+    monkeypatch.setattr(kube, "LIST_INTERVAL_SECONDS", 0.0)
+    assert most_above_the_pace(lists_of_a_minute_of_cut_watches(), 3) > 10
+
+
+#: One for each second and kind of the time that the tests below take, and far more.
+ENDED_WATCHES = 600
+
+
+def shortest_time_between_watches(watches_ended: int) -> float:
+    """Simulated seconds, while a proxy ends so many watches at once as they should end. The node sees a change within seconds all the while."""
+
+    async def main() -> float:
+        async with running() as (world, api):
+            api.ends_watches = watches_ended
+            await api.stop()
+            await api.start()
+            await asyncio.sleep(100)
+            api.put(other_port())
+            await until(lambda: ports(world) == {81}, RECONCILED_SECONDS)
+            assert world.speaker.history == [{VIP}]
+            return min(b - a for each in api.watches.values() for a, b in itertools.pairwise(each))
+
+    seconds: float = simulate(main())
+    return seconds
+
+
+def test_a_node_whose_watches_end_at_once_asks_for_them_once_a_second() -> None:
+    assert shortest_time_between_watches(ENDED_WATCHES) >= 1 - 1e-6
+
+
+def test_without_that_pace_it_would_ask_in_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control for the test above."""
+    monkeypatch.setattr(kube, "WATCH_INTERVAL_SECONDS", 0.0)
+    assert shortest_time_between_watches(ENDED_WATCHES) < 1e-3
+
+
+def test_a_clock_on_the_wall_that_jumps_by_an_hour_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    jumped_seconds = 0.0
+    genuine = time.time
+    monkeypatch.setattr(time, "time", lambda: genuine() + jumped_seconds)
+
+    async def main() -> None:
+        nonlocal jumped_seconds
+        async with running() as (world, api):
+            writes, lists = world.kernel.writes, len(api.lists)
+            for seconds in (3600.0, -3600.0, 0.0):
+                jumped_seconds = seconds
+                await asyncio.sleep(10)
+                assert (world.kernel.writes, len(api.lists)) == (writes, lists)
+                assert world.speaker.history == [{VIP}]
+                assert world.edge.view.verdicts[VIP].reason == "Announced"
+
+    simulate(main())
+
+
+def test_the_clock_that_it_does_go_by_shows_when_it_jumps() -> None:
+    """The control for the test above: after an hour without a word every watch is taken for half-open. Still nothing is withdrawn."""
+
+    async def main() -> None:
+        async with running() as (world, api):
+            lists = len(api.lists)
+            await asyncio.sleep(1)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, SimulatedLoop)
+            loop.jump(3600)
+            await asyncio.sleep(15)
+            assert len(api.lists) > lists
+            assert world.speaker.history == [{VIP}]
 
     simulate(main())

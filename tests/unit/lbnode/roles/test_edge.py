@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -584,3 +585,18 @@ def test_an_ipv6_address_that_a_node_loses_withdraws_ipv6_and_nothing_else() -> 
     asyncio.run(world.run(10))
     assert {a.version for a in world.kernel.addresses} == {4}
     assert world.kernel.probe_devices == {4}
+
+
+def test_a_node_whose_link_is_missing_is_not_ready_and_makes_it_in_the_next_pass() -> None:
+    world = World()
+    link = {"name": "tgw", "node": "edge1", "routerAddress": "198.18.9.1", "addresses": ["169.254.6.1/29"]}
+    world.settings = parse(SETTINGS | {"bgp": SETTINGS["bgp"] | {"links": [link]}})
+    assert announced_after(world, 2)
+    assert (world.edge.not_ready(), world.edge.modules_at_work()["ip_gre"]) == ([], True)
+    assert world.edge.view.observed is not None
+    world.edge.view.observed = replace(world.edge.view.observed, links=frozenset())
+    assert [r for r in world.edge.not_ready() if "LinkMissing: sgl-tgw to 198.18.9.1" in r]
+    assert world.edge.modules_at_work()["ip_gre"] is False
+    world.kernel.links.clear()
+    asyncio.run(world.run(2))
+    assert (set(world.kernel.links), world.edge.not_ready()) == ({"sgl-tgw"}, [])

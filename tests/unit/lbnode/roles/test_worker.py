@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from lbnode.kube import Copy
 from lbnode.kube_proxy import RULES_SECONDS
 from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
 from lbnode.observe import WorkerMetrics
+from lbnode.probe import ProbeResult
 from lbnode.roles.worker import Worker
 from lbnode.settings import parse
 from tests.unit.lbnode.roles.world import EDGES, SETTINGS, WORKERS, endpoints, node, service
@@ -25,7 +28,7 @@ PROBE = ip_address("192.0.2.21")
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.copy = Copy(listed={"services", "slices", "nodes"})
         self.kernel = MemoryWorker([ip_network("192.0.2.0/24")], {})
         self.refusal: tuple[str, str] | None = None
@@ -44,7 +47,7 @@ class World:
         async def has_endpoints(port: int) -> bool | None:
             return None if self.mute else port not in self.without
 
-        settings = parse(SETTINGS)
+        settings = parse(SETTINGS | changes)
         self.worker = Worker(
             "worker1",
             lambda: settings,
@@ -354,3 +357,80 @@ def test_its_status_tells_all_that_the_operators_command_expects() -> None:
     world.run()
     of_every_role = {"last_error", "settings_error", "version"}
     assert MUST_TELL["worker"] - of_every_role <= read_status(world.worker.status()).model_fields_set
+
+
+# Replies by way of edge nodes
+
+
+def answers(world: World, rounds: int, *silent: str) -> None:
+    """Rounds of probes of all edge nodes, each half a second after the other, with a pass whenever one changed."""
+    for _ in range(rounds):
+        world.now += 0.5
+        results = tuple(
+            ProbeResult(edge, name not in silent, "Timeout" if name in silent else "Answered")
+            for name, edge in EDGES.items()
+            if edge in world.worker.edges_to_probe()
+        )
+        if world.worker.edges_probed(results):
+            world.run()
+
+
+def taking(world: World) -> set[str]:
+    [path] = world.kernel.return_paths.values()
+    return {name for name, edge in EDGES.items() if edge in path.group}
+
+
+def test_replies_leave_an_edge_node_that_falls_silent_within_three_probes_and_come_back_to_it() -> None:
+    world = World(**{"return": "via-edge"})
+    world.run()
+    assert (taking(world), world.worker.not_ready()) == (set(EDGES), [])
+    answers(world, 3)
+    answers(world, 2, "edge2")
+    assert taking(world) == set(EDGES), "two lost packets are no death"
+    answers(world, 1, "edge2")
+    assert taking(world) == {"edge1"}
+    assert world.kernel.addresses == {PROBE}, "the other edge nodes go on sending here"
+    assert world.metrics.registry.get_sample_value("samegate_return_path_edge", {"edge": str(EDGES["edge2"])}) == 0
+    assert world.worker.status()["return_path"] == [
+        {"edge": str(EDGES["edge1"]), "takes_replies": True, "reason": "Live"},
+        {"edge": str(EDGES["edge2"]), "takes_replies": False, "reason": "Silent"},
+    ]
+    answers(world, 2)
+    assert taking(world) == set(EDGES)
+
+
+def test_when_all_edge_nodes_fall_silent_the_prober_is_the_suspect_and_all_stay() -> None:
+    world = World(**{"return": "via-edge"})
+    world.run()
+    answers(world, 3)
+    answers(world, 10, *EDGES)
+    assert taking(world) == set(EDGES)
+
+
+def test_a_prober_that_stands_still_condemns_nobody_for_longer() -> None:
+    world = World(**{"return": "via-edge"})
+    world.run()
+    answers(world, 5, "edge2")
+    assert taking(world) == {"edge1"}
+    world.now += 60
+    world.run()
+    assert taking(world) == set(EDGES)
+
+
+def test_edge_nodes_are_probed_from_its_probe_address_once_that_is_held_and_replies_go_by_them() -> None:
+    direct = World()
+    direct.run()
+    assert direct.worker.edges_to_probe() == {}
+    world = World(**{"return": "via-edge"})
+    assert (world.worker.edges_to_probe(), world.worker.probe_sources()) == ({}, {})
+    world.run()
+    assert set(world.worker.edges_to_probe()) == set(EDGES.values())
+    assert world.worker.probe_sources() == {4: PROBE}
+
+
+def test_a_way_back_that_cannot_be_made_keeps_the_worker_from_being_ready() -> None:
+    world = World(**{"return": "via-edge"})
+    world.run()
+    assert world.worker.view.observed is not None
+    world.worker.view.observed = replace(world.worker.view.observed, return_paths=frozenset())
+    assert [r for r in world.worker.not_ready() if r.startswith("ReturnPathMissing: replies over IPv4")]

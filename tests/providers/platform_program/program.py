@@ -1,0 +1,35 @@
+"""The program as a function of the platform's settings, so that the mock engine runs it, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+
+from lbnode.settings import AgentSettings
+
+IMAGE = "registry.example.com/samegate@sha256:" + "ab" * 32
+# Of the agent a platform takes pools, AS number and labels; sessions and networks are its own.
+AGENT = AgentSettings.model_validate(
+    {
+        "pools": [{"name": "public", "cidrs": ["203.0.113.0/26"]}],
+        "bgp": {"localAsn": 65010, "peers": [{"name": "unused", "address": "198.51.100.2", "asn": 65001}]},
+        "network": {"nodeCidrs": ["198.51.100.0/24"]},
+    }
+)
+
+
+def run(raw: Mapping[str, Any]) -> None:
+    """Provision it, and export the sessions of each edge node."""
+    if raw["kind"] == "aws":
+        from components.aws import platform as aws
+        from components.aws.settings import Aws
+
+        made = aws.provision(Aws.model_validate(raw), AGENT)
+    else:
+        from components.gcp import platform as gcp
+        from components.gcp.settings import Gcp
+
+        made = gcp.provision(Gcp.model_validate(raw), AGENT, IMAGE)
+    pulumi.export("peers", made.sessions())
