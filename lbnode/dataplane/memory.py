@@ -29,12 +29,14 @@ from lbnode.model import (
     Operation,
     ProbeRoute,
     Protocol,
+    Remains,
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveRemains,
     RemoveReturnPath,
     RemoveReturnTunnel,
     RemoveService,
@@ -115,6 +117,8 @@ class MemoryEdge(_Node):
         self.return_tunnels: dict[str, ReturnTunnel] = {}
         self.translation_digest: str | None = None
         self.missing: frozenset[Protocol] = frozenset()
+        #: What a test says that another agent left.
+        self.remains: frozenset[Remains] = frozenset()
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
 
@@ -142,11 +146,16 @@ class MemoryEdge(_Node):
             translation_digest=self.translation_digest,
             links=frozenset(self.links.values()),
             return_tunnels=frozenset(self.return_tunnels.values()),
+            remains=self.remains,
         )
 
-    def clean(self) -> None:
+    def clear(self) -> None:
         self.addresses -= self._ours()
         self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
+        self.remains = frozenset()
+
+    def clean(self) -> None:
+        self.clear()
         self.probe_devices.clear()
         self.probe_routes.clear()
         self.links.clear()
@@ -177,6 +186,8 @@ class MemoryEdge(_Node):
                 self.links.pop(device, None)
             case EnsureReturnTunnel(tunnel):
                 self.return_tunnels[tunnel.device] = replace(tunnel, ready=True)
+            case RemoveRemains(remains):
+                self.remains -= remains
             case RemoveReturnTunnel(device):
                 self.return_tunnels.pop(device, None)
             case ReplaceTranslation(table):

@@ -9,11 +9,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from lbnode.dataplane import xdp_records
+from lbnode.dataplane.bpf_pins import remove_pin, remove_pins
 from lbnode.dataplane.libbpf import GENERIC_MODE, NATIVE_MODE, Link, Object, load
 from lbnode.dataplane.xdp_records import Limits, LinkRecord, Tag
 from lbnode.errors import ConfigError
@@ -140,11 +141,12 @@ def _possible_processors() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """How the program is at a device. ``reason`` says why not natively, where it is not."""
+    """How the program is at a device. ``reason`` says why not natively, where it is not; ``number`` is the kernel's of the program."""
 
     device: str
     mode: Mode
     reason: str = ""
+    number: int = field(default=0, compare=False)
 
 
 class Attachment:
@@ -173,7 +175,8 @@ class Attachment:
                 there = ", ".join(sorted(n for _, n in socket.if_nameindex()))
                 raise ConfigError(f"network device {name}", "there is none here", f"Name one of: {there}") from None
             attached, link = self._renewed(loaded, name, index) or self._anew(loaded, name, index, wanted)
-            self.devices += (attached,)
+            number = loaded.program_at(index, GENERIC_MODE if attached.mode is Mode.GENERIC else NATIVE_MODE)
+            self.devices += (replace(attached, number=number),)
             self._links.append(link)
         self._forget_former(names)
 
@@ -186,10 +189,8 @@ class Attachment:
     def remove(self) -> None:
         """Take the program away from its devices, and all that is pinned."""
         self.close()
-        if self._pins is not None and self._pins.is_dir():
-            for entry in self._pins.iterdir():
-                _remove(entry)
-            self._pins.rmdir()
+        if self._pins is not None:
+            remove_pins(self._pins)
 
     def _forget_former(self, names: Iterable[str]) -> None:
         if self._pins is None:
@@ -197,7 +198,7 @@ class Attachment:
         wanted = {_LINK_PREFIX + name for name in names}
         for entry in self._pins.iterdir():
             if entry != self._folder and entry.name not in wanted:
-                _remove(entry)
+                remove_pin(entry)
 
     def _pin(self, name: str) -> Path | None:
         return self._pins / f"{_LINK_PREFIX}{name}" if self._pins is not None else None
@@ -244,15 +245,6 @@ def _occupied(loaded: Object, name: str, index: int) -> ConfigError:
         f"another XDP program is at it (number {number}), and a device has room for one",
         f"See it with `ip link show {name}`, and take it away (`ip link set {name} xdp off`), or name another device",
     )
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_dir():
-        for pinned in entry.iterdir():
-            pinned.unlink()
-        entry.rmdir()
-    else:
-        entry.unlink()
 
 
 def kernel_hertz() -> int:

@@ -28,6 +28,7 @@ from lbnode.model import (
     Operation,
     ProbeRoute,
     Protocol,
+    Remains,
     RemoveAddress,
     RemoveDelivery,
     RemoveDestination,
@@ -35,6 +36,7 @@ from lbnode.model import (
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveRemains,
     RemoveService,
     RemoveTranslation,
     RemoveTunnel,
@@ -441,6 +443,15 @@ def test_a_changed_flag_keeps_the_destinations() -> None:
     desired = replace(state, services=(replace(state.services[0], hash_source_port=False),))
     bare = replace(desired.services[0], destinations=())
     assert diff_edge(desired, table, kernel.read()) == (UpdateService(bare),)
+
+
+@given(edge_states(), edge_states())
+def test_what_another_agent_left_goes_when_its_successor_serves_and_not_before(
+    before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
+) -> None:
+    left = frozenset({Remains("xdp", "eth0"), Remains("ipvs")})
+    usual = diff_edge(*after, before[0])
+    assert diff_edge(*after, replace(before[0], remains=left)) == (*usual, RemoveRemains(left))
 
 
 def test_the_filter_comes_first_when_there_is_none() -> None:
