@@ -37,6 +37,8 @@ def _asn(value: int) -> int:
 
 #: What balances in the kernel of edge nodes.
 DataPlane = Literal["ipvs", "xdp"]
+#: Of the environment: what the pod of an edge node has the privileges and mounts for, IPVS where it is not set.
+DATA_PLANE_VARIABLE = "DATA_PLANE"
 Asn = Annotated[Whole, Field(ge=0, le=4294967295)]
 #: An hour: longer is a mistake, and RFC 5880 counts BFD's microseconds in 32 bits (71 minutes).
 Milliseconds = Annotated[Whole, Field(gt=0, le=3_600_000)]
@@ -377,6 +379,14 @@ class AgentSettings(Strict):
             raise ValueError(
                 "dataplane xdp together with forwarding nat: the program forwards by tunnel only. Use forwarding tunnel, or dataplane ipvs"
             )
+        if self.bgp.links:
+            raise ValueError(
+                "dataplane xdp together with bgp.links: packets for VIPs come in GRE, in which the program does not look. Use dataplane ipvs, or peers without links"
+            )
+        if self.outside_edges:
+            raise ValueError(
+                "dataplane xdp together with outsideEdges: edge nodes outside the cluster forward by IPVS alone. Use dataplane ipvs, or edge nodes of the cluster"
+            )
         return self
 
     @model_validator(mode="after")
@@ -523,6 +533,30 @@ def parse(raw: Any, root: str = "settings") -> AgentSettings:
         return AgentSettings.model_validate(raw)
     except ValidationError as error:
         raise config_error(error, root) from None
+
+
+def other_dataplane(asked: DataPlane, own: DataPlane, way_out: str) -> ConfigError:
+    """Why an agent that was started with one data plane does not take settings that ask for another one."""
+    return ConfigError(
+        f"dataplane {asked}",
+        f"this agent was started with {own}, has the privileges for that alone, and goes on with it and with the settings that it had",
+        way_out,
+    )
+
+
+def with_dataplane(settings: AgentSettings, own: DataPlane, way_out: str) -> AgentSettings:
+    """The settings but for their data plane, for an agent that starts with another one.
+
+    Raises:
+        ConfigError: that data plane does not serve them.
+    """
+    if settings.dataplane == own:
+        return settings
+    try:
+        return parse({**settings.model_dump(mode="json", by_alias=True), "dataplane": own})
+    except ConfigError as error:
+        rule = f"this agent was started with {own}, which cannot serve by the other settings ({error.rule})"
+        raise ConfigError(f"dataplane {settings.dataplane}", rule, way_out) from None
 
 
 def parse_json(text: str, root: str = "settings") -> AgentSettings:

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.loadbalancer import access
 from components.naming import BGP_KEYS, CONTROLLER, EDGE, NAMESPACE, SETTINGS, WORKER, labels, selector
-from lbnode.settings import AgentSettings
+from lbnode.settings import DATA_PLANE_VARIABLE, AgentSettings
 
 RUN_DIRECTORY = "/run/samegate"
 BPF_DIRECTORY = "/sys/fs/bpf"
@@ -101,6 +101,8 @@ def edge(settings: AgentSettings, image: str) -> Object:
     pod["initContainers"] = [bird]
     pod["tolerations"] = [{"key": "samegate.dev/edge", "operator": "Exists"}, *pod["tolerations"]]
     if settings.dataplane == "xdp":
+        # The pod and not the settings decide: those change under a pod that has neither mount nor privileges yet.
+        agent["env"].append({"name": DATA_PLANE_VARIABLE, "value": "xdp"})
         # Loading programs takes CAP_BPF since Linux 5.8, and CAP_PERFMON what the verifier calls bounded pointers; both were CAP_SYS_ADMIN.
         agent["securityContext"]["capabilities"]["add"] += ["BPF", "PERFMON"]
         agent["volumeMounts"].append(_mount("bpf", BPF_DIRECTORY))

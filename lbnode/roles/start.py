@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,9 +15,11 @@ import structlog
 
 from lbnode import __version__, kube
 from lbnode.backend_probe import BackendProber
+from lbnode.dataplane.base import EdgeDataPlane
+from lbnode.dataplane.bpf_pins import BPF_DIRECTORY
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
-from lbnode.errors import Retry
+from lbnode.errors import ConfigError, Retry
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import (
     ControllerMetrics,
@@ -38,7 +39,17 @@ from lbnode.roles.from_outside import FromOutside
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
-from lbnode.roles.outside import NAMESPACE, Cluster, NodeRole, Outside, StandaloneNode, Task, required, standalone_name
+from lbnode.roles.outside import (
+    NAMESPACE,
+    Cluster,
+    NodeRole,
+    Outside,
+    StandaloneNode,
+    Task,
+    dataplane_of,
+    required,
+    standalone_name,
+)
 from lbnode.roles.removal import release_services
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
@@ -69,8 +80,10 @@ def run(role: Literal["edge", "worker", "controller"], settings_path: Path) -> i
     Raises:
         ConfigError: the settings file is missing or wrong at start. Later a wrong one leaves the last good one in force.
     """
-    settings = SettingsFile(settings_path)
+    settings = SettingsFile(settings_path, dataplane_of(os.environ) if role == "edge" else None)
     configure_logging(settings.current.log_level, role=role, node=os.environ.get("NODE_NAME", os.uname().nodename))
+    if settings.error:
+        log.error("settings.refused", error=settings.error)
 
     async def main() -> None:
         match role:
@@ -173,7 +186,7 @@ async def _edge(outside: Outside) -> None:
     ]
     await _until_terminated(loop, edge.pass_once, tasks, pages, outside.settings.ports.edge, [outside.node_address])
     await edge.withdraw_and_wait()
-    await _clean_if_removed(outside, kernel.clean)
+    await _leave_edge(outside, kernel)
 
 
 async def _worker(outside: Outside) -> None:
@@ -224,11 +237,10 @@ async def _worker(outside: Outside) -> None:
     ]
     await _until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
 
-    async def clean_after_the_edges() -> None:
+    if await outside.is_removed():
         # The edge nodes withdraw first and forward for a while; tunnels that go before that would cut live connections.
         await asyncio.sleep(outside.settings.drain.withdraw_seconds + RESYNC_SECONDS)
-
-    await _clean_if_removed(outside, kernel.clean, clean_after_the_edges)
+        await _take_away(kernel.clean)
 
 
 async def _controller(settings: SettingsFile) -> None:
@@ -283,7 +295,7 @@ def _edge_kernel(settings: AgentSettings) -> KernelEdge:
     balancer = None
     if settings.dataplane == "xdp":
         # Here, because an agent with IPVS has no need of it.
-        from lbnode.roles.xdp import BPF_DIRECTORY, xdp_balancer
+        from lbnode.roles.xdp import xdp_balancer
 
         balancer = xdp_balancer(pools, settings, BPF_DIRECTORY)
     return KernelEdge(
@@ -323,8 +335,7 @@ def _shape(settings: AgentSettings) -> tuple[object, ...]:
         settings.ports,
         settings.return_path,
         settings.via_edge,
-        settings.dataplane,
-        settings.xdp,
+        settings.xdp if settings.dataplane == "xdp" else None,
     )
 
 
@@ -332,6 +343,7 @@ def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[],
     """What to do when a node's settings changed, or were refused."""
     # Pools, MTU and the way of replies shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
     shaping = _shape(outside.settings)
+    metrics.settings_refused(bool(outside.settings_error))
 
     def changed() -> None:
         _changed(outside.settings, outside.settings_error, _shape, shaping, metrics, loop)
@@ -432,18 +444,25 @@ async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) 
             return
 
 
-async def _clean_if_removed(
-    outside: Outside, remove: Callable[[], None], before: Callable[[], Awaitable[None]] | None = None
-) -> None:
-    """Take our kernel state away, only when this role is removed for good."""
-    if not await outside.is_removed():
-        return
-    if before is not None:
-        await before()
+async def _leave_edge(outside: Outside, kernel: EdgeDataPlane) -> None:
+    """The edge's last act, when nothing is announced from here any more. As a rule all stays for the next agent."""
+    if await outside.is_removed():
+        await _take_away(kernel.clean)
+    elif await outside.changes_dataplane():
+        # The next agent may not have the right to do it.
+        await _take_away(kernel.clear)
+
+
+async def _take_away(remove: Callable[[], None]) -> None:
     for attempt in range(3):
-        with contextlib.suppress(Retry):
+        try:
             await asyncio.get_running_loop().run_in_executor(None, remove)
+        except ConfigError as error:
+            log.error("kernel.not_cleaned", error=str(error))
+            return
+        except Retry:
+            await asyncio.sleep(0.5)
+        else:
             log.info("kernel.cleaned", attempt=attempt)
             return
-        await asyncio.sleep(0.5)
     log.error("kernel.not_cleaned", text="run `python -m lbnode clean` on this node")

@@ -15,8 +15,6 @@ from lbnode.model import IPNetwork
 from lbnode.settings import AgentSettings
 from lbnode.xdp_settings import Xdp
 
-#: The kernel's own mount point for BPF file systems; what is pinned there outlives pods.
-BPF_DIRECTORY = Path("/sys/fs/bpf/samegate")
 #: Where the image has the program, beside its sources.
 PROGRAM_FILE = Path(__file__).resolve().parent.parent / "bpf" / "samegate.bpf.o"
 

@@ -121,6 +121,7 @@ def test_xdp_takes_two_capabilities_and_the_bpf_file_system_in_the_agent_of_the_
     # Linux 5.8 took both out of CAP_SYS_ADMIN: capabilities(7).
     assert agent["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "BPF", "PERFMON"]}
     assert [m["mountPath"] for m in agent["volumeMounts"] if m["name"] == "bpf"] == ["/sys/fs/bpf"]
+    assert {"name": "DATA_PLANE", "value": "xdp"} in agent["env"]
     (volume,) = [v for v in with_xdp["samegate-edge"]["volumes"] if v["name"] == "bpf"]
     assert volume["hostPath"] == {"path": "/sys/fs/bpf", "type": "Directory"}
     # By hand: 320 MiB for the agent; 255.8 of rings, 64 of flows, 8.5 of destinations and 0.4 of VIPs.

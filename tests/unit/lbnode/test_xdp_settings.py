@@ -15,7 +15,7 @@ from lbnode.dataplane.xdp_program import Attached, Mode
 from lbnode.errors import ConfigError
 from lbnode.plan import plan as offline_plan
 from lbnode.roles.xdp import how, sizes_of
-from lbnode.settings import AgentSettings, parse, parse_json
+from lbnode.settings import AgentSettings, parse, parse_json, with_dataplane
 from lbnode.translate import EdgePlan, translate_edge
 from lbnode.xdp_settings import Xdp
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, service, settings, snapshot
@@ -23,6 +23,7 @@ from tests.unit.lbnode.test_nat import NAT, WEB
 from tests.unit.lbnode.test_sctp import SIGNAL_PORT, SLICE, WEB_PORT
 
 XDP = {"devices": ["eth0"]}
+LINK = {"name": "tgw", "node": "edge1", "routerAddress": "198.51.100.1", "addresses": ["169.254.6.1/29"]}
 
 
 def xdp_settings(**changes: Any) -> AgentSettings:
@@ -52,6 +53,8 @@ def test_the_text_of_settings_of_either_data_plane_reads_back_to_the_same_value(
         ({"xdp": {}}, ("xdp.devices", "Name the devices")),
         ({"forwarding": "nat"}, ("forwarding nat", "Use forwarding tunnel, or dataplane ipvs")),
         ({"dataplane": "ebpf"}, ("dataplane", "ebpf")),
+        ({"outsideEdges": [{"name": "vm1", "addresses": ["198.18.0.13"]}]}, ("outsideEdges", "IPVS alone")),
+        ({"bgp": {**SETTINGS["bgp"], "links": [LINK]}}, ("bgp.links", "peers without links")),
         ({"xdp": {**XDP, "flowsPerProcessor": 1500}}, ("1500", "no power of two", "Set it to 2048")),
         ({"xdp": {"devices": ["eth0", "eth0"]}}, ("eth0", "twice", "Remove one")),
         ({"xdp": {"devices": ["a-name-of-sixteen"]}}, ("devices",)),
@@ -66,8 +69,29 @@ def test_a_wrong_value_is_refused_with_rule_and_way_out(changes: dict[str, Any],
         assert word in str(refused.value)
 
 
+def test_settings_go_from_one_data_plane_to_the_other_and_back_unchanged() -> None:
+    there = xdp_settings(flowsPerProcessor=1024)
+    back = with_dataplane(there, "ipvs", "")
+    assert (back.dataplane, back.xdp) == ("ipvs", there.xdp)
+    assert with_dataplane(back, "xdp", "") == there
+    assert with_dataplane(there, "xdp", "") is there
+
+
+def test_settings_that_xdp_cannot_serve_say_what_keeps_it() -> None:
+    with pytest.raises(ConfigError, match=r"started with xdp.*without xdp.devices.*wait for the pod"):
+        with_dataplane(settings(), "xdp", "wait for the pod")
+
+
 def test_no_sysctl_of_ipvs_is_asked_for() -> None:
     assert plan(ports=[WEB_PORT]).state.sysctls == {"net.ipv4.conf.all.rp_filter": "2"}
+
+
+def test_replies_that_come_back_through_the_node_are_forwarded_by_its_kernel() -> None:
+    cluster = snapshot(*EDGES, *WORKERS, service(ports=[WEB_PORT]), SLICE)
+    via_edge = parse({**deepcopy(SETTINGS), "dataplane": "xdp", "xdp": XDP, "return": "via-edge"})
+    sysctls = translate_edge(cluster, via_edge, "edge1").state.sysctls
+    assert sysctls.get("net.ipv4.ip_forward") == "1"
+    assert not [name for name in sysctls if ".vs." in name]
 
 
 def test_an_sctp_port_is_refused_and_the_others_are_served() -> None:
