@@ -183,7 +183,7 @@ def translate_edge(
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
     warnings += [w for edge in edges for w in _unspoken(edge, settings)] + link_warnings(edges, settings)
     kernels = {n.kernel_version for n in edges if n.kernel_version}
-    if len(kernels) > 1:
+    if len(kernels) > 1 and settings.dataplane == "ipvs":
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
         warnings.append(
             f"edge nodes run different kernels ({shown}): their hash tables may differ in size, and flows break when one leaves. Use one build"

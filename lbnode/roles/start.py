@@ -169,12 +169,14 @@ async def _edge(outside: Outside) -> None:
             if edge.probed(results):
                 loop.wake()
 
-    machine = Machine(
-        edge.modules_at_work, EVERY_SYSCTL_OF[outside.settings.dataplane], edge.probe_targets, _sysctl_base()
-    )
+    dataplane = outside.settings.dataplane
+    machine = Machine(edge.modules_at_work, EVERY_SYSCTL_OF[dataplane], edge.probe_targets, _sysctl_base())
 
     def node_page() -> dict[str, Any]:
-        return {**edge.node_page(), "machine": {**machine.facts(), **surroundings.facts()}}
+        return {
+            **edge.node_page(),
+            "machine": {"dataplane": dataplane, **machine.facts(), **surroundings.facts()},
+        }
 
     pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, edge.status, node_page)
     tasks = [

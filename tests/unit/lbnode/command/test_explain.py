@@ -101,6 +101,39 @@ def test_the_table_has_the_size_that_the_kernels_show_and_else_the_assumed_one_i
     assert any("CONFIG_IP_VS_MH_TAB_INDEX=12" in getattr(part, "text", "") for part in answer.parts)
 
 
+# With XDP
+
+
+def chosen_by_xdp(source_port: int, *drained: str, order: int = 1, hash_source_port: bool = True) -> str | None:
+    destinations = [{"address": a, "weight": 1, "drained": a in drained} for a in NODES][::order]
+    page = {"service": {"destinations": destinations, "hash_source_port": hash_source_port}}
+    with_xdp = edges(**page, machine=machine("edge", dataplane="xdp"))
+    answer = explain(view(change=with_xdp), f"{CLIENT}:{source_port}", f"{VIP}:80")
+    (taken,) = {e["worker"] for e in answer.data["edges"]}
+    assert not any("hash tables" in getattr(part, "text", "") for part in answer.parts), "that is of IPVS"
+    return taken  # type: ignore[no-any-return]
+
+
+#: As BY_PORT, from the model that the program is held against (tests/root/xdp_model.py), which has its own Maglev and its own hash.
+BY_RING = (0, 0, 0, 1, 2, 0, 0, 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_with_xdp_the_worker_is_that_of_its_ring_whatever_the_order_of_the_list(order: int) -> None:
+    assert [chosen_by_xdp(40000 + n, order=order) for n in range(8)] == [NODES[i] for i in BY_RING]
+
+
+def test_with_xdp_a_drained_workers_connections_pass_on_and_no_others_move() -> None:
+    for port in range(40000, 40008):
+        home, away = chosen_by_xdp(port), chosen_by_xdp(port, NODES[1])
+        assert away != NODES[1]
+        assert home in (away, NODES[1])
+
+
+def test_with_xdp_and_affinity_a_client_has_the_worker_of_port_0() -> None:
+    assert {chosen_by_xdp(port, hash_source_port=False) for port in range(40000, 40008)} == {NODES[0]}
+
+
 # The router
 
 
