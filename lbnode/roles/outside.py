@@ -20,9 +20,7 @@ from lbnode.standalone import Standalone, parse
 
 NAMESPACE = "samegate-system"
 AGENT_CONTAINER = "agent"
-_RESTARTED = (
-    "It is taken when the agent is started anew: drain this node, systemctl restart samegate-edge (docs/standalone.md)"
-)
+_RESTARTED = "It is taken when the agent is started anew, on one edge node after the other: systemctl restart samegate-edge (docs/standalone.md)"
 
 Task = Coroutine[Any, Any, None]
 NodeRole = Literal["edge", "worker"]
