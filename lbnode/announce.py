@@ -239,11 +239,11 @@ class Differences:
             return None
         for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
             if key not in have:
-                return f"IPVS lacks {key}"
+                return f"the data plane lacks {key}"
             if key not in want:
-                return f"IPVS has {key}, which is not wanted"
+                return f"the data plane has {key}, which is not wanted"
             if not self._alike(want[key], have[key]):
-                return f"IPVS differs at {key}"
+                return f"the data plane differs at {key}"
         return None
 
 

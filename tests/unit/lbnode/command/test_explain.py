@@ -182,10 +182,10 @@ def test_an_edge_node_that_is_silent_or_too_old_to_tell_is_said_so() -> None:
 
 
 def test_a_kernel_that_is_not_as_planned_makes_the_answer_doubtful() -> None:
-    differing = edges(differences={VIP: "IPVS lacks tcp://203.0.113.10:80"})
+    differing = edges(differences={VIP: "the data plane lacks tcp://203.0.113.10:80"})
     answer = explain(view(change=differing), f"{CLIENT}:40000", f"{VIP}:80")
     assert answer.code == 1
-    assert "IPVS lacks" in answer.data["edges"][0]["doubt"]
+    assert "the data plane lacks" in answer.data["edges"][0]["doubt"]
 
 
 # The pods
