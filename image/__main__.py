@@ -71,7 +71,7 @@ def _unpack(options: argparse.Namespace) -> int:
             return 1
         extract_layers(archive, directory)
         # Where the units mount what is the machine's own; a root that is read-only cannot grow them.
-        for mount_point in ("etc/samegate", "run/samegate", "var/lib/samegate", "host/proc/sys/net"):
+        for mount_point in ("etc/samegate", "run/samegate", "var/lib/samegate"):
             (directory / mount_point).mkdir(parents=True, exist_ok=True)
         (directory / "run/xtables.lock").touch()
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from lbnode.dataplane.base import Balancer, BalancerOperation
 from lbnode.dataplane.bpf_pins import BPF_DIRECTORY, remove_pins
-from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
+from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
-from lbnode.dataplane.links import Device, Links, failure, is_tunnel
+from lbnode.dataplane.links import Device, Links, failure
+from lbnode.dataplane.rules import TRANSLATION_TABLES
 from lbnode.dataplane.sysctl import Record, Sysctls
+from lbnode.dataplane.tunnels import Tunnels
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
-    RETURN_DEVICE_PREFIX,
     TUNNEL_OVERHEAD_BYTES,
     AddAddress,
     AddProbeDevice,
@@ -93,6 +94,7 @@ class KernelEdge:
         if self.balancer.programs:
             self._record.note(_PROGRAMS, written_programs(self.balancer.programs))
         self._links = Links()
+        self._return_tunnels = Tunnels(self._links, self._sysctls, ReturnTunnel)
         self._missing: frozenset[Protocol] | None = None
         self._filter = PacketFilter(self._given, former=former)
         self._translation = PacketFilter(self._given, tables=TRANSLATION_TABLES, former=former)
@@ -121,7 +123,7 @@ class KernelEdge:
                 probe_routes=frozenset(route for _, routes in probing.values() for route in routes),
                 translation_digest=self._translation.digest(),
                 links=frozenset(self._router_link(*found) for found in self._links.router_links()),
-                return_tunnels=self._return_tunnels(),
+                return_tunnels=self._return_tunnels.read(self._return_tunnels.devices()),
                 remains=self._remains(),
             )
         except OSError as error:
@@ -167,25 +169,6 @@ class KernelEdge:
     def _router_link(self, device: Device, link: RouterLink) -> RouterLink:
         ipv6 = self._sysctls.read([_ipv6_switch(device.name)]).get(_ipv6_switch(device.name)) == "0"
         return replace(link, ipv6=ipv6, ready=device.up)
-
-    def _return_tunnels(self) -> frozenset[ReturnTunnel]:
-        devices = self._links.tunnel_devices(RETURN_DEVICE_PREFIX)
-        held = self._links.held(devices)
-        found = set()
-        for device in devices:
-            if device.local is None or device.remote is None:
-                continue
-            tunnel = ReturnTunnel(device.remote, device.local)
-            wanted = _return_tunnel_sysctls(tunnel)
-            ready = (
-                device.up
-                and device.name == tunnel.device
-                and is_tunnel(device, tunnel)
-                and (device.local.version == 6 or device.local in held.get(device.index, set()))
-                and self._sysctls.read(wanted) == wanted
-            )
-            found.add(replace(tunnel, ready=ready))
-        return frozenset(found)
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.traffic`."""
@@ -281,13 +264,9 @@ class KernelEdge:
             case RemoveLink(name):
                 self._links.remove_router_link(name)
             case EnsureReturnTunnel(tunnel):
-                device = self._links.ensure_tunnel(tunnel)
-                for name, value in _return_tunnel_sysctls(tunnel).items():
-                    self._sysctls.write(name, value)
-                if not device.up:
-                    self._links.set_up(device)
+                self._return_tunnels.ensure(tunnel)
             case RemoveReturnTunnel(name):
-                self._links.remove_tunnel(name, ReturnTunnel)
+                self._return_tunnels.remove(name)
             case RemoveRemains(remains):
                 if Remains("ipvs") in remains:
                     self.balancer.remove_remains()
@@ -326,8 +305,7 @@ class KernelEdge:
             self._clear()
             for version in self._mtu_bytes:
                 self._links.remove_probe_device(version)
-            for device in self._links.tunnel_devices(RETURN_DEVICE_PREFIX):
-                self._links.remove_device(device)
+            self._return_tunnels.remove_all()
             for device, _ in self._links.router_links():
                 self._links.remove_device(device)
             self._filter.remove()
@@ -359,18 +337,3 @@ def read_programs(text: str) -> dict[str, int]:
 def _ipv6_switch(device: str) -> str:
     """``ip-sysctl``. A kernel that was booted without IPv6 has none."""
     return f"net.ipv6.conf.{device}.disable_ipv6"
-
-
-def _return_tunnel_sysctls(tunnel: ReturnTunnel) -> dict[str, str]:
-    """``ip-sysctl``. As on a worker's tunnel devices; and over IPv4 the node's own VIPs are the source of what comes, which the kernel takes for
-    forged otherwise. IPv6 has no such check.
-    """
-    if tunnel.node_address.version == 4:
-        return {
-            f"net.ipv4.conf.{tunnel.device}.accept_local": "1",
-            f"net.ipv4.conf.{tunnel.device}.rp_filter": "2",
-        }
-    return {
-        f"net.ipv6.conf.{tunnel.device}.addr_gen_mode": "1",
-        f"net.ipv6.conf.{tunnel.device}.disable_ipv6": "0",
-    }

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
-from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
-from lbnode.dataplane.links import Device, Links, failure, is_tunnel
+from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.return_paths import ReturnPaths
+from lbnode.dataplane.rules import DELIVERY_TABLES
 from lbnode.dataplane.sysctl import Record, Sysctls
+from lbnode.dataplane.tunnels import Tunnels
 from lbnode.errors import Bug
 from lbnode.model import (
     AddAddress,
     EnsureTunnel,
-    IPAddress,
     IPNetwork,
     Operation,
     RemoveAddress,
@@ -61,6 +61,7 @@ class KernelWorker:
         former = tuple(ip_network(text) for text in self._record.values.get(_POOLS, "").split())
         self._record.note(_POOLS, " ".join(map(str, dict.fromkeys((*self._given, *former)))))
         self._links = Links()
+        self._tunnels = Tunnels(self._links, self._sysctls, Tunnel)
         self._return_paths = ReturnPaths()
         self._filter = PacketFilter(self._given, former=former)
         self._delivery = PacketFilter(self._given, tables=DELIVERY_TABLES, former=former)
@@ -77,33 +78,17 @@ class KernelWorker:
             self._filter.remove_stale()
             self._delivery.remove_stale()
             self._record.note(_POOLS, " ".join(map(str, self._given)))
-            devices = self._links.tunnel_devices()
-            held = self._links.held(devices)
-            tunnels = [t for d in devices if (t := self._tunnel(d, held.get(d.index, set()))) is not None]
+            devices = self._tunnels.devices()
             return WorkerState(
                 sysctls=self._sysctls.read(self._names),
                 filter_digest=self._filter.digest(),
-                tunnels=frozenset(tunnels),
+                tunnels=self._tunnels.read(devices),
                 probe_addresses=self._links.addresses(self._probe_networks),
                 delivery_digest=self._delivery.digest(),
                 return_paths=self._return_paths.read(devices),
             )
         except OSError as error:
             raise failure("to be read", error) from None
-
-    def _tunnel(self, device: Device, held: Container[IPAddress]) -> Tunnel | None:
-        if device.local is None or device.remote is None:
-            return None
-        tunnel = Tunnel(device.remote, device.local)
-        wanted = _device_sysctls(tunnel)
-        ready = (
-            device.up
-            and device.name == tunnel.device
-            and is_tunnel(device, tunnel)
-            and (device.local.version == 6 or device.local in held)
-            and self._sysctls.read(wanted) == wanted
-        )
-        return replace(tunnel, ready=ready)
 
     def remember_sysctl(self, name: str, former: str) -> None:
         """Have :meth:`clean` put ``former`` back: for a sysctl that somebody else in the agent changed."""
@@ -148,15 +133,11 @@ class KernelWorker:
             case RemoveAddress(address):
                 self._links.remove_address(address)
             case EnsureTunnel(tunnel):
-                device = self._links.ensure_tunnel(tunnel)
-                for name, value in _device_sysctls(tunnel).items():
-                    self._sysctls.write(name, value)
-                if not device.up:
-                    self._links.set_up(device)
+                self._tunnels.ensure(tunnel)
             case RemoveTunnel(device):
-                self._links.remove_tunnel(device)
+                self._tunnels.remove(device)
             case SetReturnPath(path):
-                self._return_paths.set(path, self._links.tunnel_devices())
+                self._return_paths.set(path, self._tunnels.devices())
             case RemoveReturnPath(version):
                 self._return_paths.remove(version)
             case _:
@@ -170,8 +151,7 @@ class KernelWorker:
                 self._links.remove_address(address)
             for version in (4, 6):
                 self._return_paths.remove(version)
-            for device in self._links.tunnel_devices():
-                self._links.remove_device(device)
+            self._tunnels.remove_all()
             self._delivery.remove()
             self._filter.remove()
         except OSError as error:
@@ -180,15 +160,3 @@ class KernelWorker:
             if name != _POOLS and self._sysctls.read([name]):
                 self._sysctls.write(name, value)
         self._record.forget()
-
-
-def _device_sysctls(tunnel: Tunnel) -> dict[str, str]:
-    """``ip-sysctl``. IPv4: 2 is loose; 0 would lose to ``all``, of which the kernel takes the larger. IPv6: no link-local address, with which
-    the device would send multicast reports into the tunnel; and on, whatever the default for new devices is.
-    """
-    if tunnel.edge_address.version == 4:
-        return {f"net.ipv4.conf.{tunnel.device}.rp_filter": "2"}
-    return {
-        f"net.ipv6.conf.{tunnel.device}.addr_gen_mode": "1",
-        f"net.ipv6.conf.{tunnel.device}.disable_ipv6": "0",
-    }

@@ -12,7 +12,7 @@ import ctypes
 import hashlib
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; the same for IPv6
@@ -66,18 +66,23 @@ def fingerprint(version: int, table: str, prefix: str) -> str | None:
     ``None`` when the kernel does not tell (no such table, no privilege, changed meanwhile).
     """
     read = _read(version, table)
+    return _hash_of(share(*read, prefix)) if read is not None else None
+
+
+def fingerprint_and_outline(version: int, table: str, prefix: str) -> tuple[str, Outline] | None:
+    """The :func:`fingerprint` and the outline of the same moment; ``None`` as for :func:`fingerprint`."""
+    read = _read(version, table)
     if read is None:
         return None
+    entries, layout, _ = read
+    return _hash_of(share(*read, prefix)), outline_of(entries, layout, prefix)
+
+
+def _hash_of(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for part in share(*read, prefix):
+    for part in parts:
         digest.update(len(part).to_bytes(4) + part)
     return digest.hexdigest()
-
-
-def outline(version: int, table: str, prefix: str) -> Outline | None:
-    """The outline of what concerns the chains of ``table`` whose names begin with ``prefix``; ``None`` as for :func:`fingerprint`."""
-    read = _read(version, table)
-    return outline_of(read[0], read[1], prefix) if read is not None else None
 
 
 def _read(version: int, table: str) -> tuple[bytes, Layout, list[tuple[int, int]]] | None:

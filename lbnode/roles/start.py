@@ -326,7 +326,8 @@ def networks_of_this_kernel(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, .
 
 
 def _sysctl_base() -> Path:
-    return MOUNTED_SYSCTLS if MOUNTED_SYSCTLS.is_dir() else OWN_SYSCTLS
+    # An empty folder is a place to mount at that nothing is mounted at, as under systemd.
+    return MOUNTED_SYSCTLS if (MOUNTED_SYSCTLS / "ipv4").is_dir() else OWN_SYSCTLS
 
 
 def _shape(settings: AgentSettings) -> tuple[object, ...]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from lbnode.dataplane.edge import KernelEdge
-from lbnode.dataplane.filter import TRANSLATION_TABLES, PacketFilter
+from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.rules import TRANSLATION_TABLES
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError, Retry
 from lbnode.maglev import choose, table

@@ -1,13 +1,11 @@
-"""Rows of docs/scorecard.md that the report does not measure: agents that stand still, a dependency that all lose, ports that are used again."""
+"""Rows of docs/scorecard.md that the report does not measure: agents that stand still, a dependency that all lose."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from statistics import median
 from typing import Any
 
 import pytest
@@ -24,28 +22,6 @@ pytestmark = pytest.mark.lab
 STOPPED_SECONDS = 60.0
 #: Three failures a second apart, an edge node that asks the other, and a busy machine.
 LOST_SECONDS = 20.0
-WORKER2 = topology.WORKERS[1]
-CONNECT_SECONDS = 0.1
-#: A SYN that got no answer is sent again after a second (RFC 6298, section 2).
-RETRANSMITTED_SECONDS = 0.9
-#: Several connections from one port, each ended by a reset, so that the client too may use the port at once. Prints of each the pod's node and
-#: how long the handshake took.
-RECONNECT = """
-import json, socket, struct, sys, time
-source, port, vip, vip_port, rounds = sys.argv[1], *map(lambda w: int(w) if w.isdigit() else w, sys.argv[2:])
-told = []
-for _ in range(rounds):
-    with socket.socket() as flow:
-        flow.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        flow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        flow.settimeout(5)
-        flow.bind((source, port))
-        began = time.monotonic()
-        flow.connect((vip, vip_port))
-        seconds = time.monotonic() - began
-        told.append((flow.makefile().readline().split()[2], seconds))
-print(json.dumps(told))
-"""
 
 
 @contextmanager
@@ -111,37 +87,3 @@ def test_what_all_edge_nodes_lose_together_withdraws_nothing_and_what_one_loses_
     bench.settle(180)
     with no_probe_answers(bench, LEAVER.name):
         bench.wait_announced(target.vip, {STAYER.name}, LOST_SECONDS)
-
-
-def reconnect(target: Target, source: str, port: int, rounds: int = 1) -> list[tuple[str, float]]:
-    """The nodes that answered connections from one port, one after the other, and the seconds of each handshake."""
-    words = [source, str(port), target.vip, str(target.port), str(rounds)]
-    shown = netns.run(topology.CLIENT, [sys.executable, "-c", RECONNECT, *words]).stdout
-    return [(node, seconds) for node, seconds in json.loads(shown)]
-
-
-def test_a_port_that_is_used_again_connects_at_once_and_leaves_a_worker_that_drains(bench: Bench) -> None:
-    target = bench.target(ECHO)
-    (source,) = bench.sources(1)
-    seconds = [took for _, took in reconnect(target, source, 40000, rounds=50)]
-    assert median(seconds) < CONNECT_SECONDS
-    assert max(seconds) < RETRANSMITTED_SECONDS
-
-    def on_edges(command: str) -> None:
-        for edge in sorted(bench.edges):
-            bench.machine(edge).run(command)
-
-    # By hand and within the ten seconds for which the kernel keeps a connection that was reset.
-    settings = ("net.ipv4.vs.conn_reuse_mode", "net.ipv4.vs.expire_nodest_conn")
-    with bench.paused_agents(*sorted(bench.edges)):
-        try:
-            on_edges(f"sysctl -qw {' '.join(f'{name}=0' for name in settings)}")
-            port = next(p for p in range(40001, 40100) if reconnect(target, source, p)[0][0] == WORKER2.name)
-            on_edges(f"ipvsadm -e {target.in_ipvs} -r {WORKER2.address} -i -w 0")
-            kept, _ = reconnect(target, source, port)[0]
-        finally:
-            on_edges(f"sysctl -qw {' '.join(f'{name}=1' for name in settings)}")
-        moved, took = reconnect(target, source, port)[0]
-    assert kept == WORKER2.name, "the control: with neither setting the kernel takes the new connection for the old one"
-    assert moved != WORKER2.name
-    assert took < RETRANSMITTED_SECONDS

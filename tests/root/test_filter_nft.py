@@ -9,7 +9,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from lbnode.dataplane.filter import DELIVERY_TABLES, PacketFilter
+from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.rules import DELIVERY_TABLES
 from lbnode.model import Delivery, DeliveryTable, EdgeFilter, FilterTable, Protocol, VirtualKey, WorkerFilter
 
 pytestmark = pytest.mark.root

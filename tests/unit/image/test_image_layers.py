@@ -117,6 +117,8 @@ def test_unpacking_makes_the_places_that_systemd_mounts_at_and_never_mixes_two_i
     root = tmp_path / "machines" / "samegate"
     assert main(["unpack", str(tmp_path / "a.tar"), str(root)]) == 0
     assert all((root / p).is_dir() for p in ("etc/samegate", "run/samegate", "var/lib/samegate"))
+    # The units leave the machine's own /proc/sys/net in its place; an agent would take this one for it.
+    assert not (root / "host/proc/sys/net").exists()
     assert main(["unpack", str(tmp_path / "a.tar"), str(root)]) == 1
     assert "is not empty. Name a new directory" in capsys.readouterr().err
     (tmp_path / "b.tar").write_bytes(b"no archive")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lbnode.dataplane.filter import render
+from lbnode.dataplane.rules import render
 from lbnode.errors import ConfigError
 from lbnode.model import LinkSession, RouterLink
 from lbnode.settings import parse

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lbnode.announce import EdgeFacts, announce
-from lbnode.dataplane.filter import render
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
+from lbnode.dataplane.rules import render
 from lbnode.errors import Retry
 from lbnode.model import EdgeFilter, Protocol, VirtualKey, WorkerHealth
 from lbnode.settings import Health

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.dataplane.filter import render
+from lbnode.dataplane.rules import render
 from lbnode.diff import diff_worker
 from lbnode.errors import ConfigError
 from lbnode.model import (

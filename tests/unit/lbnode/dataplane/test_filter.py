@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.dataplane import filter as packet_filter
-from lbnode.dataplane.filter import PacketFilter, SavedTable, TableText, parse, render, transaction
+from lbnode.dataplane.filter import PacketFilter
+from lbnode.dataplane.rules import TRANSLATION_TABLES, SavedTable, TableText, parse, render, transaction
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     Delivery,
@@ -273,7 +274,7 @@ def test_the_nft_backend_is_preferred_and_the_legacy_one_taken_when_nft_does_not
 def test_a_legacy_table_that_is_not_there_is_not_made_by_looking_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packet_filter, "_legacy_tables", lambda _tool: ["mangle"])
     tools = Tools("legacy")
-    assert PacketFilter(POOLS, tools, packet_filter.TRANSLATION_TABLES).digest() is None
+    assert PacketFilter(POOLS, tools, TRANSLATION_TABLES).digest() is None
     assert not [call for call in tools.calls if "nat" in call or "filter" in call]
 
 

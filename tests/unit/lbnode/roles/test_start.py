@@ -133,3 +133,16 @@ def test_a_kernel_without_ipv6_is_given_no_ipv6_network(
         (tmp_path / family).mkdir()
     monkeypatch.setattr(start, "MOUNTED_SYSCTLS", tmp_path)
     assert start.networks_of_this_kernel(NETWORKS) == kept
+
+
+def test_a_place_to_mount_sysctls_at_that_is_empty_is_not_taken_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    (own / "ipv4").mkdir(parents=True)
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(start, "MOUNTED_SYSCTLS", tmp_path / "mounted")
+    monkeypatch.setattr(start, "OWN_SYSCTLS", own)
+    # `own` is that of a kernel without IPv6: so these are its networks only if it was looked at.
+    (tmp_path / "mounted/ipv6").mkdir()
+    assert start.networks_of_this_kernel(NETWORKS) == NETWORKS[:1]
