@@ -535,11 +535,15 @@ def parse(raw: Any, root: str = "settings") -> AgentSettings:
         raise config_error(error, root) from None
 
 
-def other_dataplane(asked: DataPlane, own: DataPlane, way_out: str) -> ConfigError:
+class PendingSettings(ConfigError):
+    """Good settings that the next agent takes: the one that runs goes on with those before them."""
+
+
+def other_dataplane(asked: DataPlane, own: DataPlane, way_out: str) -> PendingSettings:
     """Why an agent that was started with one data plane does not take settings that ask for another one."""
-    return ConfigError(
+    return PendingSettings(
         f"dataplane {asked}",
-        f"this agent was started with {own}, has the privileges for that alone, and goes on with it and with the settings that it had",
+        f"this agent was started with {own} and has the privileges for that alone",
         way_out,
     )
 

@@ -70,6 +70,7 @@ class StatusPage(_Page):
     warnings: tuple[str, ...] = ()
     rejections: tuple[RejectionLine, ...] = ()
     # edge
+    settings_pending: str = ""
     draining: bool = False
     blocked: tuple[str, ...] | None = None
     vips: dict[Address, VipLine] = Field(default_factory=dict)

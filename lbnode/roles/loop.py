@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from lbnode.errors import ConfigError, Retry
-from lbnode.settings import AgentSettings, DataPlane, other_dataplane, parse_json, with_dataplane
+from lbnode.settings import AgentSettings, DataPlane, PendingSettings, other_dataplane, parse_json, with_dataplane
 
 #: Events within so many seconds share one pass.
 DEBOUNCE_SECONDS = 0.03
@@ -119,8 +119,8 @@ class Loop:
 class WatchedFile(Generic[Value]):
     """A file that is read when its text changes; a bad or unreadable one after a good one leaves the good one in force.
 
-    ``error`` says why the file is refused now, and is empty while it is not. ``first`` reads the text at the start, if not ``read``: where there is no
-    good one yet, one may have to do that is refused later.
+    ``error`` says why the file is refused now, and is empty while it is not; ``pending`` why it waits for the next agent. ``first`` reads the text at
+    the start, if not ``read``: where there is no good one yet, one may have to do that is not taken later.
 
     Raises:
         ConfigError: the file is missing or wrong at the start, when there is no good one yet.
@@ -135,10 +135,12 @@ class WatchedFile(Generic[Value]):
         self._read = read
         self._text = self._text_now()
         self.current: Value = (first or read)(self._text, str(path))
-        self.error = ""
+        self.error = self.pending = ""
         if first is not None:
             try:
                 self.current = read(self._text, str(path))
+            except PendingSettings as waiting:
+                self.pending = str(waiting)
             except ConfigError as error:
                 self.error = str(error)
         #: Changes with ``current``.
@@ -151,21 +153,25 @@ class WatchedFile(Generic[Value]):
             raise ConfigError(str(self._path), f"cannot be read: {error}", "Put a readable file there") from None
 
     def poll(self) -> bool:
-        """Look once; ``True`` when ``current`` or ``error`` changed."""
-        before = (self.current, self.error)
+        """Look once; ``True`` when ``current``, ``error`` or ``pending`` changed."""
+        before = (self.current, self.error, self.pending)
         try:
             text = self._text_now()
-            if text == self._text and not self.error:
+            if text == self._text and not self.error and not self.pending:
                 return False
-            self.current, self.error = self._read(text, str(self._path)), ""
+            self.current, self.error, self.pending = self._read(text, str(self._path)), "", ""
             self._text = text
+        except PendingSettings as waiting:
+            self.error, self.pending = "", str(waiting)
         except ConfigError as error:
-            self.error = str(error)
-        if (self.current, self.error) == before:
+            self.error, self.pending = str(error), ""
+        if (self.current, self.error, self.pending) == before:
             return False
         self.version += self.current != before[0]
         if self.error:
             log.error("settings.refused", error=self.error)
+        elif self.pending:
+            log.warning("settings.pending", text=self.pending)
         else:
             log.info("settings.changed")
         return True
@@ -180,7 +186,7 @@ class WatchedFile(Generic[Value]):
 
 class SettingsFile(WatchedFile[AgentSettings]):
     """The mounted ConfigMap. ``own`` is the data plane that the agent was started with, where that is decided elsewhere: settings that ask for another
-    one are refused, and at the start they are taken but for it.
+    one are pending, and at the start they are taken but for it.
     """
 
     #: Bytes that are no UTF-8 become characters that no JSON outside its strings has, and are told by their place in the text.

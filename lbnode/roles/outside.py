@@ -27,7 +27,9 @@ NodeRole = Literal["edge", "worker"]
 
 
 class Outside(Protocol):
-    """``settings`` and ``copy`` are what is in force now; ``settings_error`` says why a newer file is refused, or is empty."""
+    """``settings`` and ``copy`` are what is in force now; ``settings_error`` says why a newer file is refused, ``settings_pending``
+    why it waits for the next agent; both may be empty.
+    """
 
     node_name: str
     node_address: IPAddress
@@ -37,6 +39,9 @@ class Outside(Protocol):
 
     @property
     def settings_error(self) -> str: ...
+
+    @property
+    def settings_pending(self) -> str: ...
 
     def copy(self) -> Source: ...
 
@@ -70,6 +75,10 @@ class Watching:
     @property
     def settings_error(self) -> str:
         return self._settings.error
+
+    @property
+    def settings_pending(self) -> str:
+        return self._settings.pending
 
     def copy(self) -> kube.Copy:
         return self._watcher.copy
@@ -140,7 +149,7 @@ class FileObjects:
 
 class StandaloneNode:
     """A standalone file, followed. A text that is refused leaves the last good one in force, settings and services alike; so does one in
-    which this node is missing, and for an edge node one with another data plane than it was started with.
+    which this node is missing. For an edge node one with another data plane than it was started with is pending.
 
     Raises:
         ConfigError: the file is missing or wrong at the start, or this node is not in it.
@@ -172,11 +181,15 @@ class StandaloneNode:
     def settings_error(self) -> str:
         return self._file.error
 
+    @property
+    def settings_pending(self) -> str:
+        return self._file.pending
+
     def copy(self) -> FileObjects:
         return FileObjects(self._file.current, self._file.version)
 
     def poll(self) -> bool:
-        """Look at the file once; whether what is in force, or the refusal, changed."""
+        """Look at the file once; whether what is in force, the refusal, or what is pending changed."""
         return self._file.poll()
 
     def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:

@@ -84,6 +84,8 @@ def run(role: Literal["edge", "worker", "controller"], settings_path: Path) -> i
     configure_logging(settings.current.log_level, role=role, node=os.environ.get("NODE_NAME", os.uname().nodename))
     if settings.error:
         log.error("settings.refused", error=settings.error)
+    if settings.pending:
+        log.warning("settings.pending", text=settings.pending)
 
     async def main() -> None:
         match role:
@@ -178,7 +180,10 @@ async def _edge(outside: Outside) -> None:
             "machine": {"dataplane": dataplane, **machine.facts(), **surroundings.facts()},
         }
 
-    pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, edge.status, node_page)
+    def status() -> dict[str, Any]:
+        return {**edge.status(), "settings_pending": outside.settings_pending}
+
+    pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, status, node_page)
     tasks = [
         *outside.tasks(loop.wake, _shape_watch(outside, metrics, loop)),
         surroundings.run(),
@@ -275,7 +280,8 @@ async def _controller(settings: SettingsFile) -> None:
     reading = _reading(settings.current)
 
     def settings_changed() -> None:
-        _changed(settings.current, settings.error, _reading, reading, metrics, loop)
+        metrics.settings(bool(settings.error), bool(settings.pending))
+        _changed(settings.current, _reading, reading, loop)
 
     tasks = [
         watcher.run(),
@@ -346,11 +352,15 @@ def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[],
     """What to do when a node's settings changed, or were refused."""
     # Pools, MTU and the way of replies shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
     shaping = _shape(outside.settings)
-    metrics.settings_refused(bool(outside.settings_error))
+
+    def told() -> None:
+        metrics.settings(bool(outside.settings_error), bool(outside.settings_pending))
 
     def changed() -> None:
-        _changed(outside.settings, outside.settings_error, _shape, shaping, metrics, loop)
+        told()
+        _changed(outside.settings, _shape, shaping, loop)
 
+    told()
     return changed
 
 
@@ -360,13 +370,10 @@ def _reading(settings: AgentSettings) -> tuple[object, ...]:
 
 def _changed(
     settings: AgentSettings,
-    error: str,
     shape: Callable[[AgentSettings], tuple[object, ...]],
     shaping: tuple[object, ...],
-    metrics: Metrics,
     loop: Loop,
 ) -> None:
-    metrics.settings_refused(bool(error))
     if shape(settings) != shaping:
         log.info(
             "settings.restart",

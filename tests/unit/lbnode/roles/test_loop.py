@@ -193,11 +193,15 @@ def test_settings_with_another_data_plane_than_the_pods_leave_the_last_ones_in_f
     path.write_text(json.dumps(XDP | {"logLevel": "debug"}))
     assert settings.poll()
     assert settings.current == good
-    assert "dataplane xdp" in settings.error and "rollout status daemonset samegate-edge" in settings.error
-    assert not settings.poll(), "the same refusal is told once"
+    assert "dataplane xdp" in settings.pending and "rollout status daemonset samegate-edge" in settings.pending
+    assert settings.error == "", "nothing is wrong with them"
+    assert not settings.poll(), "the same is told once"
+    path.write_text("{")
+    assert settings.poll()
+    assert (settings.pending, "not JSON" in settings.error) == ("", True)
     path.write_text(json.dumps(SETTINGS | {"logLevel": "debug"}))
     assert settings.poll()
-    assert (settings.current.log_level, settings.error) == ("debug", "")
+    assert (settings.current.log_level, settings.error, settings.pending) == ("debug", "", "")
 
 
 def test_at_the_start_settings_with_another_data_plane_are_taken_but_for_it_and_it_is_said(tmp_path: Path) -> None:
@@ -205,7 +209,7 @@ def test_at_the_start_settings_with_another_data_plane_are_taken_but_for_it_and_
     path.write_text(json.dumps(XDP | {"logLevel": "debug"}))
     settings = SettingsFile(path, "ipvs")
     assert (settings.current.dataplane, settings.current.log_level) == ("ipvs", "debug")
-    assert "dataplane xdp" in settings.error
+    assert ("dataplane xdp" in settings.pending, settings.error) == (True, "")
     assert not settings.poll()
 
 

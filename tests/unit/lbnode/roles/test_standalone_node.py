@@ -155,7 +155,8 @@ def test_another_data_plane_in_the_file_is_taken_by_the_next_agent_and_not_by_th
     world.path.write_text(text_of(with_value(settings, "settings")))
     assert world.outside.poll()
     assert world.outside.settings.dataplane == "ipvs"
-    assert "systemctl restart samegate-edge" in world.outside.settings_error
+    assert "systemctl restart samegate-edge" in world.outside.settings_pending
+    assert world.outside.settings_error == ""
     assert asyncio.run(world.outside.changes_dataplane())
     assert StandaloneNode(world.path, "edge", "edge1").settings.dataplane == "xdp"
 
