@@ -227,15 +227,15 @@ def windows(found: Sequence[tuple[Change, float]], count: int) -> list[Sequence[
 
 
 _WHY_SLOW = (
-    "A pass that finds little changed still looks at every Service and every VIP, about a tenth of a second of a processor here; a change that comes "
-    "during a pass waits for the next one, and for the 30 ms in which changes are gathered before it. The API server has its share on the same processors."
+    "A pass that finds little changed still looks at every Service and every VIP, about 20 ms of a processor here; passes begin at least 30 ms apart, so that "
+    "a change waits up to 30 ms for the next one. The API server has its share on the same processors."
 )
 CASE = Case(
     name="endpoint-churn",
     title="Endpoints that change",
     question="How soon is a changed endpoint in the data plane with 1,000 Services of 100 endpoints and 50 changes a second, and what does the agent need?",
     method=(
-        "A real kube-apiserver with etcd; the edge role as it is, with its watches, its debounce and its resync, over a data plane and a speaker in memory, "
+        "A real kube-apiserver with etcd; the edge role as it is, with its watches, its pace of passes and its resync, over a data plane and a speaker in memory, "
         "and probes that always succeed. Each change makes one endpoint ready or unready by a JSON patch; the delay is from before the request goes out until "
         "the destination has changed in the data plane, so the API server's own time is in it. Ten minutes, told in five windows. Then the agent is killed and "
         "started five times: from exec until all Services are in an empty data plane, interpreter and imports included. Nodes and EndpointSlices are "

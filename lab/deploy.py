@@ -21,12 +21,15 @@ import yaml
 import tools
 from image.build import build
 from lab import credentials, leftovers, lock, netns, registry
+from lab.processes import write_text
 from lab.topology import CONTROL, ROOT, STATE
 
 STACK = "lab"
 COMMITTED = ROOT / "stacks" / f"Pulumi.{STACK}.yaml"
 DIRECTORY = STATE / "stack"
 GENERATED = DIRECTORY / f"Pulumi.{STACK}.yaml"
+KEPT = DIRECTORY / "agent.json"
+"""What `deploy --agent` asked for: it holds for every run until the next `deploy`."""
 EVENTS = DIRECTORY / "events.json"
 IMAGE_ARCHIVE = STATE / "image" / "samegate.oci.tar"
 NO_IMAGE = "samegate@sha256:" + "0" * 64
@@ -116,6 +119,8 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def _configure(image: str, changes: Mapping[str, Any] | None, bgp_keys: Mapping[str, str] | None) -> None:
     """Write the run's copy of the stack file, and make the stack if there is none."""
     document = yaml.safe_load(COMMITTED.read_text())
+    kept = {"samegate:agent": json.loads(KEPT.read_text())} if KEPT.exists() else {}
+    document["config"] = merged(document["config"], kept)
     former = yaml.safe_load(GENERATED.read_text()) if GENERATED.exists() else {}
     kubeconfig = credentials.KUBECONFIGS / "admin.kubeconfig"
     document["config"]["samegate:platform"]["kubeconfigFile"] = str(kubeconfig.relative_to(ROOT))
@@ -209,8 +214,23 @@ def _pulumi(*arguments: str, stdin: str | None = None, namespace: str | None = C
     return done.stdout
 
 
+def keep_for_agent(settings: Mapping[str, Any]) -> None:
+    """Deploy the agent with these settings from now on, beside those of the committed stack file."""
+    write_text(KEPT, json.dumps(settings))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, like return=via-edge")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
 def main(arguments: list[str]) -> int:
-    """`deploy [--image REF] [--preview]` and `destroy`."""
+    """`deploy [--image REF] [--agent KEY=VALUE]`, `preview` and `destroy`."""
     parser = argparse.ArgumentParser(
         prog="python -m lab", description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None
     )
@@ -218,11 +238,20 @@ def main(arguments: list[str]) -> int:
     up = commands.add_parser("deploy", help="build and push the image, pulumi up")
     up.add_argument("--image", help="NAME@sha256:DIGEST; without it the image is built and pushed first")
     up.add_argument("--json", action="store_true")
+    up.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="KEY=VALUE",
+        help="a setting of samegate:agent, its value as JSON or plain text (return=via-edge); all runs keep it until the next `deploy`",
+    )
     commands.add_parser("preview", help="pulumi preview")
     commands.add_parser("destroy", help="pulumi destroy")
     options = parser.parse_args(arguments)
     try:
         if options.command == "deploy":
+            keep_for_agent(dict(options.agent))
             result = deploy(options.image or build_and_push())
         elif options.command == "preview":
             result = preview()

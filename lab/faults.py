@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from lab import cluster, control_plane, netns, topology
 from lab.machines import Machine
@@ -18,7 +19,8 @@ from lab.report.steady import ECHO
 EDGE, WORKER = LEAVER.name, topology.WORKERS[1].name
 _REPLICAS = 4
 """Of the echo app, as its manifest has it."""
-_ICMP = ("-p", "icmp", "-m", "comment", "--comment", "lab fault", "-j", "DROP")
+_COMMENT = ("-m", "comment", "--comment", "lab fault")
+_ICMP = ("-p", "icmp", *_COMMENT, "-j", "DROP")
 _WATCH_ROUTES = "python -m lab status --watch"
 _WATCH_AGENT = f"python -m lab exec {EDGE} 'curl -s http://{LEAVER.address}:9474/v1/status'"
 
@@ -53,6 +55,15 @@ def _scale(replicas: int) -> None:
 def _set_client_mtu(mtu_bytes: int) -> None:
     link = topology.LINKS[2].left
     netns.run(link.namespace, ["ip", "link", "set", link.interface, "mtu", str(mtu_bytes)])
+
+
+def source_check(verb: str) -> None:
+    """Let the ToRs drop every packet of a worker with a VIP as its source, as clouds' network interfaces do (``verb`` `-I`), or no longer (`-D`)."""
+    for version, pool in topology.VIP_POOLS.items():
+        tool = "iptables" if version == 4 else "ip6tables"
+        for router, worker in product(topology.TORS, topology.WORKERS):
+            rule = ["-s", str(pool), "-m", "mac", "--mac-source", worker.mac, *_COMMENT, "-j", "DROP"]
+            netns.run(router.namespace, [tool, "-w", "-t", "raw", verb, "PREROUTING", *rule])
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -112,6 +123,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "narrow-path", f"MTU {NARROW_MTU_BYTES} between the core router and the clients", "downloads still complete", "python -m lab report --only icmp_errors",
         lambda: _set_client_mtu(NARROW_MTU_BYTES), lambda: _set_client_mtu(topology.MTU_BYTES),
+    ),
+    Fault(
+        "source-check", "the ToRs drop what workers send with a VIP as source, as clouds do",
+        "no connection is answered; after `python -m lab deploy --agent return=via-edge` everything is", "python -m lab report --only client_ip_preserved",
+        lambda: source_check("-I"), lambda: source_check("-D"),
     ),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ ready, and the tunnel probe has to succeed as ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from lbnode.model import ServiceName
@@ -60,7 +60,9 @@ def step(
         # Of a thousand slices one has changed.
         looks[piece.namespace, piece.name] = known if known is not None and known.piece is piece else _look(piece)
 
-    ready, ready_before = _ready_by_service(looks), _ready_by_service(memory.looks)
+    # Only of Services with an unready endpoint does anybody ask.
+    asked = {look.piece.service for look in looks.values() if look.unready}
+    ready, ready_before = _ready_by_service(looks, asked), _ready_by_service(memory.looks, asked)
     graced: dict[Place, float] = {}
     for look in looks.values():
         service = look.piece.service
@@ -92,9 +94,11 @@ def _look(piece: EndpointSliceObject) -> Look:
     )
 
 
-def _ready_by_service(looks: Mapping[tuple[str, str], Look]) -> dict[ServiceName, list[frozenset[str]]]:
+def _ready_by_service(
+    looks: Mapping[tuple[str, str], Look], asked: Set[ServiceName | None]
+) -> dict[ServiceName, list[frozenset[str]]]:
     found: dict[ServiceName, list[frozenset[str]]] = {}
     for look in looks.values():
-        if look.piece.service is not None:
+        if look.piece.service is not None and look.piece.service in asked:
             found.setdefault(look.piece.service, []).append(look.ready)
     return found

@@ -61,9 +61,17 @@ class ServiceName:
 
     namespace: str
     name: str
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.namespace, self.name)))
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    def __hash__(self) -> int:
+        # Worked out once: a pass asks for thousands.
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +81,22 @@ class VirtualKey:
     address: IPAddress
     protocol: Protocol
     port: int
+    #: Sort key.
+    order: tuple[int, int, str, int] = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        order = (*address_order(self.address), self.protocol.value, self.port)
+        object.__setattr__(self, "order", order)
+        object.__setattr__(self, "_hash", hash(order))
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{self.protocol.value.lower()}://{host}:{self.port}"
 
     def __hash__(self) -> int:
-        # Of the address as a number: that of the address itself goes by way of its hexadecimal text, and a pass asks for thousands.
-        return hash((int(self.address), self.protocol, self.port))
-
-    @property
-    def order(self) -> tuple[int, int, str, int]:
-        return (*address_order(self.address), self.protocol.value, self.port)
+        # Worked out once: a pass asks for thousands.
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from lbnode.address import with_hash
 from lbnode.model import IPAddress, IPNetwork, Rejection, ServiceName
 from lbnode.settings import AgentSettings
 
@@ -188,7 +189,6 @@ class _Unreadable(Exception):
 
 
 Read = tuple[Any, tuple[Rejection, ...]]
-_Item = TypeVar("_Item")
 
 
 class SnapshotReader:
@@ -198,6 +198,7 @@ class SnapshotReader:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[object, Read]] = {}
+        self._last_slices: Mapping[tuple[str, str], EndpointSliceObject] = {}
         self._last = Snapshot()
 
     def read(self, items: Iterable[object]) -> Snapshot:
@@ -209,25 +210,27 @@ class SnapshotReader:
         rejections: list[Rejection] = []
         known, self._known = self._known, {}
         last = self._last
-        last_slices = {(s.namespace, s.name): s for s in last.slices}
         for item in items:
             before = known.get(id(item))
             # The object is kept beside its identity, which another one gets when it is gone.
-            found, refused = before[1] if before is not None and before[0] is item else _read(item)
-            self._known[id(item)] = (item, (found, refused))
+            if before is None or before[0] is not item:
+                found, refused = _read(item)
+                before = (item, (self._as_before(found), refused))
+            self._known[id(item)] = before
+            found, refused = before[1]
             rejections += refused
             match found:
                 case ServiceObject():
-                    services[found.name] = _as_before(found, last.services.get(found.name))
+                    services[found.name] = found
                 case EndpointSliceObject():
-                    place = (found.namespace, found.name)
-                    slices[place] = _as_before(found, last_slices.get(place))
+                    slices[found.namespace, found.name] = found
                 case NodeObject():
-                    nodes[found.name] = _as_before(found, last.nodes.get(found.name))
+                    nodes[found.name] = found
                 case (name, labels):
                     namespaces[name] = labels
+        self._last_slices = slices
         self._last = Snapshot(
-            services,
+            services if services != last.services else last.services,
             tuple(slices[key] for key in sorted(slices)),
             nodes if nodes != last.nodes else last.nodes,
             namespaces,
@@ -235,9 +238,16 @@ class SnapshotReader:
         )
         return self._last
 
-
-def _as_before(found: _Item, last: _Item | None) -> _Item:
-    return last if last is not None and (last is found or last == found) else found
+    def _as_before(self, found: Any) -> Any:
+        last: object = None
+        match found:
+            case ServiceObject():
+                last = self._last.services.get(found.name)
+            case EndpointSliceObject():
+                last = self._last_slices.get((found.namespace, found.name))
+            case NodeObject():
+                last = self._last.nodes.get(found.name)
+        return last if last is not None and last == found else found
 
 
 def _read(item: object) -> Read:
@@ -462,7 +472,7 @@ def _port(value: object, lowest: int) -> int:
 
 def _address(text: str) -> IPAddress:
     try:
-        return ip_address(text)
+        return with_hash(ip_address(text))
     except ValueError:
         raise _Unreadable(f"{_shown(text)} is not an IP address") from None
 

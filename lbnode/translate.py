@@ -150,12 +150,13 @@ class Memory:
         self.workers: Remembered[tuple[tuple[Worker, ...], tuple[str, ...]]] = Remembered()
         self.surroundings: Remembered[Surroundings] = Remembered()
         self.served: Remembered[Served] = Remembered()
+        self.by_seniority: Remembered[list[ServiceObject]] = Remembered()
         self.strays: Remembered[list[str]] = Remembered()
         self.digests: Remembered[str] = Remembered()
 
     def end_of_round(self) -> None:
         """Forget what this round had no use for."""
-        for each in (self.workers, self.surroundings, self.served, self.strays, self.digests):
+        for each in (self.workers, self.surroundings, self.by_seniority, self.served, self.strays, self.digests):
             each.end_of_round()
 
 
@@ -202,9 +203,8 @@ def translate_edge(
     holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
     services: list[VirtualService] = []
     limited: set[tuple[VirtualKey, IPNetwork]] = set()
-    for service in sorted(snapshot.services.values(), key=lambda s: s.seniority):
-        if not is_ours(service, settings):
-            continue
+    served_by_us = (snapshot.services, settings)
+    for service in memory.by_seniority.get("", served_by_us, partial(_by_seniority, *served_by_us)):
         own = (
             around,
             service,
@@ -480,6 +480,11 @@ def _silent_pools(edges: Sequence[NodeObject], settings: AgentSettings) -> list[
     ]
 
 
+def _by_seniority(services: Mapping[ServiceName, ServiceObject], settings: AgentSettings) -> list[ServiceObject]:
+    """Those that are for us."""
+    return sorted((s for s in services.values() if is_ours(s, settings)), key=lambda s: s.seniority)
+
+
 def _by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSliceObject]]:
     found: defaultdict[ServiceName, list[EndpointSliceObject]] = defaultdict(list)
     for piece in snapshot.slices:
@@ -547,11 +552,12 @@ def _stray_endpoints(
     memory: Memory,
 ) -> list[str]:
     """Endpoints of our Services with Local policy on nodes that are no workers: traffic never gets there."""
-    warnings: list[str] = []
-    for name, service in sorted(snapshot.services.items()):
+    warnings: dict[ServiceName, list[str]] = {}
+    for name, service in snapshot.services.items():
         known = (service, slices[name], snapshot.nodes, settings)
-        warnings += memory.strays.get(name, known, partial(_strays_of, *known))
-    return warnings
+        if found := memory.strays.get(name, known, partial(_strays_of, *known)):
+            warnings[name] = found
+    return [text for name in sorted(warnings) for text in warnings[name]]
 
 
 def _strays_of(

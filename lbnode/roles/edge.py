@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -22,7 +23,17 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import EdgeState, IPAddress, Protocol, ServiceName, Verdict, WorkerHealth, address_order
+from lbnode.model import (
+    EdgeState,
+    IPAddress,
+    IPNetwork,
+    Protocol,
+    RouteAttributes,
+    ServiceName,
+    Verdict,
+    WorkerHealth,
+    address_order,
+)
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.pace import pause_seconds
@@ -112,6 +123,7 @@ class Edge:
         self._told: dict[IPAddress, Verdict] = {}
         self._memory, self._comparison = Memory(), Comparison()
         self._verdicts: Remembered[Verdict] = Remembered()
+        self._routes: Remembered[dict[IPNetwork, RouteAttributes]] = Remembered()
         self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
         self._traffic_seen: traffic.Seen | None = None
@@ -253,7 +265,9 @@ class Edge:
         self._tell(plan, verdicts)
         self.view = EdgeView(plan, observed, verdicts, speaks.announced, speaks.sessions, self.view.kernel_writes)
         self._measure(plan, health, verdicts, speaks)
-        routes = routes_of({a: plan.vips[a].attributes for a in wanted}, settings.pools)
+        ways = ({a: plan.vips[a].attributes for a in wanted}, settings.pools)
+        routes = self._routes.get("", ways, partial(routes_of, *ways))
+        self._routes.end_of_round()
         await speaker.set(routes)
         if routes != speaks.routes:
             self.view.announced = (await self._read_speaker(speaker)).announced

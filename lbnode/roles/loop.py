@@ -1,4 +1,4 @@
-"""The one loop that every role runs: woken by events, debounced, and run anyway at each resync.
+"""The one loop that every role runs: woken by events, at a bounded rate, and run anyway at each resync.
 
 Only here is caught broadly, and what an error says decides what happens next (:mod:`lbnode.errors`): ``ConfigError`` is told and the
 pass ends with the last good state in force, ``Retry`` runs the pass again after its delay, anything else is a bug: told with its
@@ -20,8 +20,11 @@ import structlog
 from lbnode.errors import ConfigError, Retry
 from lbnode.settings import AgentSettings, DataPlane, PendingSettings, other_dataplane, parse_json, with_dataplane
 
-#: Events within so many seconds share one pass.
-DEBOUNCE_SECONDS = 0.03
+#: From the begin of one pass to the begin of the next, at least. What happens after a quiet time waits for nothing; events that come faster share
+#: passes. The longest that one waits on top of the pass that it may have just missed.
+PASS_INTERVAL_SECONDS = 0.03
+#: And from its end on, whatever it took: what else the process does, probes and answers, has its turn.
+BREATH_SECONDS = 0.003
 #: A pass may take at most this share of the time between two resyncs, so that reading a large table never fills the CPU.
 #: Not less: on a busy machine a pass takes a second, and what breaks must be repaired or withdrawn within three.
 BUSY_SHARE = 0.5
@@ -85,7 +88,7 @@ class Loop:
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
             if not self.stopping.is_set():
-                await asyncio.sleep(DEBOUNCE_SECONDS)
+                await asyncio.sleep(max(BREATH_SECONDS, started + PASS_INTERVAL_SECONDS - loop.time()))
 
     async def _guarded_pass(self, pass_once: Callable[[], Awaitable[None]]) -> float:
         try:

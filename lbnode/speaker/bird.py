@@ -21,8 +21,8 @@ from lbnode.speaker.bird_config import (
     COVERED_PROTOCOLS,
     KEY_DIRECTORY,
     STATIC_PROTOCOLS,
+    Renderer,
     protocol_name,
-    render,
     render_key,
     spoken_peers,
 )
@@ -61,13 +61,13 @@ class Bird:
         timeout_seconds: float = 5.0,
     ) -> None:
         self._bgp = bgp
-        self._pools = tuple(pools)
         self._node_name = node_name
         self._node_addresses = tuple(node_addresses)
         self._directory = directory
         self._key_directory = key_directory
         self._program = program
         self._timeout_seconds = timeout_seconds
+        self._renderer = Renderer(bgp, pools, node_name, node_addresses)
         self._peers = spoken_peers(bgp, node_name, node_addresses)
         self._in_force: tuple[str, dict[str, str]] | None = None
         self._stuck = False
@@ -86,7 +86,7 @@ class Bird:
             Retry: BIRD does not answer yet; the file is written, and BIRD will start with it.
         """
         async with self._lock:
-            text = render(self._bgp, self._pools, self._node_name, self._node_addresses, routes)
+            text = self._renderer.text(routes)
             keys, findings = self._keys()
             wanted = (text, keys)
             path = self._directory / CONFIG_NAME

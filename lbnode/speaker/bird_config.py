@@ -127,6 +127,20 @@ def render(
     return "\n".join(blocks)
 
 
+class Renderer:
+    """:func:`render` for one node. A pass mostly asks for the routes of the last one: their text is remembered."""
+
+    def __init__(self, bgp: Bgp, pools: Sequence[Pool], node_name: str, node_addresses: Sequence[IPAddress]) -> None:
+        self._node = (bgp, tuple(pools), node_name, tuple(node_addresses))
+        self._last: tuple[Mapping[IPNetwork, RouteAttributes], str] | None = None
+
+    def text(self, routes: Mapping[IPNetwork, RouteAttributes]) -> str:
+        """As :func:`render`."""
+        if self._last is None or self._last[0] != routes:
+            self._last = (dict(routes), render(*self._node, routes))
+        return self._last[1]
+
+
 def render_key(peer: Peer, key: bytes) -> str:
     """The text of the file that a session includes for its TCP MD5 key (RFC 2385). One newline at the end of ``key`` is dropped.
 

@@ -9,7 +9,7 @@ from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 from lbnode.pools import Pool
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Session, SpeakerState
-from lbnode.speaker.bird_config import render, spoken_peers
+from lbnode.speaker.bird_config import Renderer, spoken_peers
 
 
 class MemorySpeaker:
@@ -21,9 +21,9 @@ class MemorySpeaker:
 
     def __init__(self, bgp: Bgp, pools: Sequence[Pool], node_name: str, node_addresses: Sequence[IPAddress]) -> None:
         self._bgp = bgp
-        self._pools = tuple(pools)
         self._node_name = node_name
         self._node_addresses = tuple(node_addresses)
+        self._renderer = Renderer(bgp, pools, node_name, node_addresses)
         self._state = SpeakerState()
         self.running = True
         self.silent_peers: set[str] = set()
@@ -31,7 +31,7 @@ class MemorySpeaker:
 
     async def set(self, routes: Mapping[IPNetwork, RouteAttributes]) -> None:
         """As :meth:`lbnode.speaker.base.Speaker.set`; refuses what the real one refuses."""
-        render(self._bgp, self._pools, self._node_name, self._node_addresses, routes)
+        self._renderer.text(routes)
         if routes != self._state.routes:
             self._state = SpeakerState(dict(routes))
             self.history.append(self._state.announced)

@@ -59,6 +59,7 @@ def test_a_log_without_summary_is_an_unfinished_run() -> None:
 def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(deploy, "DIRECTORY", tmp_path)
     monkeypatch.setattr(deploy, "GENERATED", tmp_path / "Pulumi.lab.yaml")
+    monkeypatch.setattr(deploy, "KEPT", tmp_path / "agent.json")
     monkeypatch.setattr(deploy, "STATE", tmp_path)
     monkeypatch.setattr(deploy, "_pulumi", lambda *_, **__: "")
     return tmp_path / "Pulumi.lab.yaml"
@@ -67,6 +68,27 @@ def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _config(generated: Path) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load(generated.read_text())["config"]
     return config
+
+
+def test_settings_that_a_deploy_asked_for_hold_for_later_runs_until_the_next(
+    generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy, "_engine", lambda *_, **__: deploy.Result({}))
+    monkeypatch.setattr(deploy, "outputs", dict)
+    monkeypatch.setattr(deploy.leftovers, "remember_once", lambda: None)
+    asked = ["deploy", "--image", IMAGE, "--agent", "return=via-edge", "--agent", 'drain={"withdrawSeconds": 3}']
+    assert deploy.main(asked) == 0
+    deploy.deploy(OTHER, {"samegate:agent": {"logLevel": "debug"}})
+    agent = _config(generated)["samegate:agent"]
+    assert (agent["return"], agent["drain"], agent["logLevel"]) == ("via-edge", {"withdrawSeconds": 3}, "debug")
+    assert deploy.main(["deploy", "--image", IMAGE]) == 0
+    assert "return" not in _config(generated)["samegate:agent"]
+
+
+def test_a_setting_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        deploy.main(["deploy", "--agent", "return"])
+    assert "'return' is not KEY=VALUE" in capsys.readouterr().err
 
 
 def test_a_run_leaves_the_committed_stack_as_it_is_and_keeps_the_salt(generated: Path) -> None:

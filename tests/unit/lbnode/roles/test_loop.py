@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lbnode.errors import ConfigError, Retry
 from lbnode.roles.loop import Loop, SettingsFile
 from tests.unit.lbnode.roles.world import SETTINGS
+from tests.unit.lbnode.simulated_time import simulate
 
 
 def passes(*outcomes: Exception | None, resync_seconds: float = 0.01) -> tuple[Loop, list[int]]:
@@ -100,24 +102,38 @@ def test_a_wake_brings_the_next_pass_before_the_resync() -> None:
     assert len(done) == 2
 
 
-def test_events_that_come_together_share_one_pass() -> None:
-    loop = Loop(0.2)
-    done: list[int] = []
-
-    async def pass_once() -> None:
-        done.append(1)
+def begins(wakes_seconds: Sequence[float], pass_seconds: float) -> list[float]:
+    """When passes begin in simulated time, after the one at the start, with an event at each of these seconds after it."""
+    found: list[float] = []
 
     async def go() -> None:
-        running = asyncio.create_task(loop.run(pass_once))
-        await asyncio.sleep(0.02)
-        for _ in range(1000):
-            loop.wake()
-        await asyncio.sleep(0.1)
-        loop.stop()
-        await running
+        clock = asyncio.get_running_loop()
+        start_seconds, loop = clock.time(), Loop(3600)
 
-    asyncio.run(go())
-    assert len(done) <= 3
+        async def pass_once() -> None:
+            found.append(clock.time() - start_seconds)
+            await asyncio.sleep(pass_seconds)
+
+        for at in wakes_seconds:
+            clock.call_later(at, loop.wake)
+        clock.call_later(60, loop.stop)
+        await loop.run(pass_once)
+
+    simulate(go())
+    assert found[0] == 0
+    return found[1:]
+
+
+def test_an_event_after_a_quiet_time_waits_for_a_breath_only() -> None:
+    assert begins([10], pass_seconds=0.01) == pytest.approx([10.003])
+
+
+def test_events_that_come_together_share_passes_that_begin_thirty_milliseconds_apart() -> None:
+    assert begins([10 + 0.0001 * n for n in range(400)], pass_seconds=0.001) == pytest.approx([10.003, 10.033, 10.063])
+
+
+def test_an_event_during_a_long_pass_is_next() -> None:
+    assert begins([10, 10.05, 10.06], pass_seconds=0.1) == pytest.approx([10.003, 10.106])
 
 
 def settings_file(directory: Path) -> tuple[Path, SettingsFile]:

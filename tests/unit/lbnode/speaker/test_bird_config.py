@@ -17,7 +17,7 @@ from lbnode.model import IPAddress, IPNetwork, RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
 from lbnode.settings import Bfd, Bgp, GracefulRestart, Peer
-from lbnode.speaker.bird_config import protocol_name, render, render_key
+from lbnode.speaker.bird_config import Renderer, protocol_name, render, render_key
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bird"
 NETWORK = ip_network("203.0.113.0/24")
@@ -387,3 +387,18 @@ def test_a_link_is_enough_to_speak_to_a_router_of_a_family_that_the_node_has_not
 
 def test_sessions_from_node_addresses_bind_nothing_that_is_not_there() -> None:
     assert "free bind" not in render(RACK, (POOL,), "edge1", (NODE_ADDRESS,), {})
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(list(NETWORK.hosts())[:3]), st.sampled_from([0, 7]), max_size=2), max_size=6
+    )
+)
+def test_who_remembers_the_last_text_says_the_same_as_who_renders_anew(series: list[dict[IPAddress, int]]) -> None:
+    renderer = Renderer(RACK, [POOL], "edge1", [NODE_ADDRESS])
+    routes: dict[IPNetwork, RouteAttributes] = {}
+    for meds in series:
+        # The very mapping changes in place, as a careless caller's might.
+        routes.clear()
+        routes.update({ip_network(a): RouteAttributes(med=med) for a, med in meds.items()})
+        assert renderer.text(routes) == render(RACK, [POOL], "edge1", [NODE_ADDRESS], routes)
