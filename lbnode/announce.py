@@ -227,11 +227,14 @@ class Differences:
         self._alike = alike
         # The other way round nobody is harmed: packets meet XDP before IPVS.
         self._passed_by = sorted(r.device for r in observed.remains if r.dataplane == "xdp")
+        self._unseen = sorted(observed.lost_programs)
 
     def of(self, address: IPAddress) -> str | None:
         """What differs of one VIP, for people, or ``None``."""
         if self._passed_by:
             return f"packets from {', '.join(self._passed_by)} pass IPVS by: the XDP program of an agent with dataplane xdp is still there"
+        if self._unseen:
+            return f"packets from {', '.join(self._unseen)} are not balanced: the XDP program is not there any more"
         if address in self._vips and address not in self._here:
             return f"{address} is not on the loopback device"
         want, have = self._want.get(address, {}), self._have.get(address, {})

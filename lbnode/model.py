@@ -343,7 +343,7 @@ class EdgeState:
     ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
     ``probe_devices`` are the IP versions that have their probe device.
     ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order. An observed link that lacks anything
-    has ``ready=False``. ``remains`` are never desired.
+    has ``ready=False``. ``remains``, and ``lost_programs``, the devices that the XDP program was put at and is not at any more, are never desired.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -357,6 +357,7 @@ class EdgeState:
     links: frozenset[RouterLink] = frozenset()
     return_tunnels: frozenset[ReturnTunnel] = frozenset()
     remains: frozenset[Remains] = frozenset()
+    lost_programs: frozenset[str] = frozenset()
 
 
 def _device(prefix: str, address: IPAddress) -> str:
@@ -601,6 +602,13 @@ class RemoveReturnTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachPrograms:
+    """Have the XDP program at these devices again."""
+
+    devices: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveRemains:
     """Take away what an agent with the other data plane left at work."""
 
@@ -646,6 +654,7 @@ Operation = (
     | RemoveTunnel
     | EnsureReturnTunnel
     | RemoveReturnTunnel
+    | AttachPrograms
     | RemoveRemains
     | SetReturnPath
     | RemoveReturnPath

@@ -36,6 +36,9 @@ class Balancer(Protocol):
     def programs(self) -> Mapping[str, int]:
         """The kernel's numbers of the XDP programs that are at work here, by device."""
 
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """Have the program at those of its devices that lost it. Raises as :meth:`apply`."""
+
     def services(self) -> tuple[VirtualService, ...]:
         """The services of the pools, sorted by key, the destination that came last first. Raises as :meth:`EdgeDataPlane.apply`."""
 

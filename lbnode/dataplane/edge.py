@@ -23,6 +23,7 @@ from lbnode.model import (
     AddAddress,
     AddProbeDevice,
     AddProbeRoute,
+    AttachPrograms,
     DestinationTraffic,
     EdgeFilter,
     EdgeState,
@@ -125,6 +126,9 @@ class KernelEdge:
                 links=frozenset(self._router_link(*found) for found in self._links.router_links()),
                 return_tunnels=self._return_tunnels.read(self._return_tunnels.devices()),
                 remains=self._remains(),
+                lost_programs=frozenset(
+                    d for d, number in self.balancer.programs.items() if self._links.xdp_program(d) != number
+                ),
             )
         except OSError as error:
             raise failure("to be read", error) from None
@@ -267,12 +271,14 @@ class KernelEdge:
                 self._return_tunnels.ensure(tunnel)
             case RemoveReturnTunnel(name):
                 self._return_tunnels.remove(name)
+            case AttachPrograms(devices):
+                self.balancer.attach_again(sorted(devices))
             case RemoveRemains(remains):
                 if Remains("ipvs") in remains:
                     self.balancer.remove_remains()
                     self._put_back_timeouts()
-                if devices := sorted(r.device for r in remains if r.dataplane == "xdp"):
-                    self._take_away_programs(devices)
+                if left := sorted(r.device for r in remains if r.dataplane == "xdp"):
+                    self._take_away_programs(left)
             case _:
                 raise Bug(f"{operation} is not for an edge node")
 

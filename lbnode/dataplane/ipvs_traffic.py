@@ -107,6 +107,9 @@ class IpvsBalancer(Ipvs):
         """None is at work."""
         return {}
 
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """There is nothing to attach."""
+
     def has_remains(self) -> bool:
         """Whatever IPVS has of the pools is of this balancer."""
         return False

@@ -16,6 +16,7 @@ from lbnode.model import (
     AddAddress,
     AddProbeDevice,
     AddProbeRoute,
+    AttachPrograms,
     Counters,
     DeliveryTable,
     DestinationTraffic,
@@ -119,6 +120,8 @@ class MemoryEdge(_Node):
         self.missing: frozenset[Protocol] = frozenset()
         #: What a test says that another agent left.
         self.remains: frozenset[Remains] = frozenset()
+        #: And what it says that devices lost.
+        self.lost_programs: frozenset[str] = frozenset()
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
 
@@ -147,6 +150,7 @@ class MemoryEdge(_Node):
             links=frozenset(self.links.values()),
             return_tunnels=frozenset(self.return_tunnels.values()),
             remains=self.remains,
+            lost_programs=self.lost_programs,
         )
 
     def clear(self) -> None:
@@ -186,6 +190,8 @@ class MemoryEdge(_Node):
                 self.links.pop(device, None)
             case EnsureReturnTunnel(tunnel):
                 self.return_tunnels[tunnel.device] = replace(tunnel, ready=True)
+            case AttachPrograms(devices):
+                self.lost_programs -= devices
             case RemoveRemains(remains):
                 self.remains -= remains
             case RemoveReturnTunnel(device):

@@ -69,6 +69,10 @@ class XdpBalancer:
         """As :attr:`lbnode.dataplane.base.Balancer.programs`."""
         return {attached.device: attached.number for attached in self._attachment.devices}
 
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """As :meth:`lbnode.dataplane.base.Balancer.attach_again`."""
+        self._attachment.attach_again(devices)
+
     def close(self) -> None:
         self._state.close()
         self._attachment.close()

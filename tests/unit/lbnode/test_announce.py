@@ -59,6 +59,12 @@ def test_a_program_that_takes_packets_before_ipvs_is_named_with_its_devices() ->
     assert "packets from eth0, eth1 pass IPVS by" in verdict(on(observed=replace(STATE, remains=left))).detail
 
 
+def test_a_device_without_its_program_is_named_and_keeps_every_vip_off_the_air() -> None:
+    told = verdict(on(observed=replace(STATE, lost_programs=frozenset({"eth1"}))))
+    assert (told.announce, told.reason) == (False, "DataPlaneDiffers")
+    assert "eth1" in told.detail
+
+
 def test_services_that_ipvs_keeps_behind_xdp_keep_no_vip_off_the_air() -> None:
     assert verdict(on(observed=replace(STATE, remains=frozenset({Remains("ipvs")})))).announce
 
