@@ -20,7 +20,14 @@ def main(project: Path) -> None:
     platform = provision(settings, project, kubeconfig, bgp_keys)
     balancer = LoadBalancer(
         "samegate",
-        LoadBalancerArgs(settings.agent, settings.image, bgp_keys, platform.peers),
+        LoadBalancerArgs(
+            settings.agent,
+            settings.image,
+            bgp_keys,
+            platform.peers,
+            platform.outside_user,
+            platform.critical_pods_need_quota,
+        ),
         pulumi.ResourceOptions(providers=[platform.kubernetes]),
     )
     addresses: dict[str, pulumi.Output[str]] = {}

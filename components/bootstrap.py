@@ -71,34 +71,61 @@ def eks_edge_node(
     )
 
 
-def gce_edge_node(image: str, kubeconfig: str) -> str:
-    """First-boot script of an edge VM outside the cluster: kernel modules, then agent and BIRD as containers under systemd.
+GCE_CREDENTIAL = ("/usr/bin/python3", "/etc/samegate/credential.py")
+"""What the kubeconfig of an edge VM runs; its first-boot script writes the file."""
 
-    It holds no settings of the load balancer: the agent reads those from the ConfigMap, with the credential of the VM's service account.
+
+def gce_edge_node(image: str, node_name: str, kubeconfig: str) -> str:
+    """Start-up script of an edge VM outside the cluster: kernel modules, then agent and BIRD as containers under systemd (docs/outside-edges.md).
+
+    ``node_name`` is its name in ``outsideEdges``. The script holds no settings of the load balancer: the agent reads those from the ConfigMap, with
+    the credential of the VM's service account (:data:`GCE_CREDENTIAL`). It runs at each boot, and then finds everything as it is.
     """
-    # RFC 4648 text: whatever is in the files, the shell sees nothing of it.
+    agent = (
+        "--volume /var/lib/samegate:/var/lib/samegate --volume /proc/sys/net:/host/proc/sys/net --volume /run/xtables.lock:/run/xtables.lock "
+        # The image has no authorities of the public, and one of these has signed for the API server's name.
+        f"--volume {_AUTHORITIES}:{_AUTHORITIES}:ro --env SSL_CERT_FILE={_AUTHORITIES}"
+    )
     files = {
         "/etc/systemd/system/samegate-modules.service": modules_unit("samegate-edge.service"),
+        "/etc/systemd/system/samegate-image.service": _IMAGE_UNIT,
         "/etc/systemd/system/samegate-bird.service": _container_unit(
-            "bird", image, "/usr/local/bin/bird-supervisor /run/samegate"
+            "bird",
+            "--entrypoint /usr/local/bin/bird-supervisor",
+            f"{image} /run/samegate",
+            ("samegate-image.service",),
+            (),
         ),
         "/etc/systemd/system/samegate-edge.service": _container_unit(
-            "edge", image, "run edge", requires=("samegate-modules.service", "samegate-bird.service")
+            "edge",
+            agent,
+            f"{image} run edge --kubeconfig /etc/samegate/kubeconfig --node {node_name}",
+            ("samegate-modules.service", "samegate-image.service"),
+            # Not required: what befalls BIRD is no reason to end the agent.
+            ("samegate-bird.service",),
         ),
         "/etc/samegate/kubeconfig": kubeconfig,
-        "/etc/samegate/credential.py": _METADATA_CREDENTIAL,
+        GCE_CREDENTIAL[1]: _METADATA_CREDENTIAL,
+        "/etc/samegate/fetch-image": _fetch_image(image),
     }
+    # RFC 4648 text: whatever is in the files, the shell sees nothing of it.
     writes = "\n".join(
         f"install -D -m 0600 /dev/stdin {path} < <(base64 -d <<< {base64.b64encode(text.encode()).decode()})"
         for path, text in files.items()
     )
+    units = " ".join(f"samegate-{name}.service" for name in ("modules", "image", "bird", "edge"))
     return (
         "#!/bin/bash\nset -euo pipefail\n"
         f"{writes}\n"
         "systemctl daemon-reload\n"
-        "systemctl enable --now samegate-modules.service samegate-bird.service samegate-edge.service\n"
+        f"systemctl enable {units}\n"
+        # Fetching takes as long as it takes; the script of a boot need not.
+        f"systemctl start --no-block {units}\n"
     )
 
+
+_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+"""Debian's and Ubuntu's bundle (package ca-certificates)."""
 
 _METADATA_CREDENTIAL = """\
 import datetime, json, urllib.request
@@ -115,23 +142,63 @@ print(json.dumps({
 """
 """The VM's token as an exec credential, by the standard library alone: it runs in the agent's image."""
 
+_IMAGE_UNIT = """[Unit]
+Description=Image of samegate
+Wants=network-online.target
+After=network-online.target
 
-def _container_unit(name: str, image: str, command: str, requires: Sequence[str] = ()) -> str:
-    ordered = (
-        f"Requires={' '.join(requires)}\nAfter=network-online.target {' '.join(requires)}\n"
-        if requires
-        else "After=network-online.target\n"
-    )
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh /etc/samegate/fetch-image
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _fetch_image(image: str) -> str:
+    """A shell script that ends once podman and the image are there. Google's registries are asked with the VM's own credential."""
+    registry = image.split("/")[0]
+    login = ""
+    # Nobody else's registry, however alike its name, is shown the VM's token.
+    if registry == "gcr.io" or registry.endswith((".gcr.io", ".pkg.dev")):
+        of_credential = "import json, sys; print(json.load(sys.stdin)['status']['token'])"
+        # By standard input: an argument is visible to every process of the machine.
+        login = (
+            f'{" ".join(GCE_CREDENTIAL)} | python3 -c "{of_credential}" '
+            f"| podman login --username oauth2accesstoken --password-stdin {registry} && "
+        )
+    return f"""#!/bin/sh
+set -u
+until command -v podman >/dev/null; do
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y podman || sleep 5
+done
+# A machine that boots without its registry has what it ran last.
+podman image exists {image} && exit 0
+until {login}podman pull --quiet {image}; do
+    sleep 5
+done
+"""
+
+
+def _container_unit(name: str, options: str, arguments: str, requires: Sequence[str], wants: Sequence[str]) -> str:
+    """A container on the host's network with the privileges of the pod (docs/standalone.md, under a container engine)."""
     return f"""[Unit]
 Description=samegate {name}
-Wants=network-online.target
-{ordered}
+Wants={" ".join(("network-online.target", *wants))}
+Requires={" ".join(requires)}
+After={" ".join(("network-online.target", *requires, *wants))}
+# Before the program has written settings and rights into the cluster the agent ends with an error, and some time they are there.
+StartLimitIntervalSec=0
+
 [Service]
 ExecStartPre=/usr/bin/mkdir -p /run/samegate /var/lib/samegate
-ExecStart=/usr/bin/podman run --rm --replace --name samegate-{name} --network host --read-only --cap-drop ALL --cap-add NET_ADMIN \\
-  --security-opt no-new-privileges --volume /run/samegate:/run/samegate --volume /var/lib/samegate:/var/lib/samegate \\
-  --volume /etc/samegate:/etc/samegate:ro --volume /proc/sys/net:/host/proc/sys/net --volume /run/xtables.lock:/run/xtables.lock \\
-  --env KUBECONFIG=/etc/samegate/kubeconfig --env NODE_NAME=%H {image} {command}
+ExecStartPre=/usr/bin/touch /run/xtables.lock
+ExecStart=/usr/bin/podman run --rm --replace --pull never --name samegate-{name} --network host --read-only --cap-drop ALL --cap-add NET_ADMIN \\
+  --security-opt no-new-privileges --volume /run/samegate:/run/samegate --volume /etc/samegate:/etc/samegate:ro \\
+  {options} \\
+  {arguments}
 ExecStop=/usr/bin/podman stop --time 40 samegate-{name}
 Restart=always
 RestartSec=1

@@ -11,6 +11,7 @@ from components.gcp import plan as gcp_plan
 from components.gcp import settings as gcp
 from lbnode.errors import ConfigError
 from lbnode.link import Link
+from lbnode.outside_edge import OutsideEdge
 from lbnode.settings import AgentSettings, Peer
 
 Cloud = aws.Aws | gcp.Gcp
@@ -27,7 +28,7 @@ def node_names(cloud: Cloud) -> tuple[str, ...]:
 
 
 def completed(cloud: Cloud, agent: Any, where: str) -> Any:
-    """The stack's plain `agent` with the sessions, links and networks of the fabric. ``where`` is how errors call it.
+    """The stack's plain `agent` with the sessions, links, networks and outside edge nodes of the fabric. ``where`` is how errors call it.
 
     Raises:
         ConfigError: it says what follows from the platform; or the fabric has no sessions, which the agent cannot do without.
@@ -44,6 +45,12 @@ def completed(cloud: Cloud, agent: Any, where: str) -> Any:
                 f"{what} on {cloud.kind} follow from platform, and these would be ignored",
                 "Remove it",
             )
+    if isinstance(cloud, gcp.Gcp) and "outsideEdges" in agent:
+        raise ConfigError(
+            f"{where}.outsideEdges",
+            "edge nodes on gcp are those of platform.edge.nodes, and these would be ignored",
+            "Remove it; a node drains by draining: true in its entry there",
+        )
     for key in network:
         if key not in OWN_NETWORK_KEYS:
             raise ConfigError(
@@ -63,10 +70,11 @@ def completed(cloud: Cloud, agent: Any, where: str) -> Any:
         **agent,
         "bgp": {**bgp, "peers": _plain(peers), "links": _plain(_links(cloud))},
         "network": {**fabric, **network},
+        **({"outsideEdges": _plain(gcp_plan.outside_edges(cloud))} if isinstance(cloud, gcp.Gcp) else {}),
     }
 
 
-def _plain(values: Iterable[Peer | Link]) -> list[Any]:
+def _plain(values: Iterable[Peer | Link | OutsideEdge]) -> list[Any]:
     return [value.model_dump(mode="json", by_alias=True) for value in values]
 
 
@@ -102,10 +110,3 @@ def check(cloud: Cloud, agent: AgentSettings) -> None:
             f"a worker would reply with the VIP as source: {_FOREIGN_SOURCES[cloud.kind]}",
             "Set return: via-edge, which keeps the client's address, or forwarding: nat, which costs it (docs/fabrics.md)",
         )
-
-
-def lacking(cloud: Cloud) -> str | None:
-    """What the agent cannot do yet that traffic on this fabric needs: such a stack can be previewed, not applied. None where nothing lacks."""
-    if isinstance(cloud, gcp.Gcp):
-        return "edge nodes are VMs outside the cluster there, and the agent's edge role runs in pods only"
-    return None

@@ -128,8 +128,8 @@ def page() -> str:
     rows = "".join(f"| {d.what} | {' | '.join(d.cells)} | {d.source} |\n" for d in DIFFERENCES)
     return (
         "# What is the same on every fabric, and what cannot be\n\n"
-        "Written from `components/fabrics.py` by `python -m components.fabrics`. Of the clouds a stack can apply those of AWS, and preview the others\n"
-        "(`make preview STACK=aws`); none has been seen on an account, and [live-checklist.md](live-checklist.md) says which cells only an account can confirm.\n\n"
+        "Written from `components/fabrics.py` by `python -m components.fabrics`. Of the clouds a stack can apply all but gcp-passthrough,\n"
+        "and preview them (`make preview STACK=aws`); none has been seen on an account, and [live-checklist.md](live-checklist.md) says which cells only an account can confirm.\n\n"
         + head
         + "|---" * (len(FABRICS) + 2)
         + "|\n"

@@ -20,7 +20,8 @@ class Platform:
     ``return_path`` is how replies leave: `direct` from the worker where the fabric carries foreign sources, else `via-edge`.
     ``vip_reachability`` says from where VIPs can be reached. ``peers`` is there where the fabric chooses addresses of sessions during `up`:
     all sessions, with these addresses in the place of those that the settings have. ``cost`` is what the fabric costs, as a stack output;
-    ``public_address`` is one that the internet reaches the edge nodes by.
+    ``public_address`` is one that the internet reaches the edge nodes by. ``outside_user`` is who edge nodes outside the cluster are to its API server.
+    ``critical_pods_need_quota`` is so where pods of the critical priority classes are admitted into namespaces with a quota for them only.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Platform:
     peers: pulumi.Output[tuple[Peer, ...]] | None = None
     cost: Mapping[str, Any] | None = None
     public_address: pulumi.Output[str] | None = None
+    outside_user: str | None = None
+    critical_pods_need_quota: bool = False
 
     def sessions(self) -> pulumi.Output[dict[str, list[str]]]:
         """Each edge node's sessions in words; unknown at preview where the fabric chooses addresses."""

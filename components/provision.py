@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pulumi
 
-from components.clouds import Cloud, lacking
+from components.clouds import Cloud
 from components.onprem.platform import provision as onprem
 from components.platform import Platform
 from components.settings import PREFIX, OnPrem, StackSettings
@@ -20,12 +20,12 @@ def provision(
     """Register what the platform consists of. ``kubeconfig`` is the stack's secret, which only an existing cluster has.
 
     Raises:
-        ConfigError: the kubeconfig is missing, wrong or for nothing; no credentials; or the platform can only be previewed yet.
+        ConfigError: the kubeconfig is missing, wrong or for nothing; or no credentials.
     """
     chosen = settings.platform
     if isinstance(chosen, OnPrem):
         return onprem(settings, chosen, project, kubeconfig)
-    _ready(chosen, kubeconfig)
+    _without_kubeconfig(chosen, kubeconfig)
     # Here, because either SDK costs a second and half a gigabyte that the other platforms need not pay.
     if chosen.kind == "aws":
         from components.aws import credential as aws_credential
@@ -40,18 +40,10 @@ def provision(
     return gcp.provision(chosen, settings.agent, settings.image, bgp_keys)
 
 
-def _ready(cloud: Cloud, kubeconfig: str | None) -> None:
+def _without_kubeconfig(cloud: Cloud, kubeconfig: str | None) -> None:
     if kubeconfig is not None:
         raise ConfigError(
             f"{PREFIX}:kubeconfig",
             f"a stack on {cloud.kind} makes a cluster of its own, and this would be ignored",
             f"Remove it: pulumi config rm {PREFIX}:kubeconfig",
         )
-    if (reason := lacking(cloud)) is not None:
-        if not pulumi.runtime.is_dry_run():
-            raise ConfigError(
-                f"{PREFIX}:platform.fabric {cloud.fabric!r}",
-                f"it can be previewed, not applied: {reason}",
-                "Use kind: aws or kind: onprem",
-            )
-        pulumi.warn(f"{cloud.kind} with fabric {cloud.fabric} can be previewed, not applied: {reason}")

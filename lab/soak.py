@@ -78,6 +78,7 @@ HAZARDS: tuple[Hazard, ...] = (
     Hazard("clear-ipvs", 0, "all"),
     Hazard("delete-tunnel", 0, "of its worker"),
     Hazard("no-endpoints", 20, "all"),
+    Hazard("source-check", 20, "all"),
 )
 
 

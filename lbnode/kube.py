@@ -19,6 +19,7 @@ Writes: :class:`Writer`, used by the controller alone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -45,7 +46,7 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Service, ServiceStatus
+from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Secret, Service, ServiceStatus
 from lightkube.resources.discovery_v1 import EndpointSlice
 from lightkube.types import PatchType
 
@@ -513,3 +514,16 @@ async def config_map_text(api: AsyncClient, name: str, namespace: str, key: str)
     if text is None:
         raise Retry(f"ConfigMap {namespace}/{name} has no {key}", 5.0)
     return str(text)
+
+
+async def secret_values(api: AsyncClient, name: str, namespace: str) -> dict[str, bytes]:
+    """The values of a Secret by their keys.
+
+    Raises:
+        Retry: no answer, no such Secret yet, or no right to read it.
+    """
+    try:
+        found = await api.get(Secret, name, namespace=namespace)
+        return {key: base64.b64decode(value, validate=True) for key, value in (found.data or {}).items()}
+    except (*CREDENTIAL_ERRORS, *API_ERRORS) as error:
+        raise Retry(f"Secret {namespace}/{name} cannot be read: {error}", 5.0) from None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pulumi
 import pulumi_gcp as gcp
 
-from components.bootstrap import exec_kubeconfig
+from components.bootstrap import GCE_CREDENTIAL, exec_kubeconfig
 from components.gcp.network import PODS, SERVICES, Network
 from components.gcp.settings import Gcp
 
@@ -37,7 +37,10 @@ def service_account(
 
 
 class Cluster(pulumi.ComponentResource):
-    """``kubeconfig`` runs our credential helper, so its text changes only with the cluster; ``node_account`` is what firewalls name."""
+    """``kubeconfig`` runs our credential helper, so its text changes only with the cluster; ``node_account`` is what firewalls name.
+
+    ``edge_kubeconfig`` is that of edge VMs: by the DNS endpoint, which is open to machines in the network however operators come.
+    """
 
     def __init__(
         self,
@@ -123,10 +126,11 @@ class Cluster(pulumi.ComponentResource):
         command = (".venv/bin/python", "-m", "components.gcp.credential")
         # By its DNS name the API server has a certificate of a public authority; by its address one of the cluster's own.
         by_name = settings.api_server.access in ("in-network", "dns")
+        name_endpoint: pulumi.Output[str] = self.gke.control_plane_endpoints_config.apply(
+            lambda c: f"https://{c.dns_endpoint_config.endpoint}"
+        )
         self.endpoint: pulumi.Output[str] = (
-            self.gke.control_plane_endpoints_config.apply(lambda c: f"https://{c.dns_endpoint_config.endpoint}")
-            if by_name
-            else self.gke.endpoint.apply(lambda address: f"https://{address}")
+            name_endpoint if by_name else self.gke.endpoint.apply(lambda address: f"https://{address}")
         )
         authority: pulumi.Output[str] = (
             pulumi.Output.from_input("")
@@ -135,5 +139,8 @@ class Cluster(pulumi.ComponentResource):
         )
         self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(self.endpoint, authority).apply(
             lambda known: exec_kubeconfig(NAME, known[0], known[1], command, settings.api_server.proxy_url)
+        )
+        self.edge_kubeconfig: pulumi.Output[str] = name_endpoint.apply(
+            lambda endpoint: exec_kubeconfig(NAME, endpoint, "", GCE_CREDENTIAL)
         )
         self.register_outputs({"endpoint": self.endpoint})

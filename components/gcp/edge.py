@@ -7,6 +7,7 @@ with it its sessions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pulumi
 import pulumi_gcp as gcp
@@ -14,7 +15,7 @@ import pulumi_gcp as gcp
 from components.bootstrap import gce_edge_node
 from components.gcp.cluster import Cluster, service_account
 from components.gcp.network import Network
-from components.gcp.plan import planned
+from components.gcp.plan import EDGE_ACCOUNT, planned
 from components.gcp.settings import Gcp, router_addresses
 
 PROTOCOL_IPIP = "4"
@@ -27,6 +28,8 @@ EDGE_PAGE_PORT = 9474
 HEALTH_PORT, WORKER_PAGE_PORT = 10256, 9475
 CONNECT_PERMISSIONS = ("container.clusters.get", "container.clusters.connect")
 """All that IAM has to give: to find the cluster and to reach its DNS endpoint. What the agent may read is RBAC's."""
+EDGE_SCOPES = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/userinfo.email")
+"""Without the second one a VM's token does not tell the account's address, and RBAC knows it by a number alone (GKE documentation, RBAC)."""
 
 
 class EdgeNodes(pulumi.ComponentResource):
@@ -46,7 +49,7 @@ class EdgeNodes(pulumi.ComponentResource):
         self._settings, self._network, self._child = settings, network, child
         self.nodes = planned(settings)
         self.account = service_account(
-            "edge", settings, ("roles/artifactregistry.reader", "roles/logging.logWriter"), self
+            EDGE_ACCOUNT, settings, ("roles/artifactregistry.reader", "roles/logging.logWriter"), self
         )
         connect = gcp.projects.IAMCustomRole(
             "edge",
@@ -77,7 +80,6 @@ class EdgeNodes(pulumi.ComponentResource):
             )
             for node in self.nodes
         }
-        user_data = cluster.kubeconfig.apply(lambda kubeconfig: gce_edge_node(image, kubeconfig))
         self.machines: dict[str, gcp.compute.Instance] = {}
         before: list[pulumi.Resource] = []
         for node in self.nodes:
@@ -92,7 +94,7 @@ class EdgeNodes(pulumi.ComponentResource):
                 network_interfaces=[{"subnetwork": network.edge_id, "network_ip": addresses[node.name].address}],
                 service_account={
                     "email": self.account.email,
-                    "scopes": ["https://www.googleapis.com/auth/cloud-platform"],
+                    "scopes": list(EDGE_SCOPES),
                 },
                 shielded_instance_config={
                     "enable_secure_boot": True,
@@ -100,8 +102,8 @@ class EdgeNodes(pulumi.ComponentResource):
                     "enable_integrity_monitoring": True,
                 },
                 metadata={"block-project-ssh-keys": "true"},
-                # Replaces the machine when it changes, unlike `metadata`: first-boot data counts at the first boot only.
-                metadata_startup_script=user_data,
+                # Replaces the machine when it changes, unlike `metadata`: what an older script has left on the disk would stay.
+                metadata_startup_script=cluster.edge_kubeconfig.apply(partial(gce_edge_node, image, node.name)),
                 labels={**settings.labels, "samegate-role": "edge"},
                 # Name and address can belong to one machine only, so the old one goes first.
                 opts=pulumi.ResourceOptions(parent=self, depends_on=before, delete_before_replace=True),
@@ -124,6 +126,9 @@ class EdgeNodes(pulumi.ComponentResource):
             sender=self.account.email,
             ports=[HEALTH_PORT, WORKER_PAGE_PORT],
         )
+        # Other edge nodes ask it whether they alone are in trouble; workers, controller and monitoring (from pods' addresses) what it announces.
+        askers = [str(block) for block in (settings.node_cidr, settings.pod_cidr, settings.edge_cidr)]
+        self._allow("pages", ["tcp"], to=self.account.email, ranges=askers, ports=[EDGE_PAGE_PORT])
         if settings.fabric == "router-appliance":
             routers = [f"{address}/32" for address in router_addresses(settings)]
             self._allow("bgp", ["tcp"], to=self.account.email, ranges=routers, ports=[179])

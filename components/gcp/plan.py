@@ -9,12 +9,15 @@ from typing import Any
 from components.edge_node import PROBE_BLOCK
 from components.edge_node import EdgeNode as PlatformNode
 from components.gcp.settings import EdgeNode, Gcp, node_address, router_addresses
+from lbnode.outside_edge import OutsideEdge
 from lbnode.settings import Peer
 
 HOLD_SECONDS = 60
 """Three keepalives of 20 s, the least that Cloud Router has; the lower hold time of both sides counts (RFC 4271 section 4.2)."""
 ROUTER_MULTIHOP = 2
 """A VM has a /32, so that the router's address is on no network of its interface."""
+EDGE_ACCOUNT = "edge"
+"""The service account of edge VMs, after the program's prefix."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,28 @@ def peers(settings: Gcp) -> tuple[Peer, ...]:
 def edge_nodes(settings: Gcp) -> tuple[PlatformNode, ...]:
     """The edge nodes with their sessions."""
     return tuple(PlatformNode(node.name, peers(settings)) for node in planned(settings))
+
+
+def outside_edges(settings: Gcp) -> tuple[OutsideEdge, ...]:
+    """The edge nodes as the agents know them: no Nodes of the cluster. Pools can choose them by their zone."""
+    return tuple(
+        OutsideEdge(
+            name=node.name,
+            addresses=(node.address,),
+            labels={"topology.kubernetes.io/zone": node.settings.zone},
+            draining=node.settings.draining,
+        )
+        for node in planned(settings)
+    )
+
+
+def edge_user(settings: Gcp) -> str:
+    """Edge VMs as the API server calls them: by the address of their service account (GKE documentation, RBAC).
+
+    A project of a domain (``example.com:name``) stands in it the other way round (IAM documentation, service accounts).
+    """
+    domain, _, project = settings.project.rpartition(":")
+    return f"samegate-{EDGE_ACCOUNT}@{'.'.join(filter(None, (project, domain)))}.iam.gserviceaccount.com"
 
 
 def network(settings: Gcp) -> dict[str, Any]:

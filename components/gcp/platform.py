@@ -66,4 +66,7 @@ def provision(
         return_path="via-edge",
         vip_reachability="routed",
         public_address=ingress.address if ingress is not None else None,
+        outside_user=plan.edge_user(settings),
+        # gatekeeper#1120, dapr#7783: GKE has such a quota in kube-system alone.
+        critical_pods_need_quota=True,
     )

@@ -37,13 +37,16 @@ class ApiServer(ApiAccess):
 
 
 class EdgeNode(NumberedNode):
-    """One edge node. Its name and addresses follow from ``number``, so that no other node changes when one comes or goes."""
+    """One edge node. Its name and addresses follow from ``number``, so that no other node changes when one comes or goes. ``draining`` is what
+    ``samegate.dev/drain`` is on a Node, which it is not.
+    """
 
     number: Annotated[int, Field(ge=1, le=MAX_EDGE_NODES)]
+    draining: bool = False
 
 
 class Edge(CloudSettings):
-    """``image`` is a boot image with systemd, podman and a full kernel, by its full name: families move."""
+    """``image`` is a boot image of Debian or Ubuntu with a full kernel, by its full name: families move. Podman is installed where it lacks."""
 
     nodes: tuple[EdgeNode, ...] = Field(min_length=1)
     machine_type: str = "c3-standard-4"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.naming import CONTROLLER, EDGE, NAMESPACE, WORKER, labels
+from components.naming import BGP_KEYS, CONTROLLER, EDGE, NAMESPACE, SETTINGS, WORKER, labels
 
 LEASE = CONTROLLER
+NODE_AGENTS = "samegate-node"
 _READ = ["get", "list", "watch"]
 
 
@@ -22,7 +23,7 @@ def service_account(name: str, role: str) -> dict[str, Any]:
 
 def node_agents() -> list[dict[str, Any]]:
     """Edge and worker read the world, and whether their own DaemonSet is being deleted; they write nothing."""
-    name = "samegate-node"
+    name = NODE_AGENTS
     cluster_role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -42,6 +43,22 @@ def node_agents() -> list[dict[str, Any]]:
     }
     subjects = [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE} for account in (EDGE, WORKER)]
     return [cluster_role, role, *_bindings(name, "node", subjects)]
+
+
+def outside_edges(user: str, reads_keys: bool) -> list[dict[str, Any]]:
+    """Edge agents outside the cluster read the same world, and by name what no mount brings them: settings, and BGP keys where a peer has one."""
+    name = "samegate-outside"
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels("node")},
+        "rules": [
+            {"apiGroups": [""], "resources": [kind], "resourceNames": [called], "verbs": ["get"]}
+            for kind, called in (("configmaps", SETTINGS), *((("secrets", BGP_KEYS),) if reads_keys else ()))
+        ],
+    }
+    subjects = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
+    return [role, *_bindings(name, "node", subjects, cluster_role=NODE_AGENTS)]
 
 
 def controller(reads_namespaces: bool = False) -> list[dict[str, Any]]:
@@ -83,14 +100,16 @@ def controller(reads_namespaces: bool = False) -> list[dict[str, Any]]:
     return [cluster_role, role, *_bindings(CONTROLLER, "controller", subjects)]
 
 
-def _bindings(name: str, role: str, subjects: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _bindings(
+    name: str, role: str, subjects: list[dict[str, str]], cluster_role: str | None = None
+) -> list[dict[str, Any]]:
     api = "rbac.authorization.k8s.io"
     return [
         {
             "apiVersion": f"{api}/v1",
             "kind": "ClusterRoleBinding",
             "metadata": {"name": name, "labels": labels(role)},
-            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": cluster_role or name},
             "subjects": subjects,
         },
         {

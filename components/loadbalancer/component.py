@@ -18,13 +18,16 @@ from lbnode.settings import AgentSettings, Peer
 class LoadBalancerArgs:
     """``bgp_keys`` maps the names that peers use to TCP MD5 keys, and is a Pulumi secret; None where no peer has a key.
 
-    ``peers`` stand in the place of those of ``agent`` where a fabric chooses addresses of sessions only during `up`.
+    ``peers`` stand in the place of those of ``agent`` where a fabric chooses addresses of sessions only during `up`. ``outside_user`` is who edge
+    nodes outside the cluster are to its API server, None where the program makes none. ``critical_pods_need_quota``: see :func:`critical_pods_quota`.
     """
 
     agent: AgentSettings
     image: str
     bgp_keys: pulumi.Output[Mapping[str, str]] | None = None
     peers: pulumi.Output[tuple[Peer, ...]] | None = None
+    outside_user: str | None = None
+    critical_pods_need_quota: bool = False
 
 
 class LoadBalancer(pulumi.ComponentResource):
@@ -37,7 +40,8 @@ class LoadBalancer(pulumi.ComponentResource):
     def __init__(self, name: str, args: LoadBalancerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("samegate:index:LoadBalancer", name, {}, opts)
         before: list[KubernetesObject] = []
-        for position, stage in enumerate(stages(args.agent, args.image)):
+        staged = stages(args.agent, args.image, args.outside_user, args.critical_pods_need_quota)
+        for position, stage in enumerate(staged):
             current = [
                 KubernetesObject(
                     manifest, pulumi.ResourceOptions(parent=self, depends_on=before), _known_later(args, manifest)

@@ -25,13 +25,21 @@ REMOVAL_SECONDS = 25
 MINIMUM_READY_SECONDS = 5
 """How long an edge node must have announced before the next one is replaced; routers install a route in less than a second."""
 
+CRITICAL, CRITICAL_ON_NODES = "system-cluster-critical", "system-node-critical"
+"""Priority classes that every cluster has (Kubernetes documentation, pod priority)."""
 _FOREGROUND = {"pulumi.com/deletionPropagationPolicy": "foreground"}
 
 Object = dict[str, Any]
 
 
-def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...]:
-    """All objects but the BGP Secret (whose values are not plain), each stage depending on the one before it."""
+def stages(
+    settings: AgentSettings, image: str, outside_user: str | None = None, critical_pods_need_quota: bool = False
+) -> tuple[tuple[Object, ...], ...]:
+    """All objects but the BGP Secret (whose values are not plain), each stage depending on the one before it.
+
+    ``outside_user`` is who edge nodes outside the cluster are to its API server, None where the program makes none. With
+    ``critical_pods_need_quota`` :func:`critical_pods_quota` is among them.
+    """
     return (
         (namespace(),),
         (
@@ -40,12 +48,18 @@ def stages(settings: AgentSettings, image: str) -> tuple[tuple[Object, ...], ...
             access.service_account(CONTROLLER, "controller"),
             *access.node_agents(),
             *access.controller(settings.needs_namespaces),
+            *(access.outside_edges(outside_user, _has_keys(settings)) if outside_user is not None else ()),
+            *((critical_pods_quota(),) if critical_pods_need_quota else ()),
             settings_map(settings),
         ),
         (controller(settings, image), disruption_budget(), worker(settings, image)),
         # Last up, first down: when the controller releases Services for good, nobody announces them any more.
         (edge(settings, image),),
     )
+
+
+def _has_keys(settings: AgentSettings) -> bool:
+    return any(peer.password_key is not None for peer in settings.bgp.peers)
 
 
 def namespace() -> Object:
@@ -55,6 +69,18 @@ def namespace() -> Object:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": NAMESPACE, "labels": {**levels, "app.kubernetes.io/part-of": "samegate"}},
+    }
+
+
+def critical_pods_quota() -> Object:
+    """What lets our pods in where an API server limits the use of priority classes by default (Kubernetes documentation, resource quotas): any number."""
+    classes = {"scopeName": "PriorityClass", "operator": "In", "values": [CRITICAL_ON_NODES, CRITICAL]}
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": _metadata("samegate-critical-pods", "settings"),
+        # As many as GKE's own quota in kube-system has: it is there to allow, not to limit.
+        "spec": {"hard": {"pods": "1G"}, "scopeSelector": {"matchExpressions": [classes]}},
     }
 
 
@@ -154,7 +180,7 @@ def controller(settings: AgentSettings, image: str) -> Object:
     pod = {
         "serviceAccountName": CONTROLLER,
         "automountServiceAccountToken": True,
-        "priorityClassName": "system-cluster-critical",
+        "priorityClassName": CRITICAL,
         "nodeSelector": dict(settings.worker_node_selector),
         "terminationGracePeriodSeconds": 10,
         "topologySpreadConstraints": [
@@ -212,7 +238,7 @@ def _node_pod(account: str, node_selector: Mapping[str, str], agent: Object, *, 
     return {
         "serviceAccountName": account,
         "automountServiceAccountToken": True,
-        "priorityClassName": "system-node-critical",
+        "priorityClassName": CRITICAL_ON_NODES,
         "nodeSelector": dict(node_selector),
         "hostNetwork": True,
         # Nothing here looks names up; the cluster's DNS may itself depend on us.

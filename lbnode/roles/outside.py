@@ -21,6 +21,8 @@ from lbnode.standalone import Standalone, parse
 NAMESPACE = "samegate-system"
 AGENT_CONTAINER = "agent"
 _RESTARTED = "It is taken when the agent is started anew, on one edge node after the other: systemctl restart samegate-edge (docs/standalone.md)"
+#: Where the BGP Secret is mounted in a pod, and where keys lie on a machine that somebody else brings them to.
+BGP_KEYS = Path("/etc/samegate/bgp-keys")
 
 Task = Coroutine[Any, Any, None]
 NodeRole = Literal["edge", "worker"]
@@ -28,11 +30,12 @@ NodeRole = Literal["edge", "worker"]
 
 class Outside(Protocol):
     """``settings`` and ``copy`` are what is in force now; ``settings_error`` says why a newer file is refused, ``settings_pending``
-    why it waits for the next agent; both may be empty.
+    why it waits for the next agent; both may be empty. ``key_directory`` has a file for each BGP key.
     """
 
     node_name: str
     node_address: IPAddress
+    key_directory: Path
 
     @property
     def settings(self) -> AgentSettings: ...
@@ -57,6 +60,8 @@ class Outside(Protocol):
 
 class Watching:
     """Objects by watches of an API server, settings by a file that is followed."""
+
+    key_directory: Path = BGP_KEYS
 
     def __init__(self, api: Any, settings: WatchedFile[AgentSettings]) -> None:
         self._settings = settings
@@ -154,6 +159,8 @@ class StandaloneNode:
     Raises:
         ConfigError: the file is missing or wrong at the start, or this node is not in it.
     """
+
+    key_directory: Path = BGP_KEYS
 
     def __init__(self, path: Path, role: NodeRole, node_name: str) -> None:
         self._own: DataPlane | None = None

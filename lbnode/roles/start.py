@@ -147,7 +147,7 @@ async def _edge(outside: Outside) -> None:
         kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
 
     def make_speaker(now: AgentSettings, addresses: tuple[IPAddress, ...]) -> Bird:
-        return Bird(now.bgp, now.pools, node_name, addresses)
+        return Bird(now.bgp, now.pools, node_name, addresses, key_directory=outside.key_directory)
 
     edge = Edge(
         node_name,

@@ -7,11 +7,16 @@ import email
 import json
 import re
 import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
 import yaml
 
-from components.bootstrap import EDGE_MODULES, eks_edge_node, exec_kubeconfig, gce_edge_node
+from components.bootstrap import EDGE_MODULES, GCE_CREDENTIAL, eks_edge_node, exec_kubeconfig, gce_edge_node
 
+ROOT = Path(__file__).resolve().parents[3]
 IMAGE = "registry.example.com/samegate@sha256:" + "ab" * 32
 
 
@@ -58,21 +63,86 @@ def test_user_data_fits_what_ec2_takes_and_is_the_same_every_time() -> None:
     assert len(one.encode()) < 16384
 
 
-def test_a_shell_accepts_the_start_script_and_no_setting_of_the_load_balancer_is_in_it() -> None:
-    script = gce_edge_node(IMAGE, exec_kubeconfig("c", "https://api", "", ("python", "x")))
+def _files(image: str = IMAGE, node: str = "samegate-edge1") -> dict[str, str]:
+    """What the start script of an edge VM writes: path to content."""
+    script = gce_edge_node(image, node, exec_kubeconfig("c", "https://api", "", GCE_CREDENTIAL))
+    found = re.findall(r"/dev/stdin (\S+) < <\(base64 -d <<< ([A-Za-z0-9+/=]+)\)", script)
+    return {path: base64.b64decode(text).decode() for path, text in found}
+
+
+EDGE_UNIT, BIRD_UNIT = (f"/etc/systemd/system/samegate-{name}.service" for name in ("edge", "bird"))
+
+
+def test_shells_accept_the_start_script_and_no_setting_of_the_load_balancer_is_in_it() -> None:
+    script = gce_edge_node(IMAGE, "samegate-edge1", "{}")
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    files = [base64.b64decode(text).decode() for text in re.findall(r"<<< ([A-Za-z0-9+/=]+)\)", script)]
-    assert sum(IMAGE in file for file in files) == 2
-    assert not any("localAsn" in file or "cidrs" in file for file in files)
+    for image in (IMAGE, GOOGLES):
+        subprocess.run(["sh", "-n"], input=_files(image)["/etc/samegate/fetch-image"], text=True, check=True)
+    assert not any("localAsn" in file or "cidrs" in file for file in _files().values())
 
 
-def test_the_edge_agent_starts_only_after_its_kernel_modules() -> None:
-    script = gce_edge_node(IMAGE, "{}")
-    files = [base64.b64decode(text).decode() for text in re.findall(r"<<< ([A-Za-z0-9+/=]+)\)", script)]
-    unit = next(file for file in files if "run edge" in file)
-    assert "Requires=samegate-modules.service" in unit
-    assert "--cap-drop ALL --cap-add NET_ADMIN" in unit
-    assert "--privileged" not in unit
+def test_the_agent_of_a_vm_runs_as_the_page_about_outside_edge_nodes_says() -> None:
+    page = (ROOT / "docs/outside-edges.md").read_text()
+    (said,) = re.findall(r"^python3 -m lbnode (run edge --kubeconfig \S+ --node) vm1", page, re.MULTILINE)
+    assert f"{IMAGE} {said} samegate-edge1\n" in _files()[EDGE_UNIT]
+    assert {path for path in _files() if path in said} == {"/etc/samegate/kubeconfig"}
+
+
+def test_bird_has_the_entry_point_that_standalone_containers_have() -> None:
+    page = (ROOT / "docs/standalone.md").read_text()
+    (entry, arguments) = re.findall(r"--name samegate-bird (--entrypoint \S+) IMAGE (\S+)", page)[0]
+    command = _files()[BIRD_UNIT].replace(" \\\n ", "")
+    assert entry in command
+    assert command.index(entry) < command.index(f"{IMAGE} {arguments}\n")
+
+
+def test_the_edge_agent_starts_only_after_its_kernel_modules_and_tries_again_for_ever() -> None:
+    unit = _files()[EDGE_UNIT]
+    assert "Requires=samegate-modules.service samegate-image.service" in unit
+    # systemd.unit(5): 0 switches the limit of starts off.
+    assert "StartLimitIntervalSec=0" in unit
+    assert "Restart=always" in unit
+
+
+def test_both_containers_have_the_privileges_of_the_pod() -> None:
+    for unit in (_files()[EDGE_UNIT], _files()[BIRD_UNIT]):
+        assert re.findall(r"--cap-\S+ \S+", unit) == ["--cap-drop ALL", "--cap-add NET_ADMIN"]
+        assert "--security-opt no-new-privileges" in unit
+        assert "--read-only" in unit
+        assert "--privileged" not in unit
+
+
+GOOGLES = "europe-docker.pkg.dev/project/repository/samegate@sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("registry", "shown"),
+    [
+        ("europe-docker.pkg.dev", True),
+        ("gcr.io", True),
+        ("eu.gcr.io", True),
+        ("registry.example.com", False),
+        ("notgcr.io", False),
+        ("pkg.dev.example.com", False),
+    ],
+)
+def test_only_googles_registries_are_shown_the_token_of_the_vm(registry: str, shown: bool) -> None:
+    script = _files(f"{registry}/samegate@sha256:{'ab' * 32}")["/etc/samegate/fetch-image"]
+    assert ("podman login" in script) == shown
+    assert ("credential.py" in script) == shown
+
+
+def test_the_credential_of_a_vm_is_what_clients_of_kubernetes_read(tmp_path: Path) -> None:
+    # In the place of the metadata server: what Google's documentation says that it answers.
+    opened = 'class Answer:\n    @staticmethod\n    def read(): return b\'{"access_token": "t", "expires_in": 3599}\'\n'
+    instead = f"import urllib.request\n{opened}urllib.request.urlopen = lambda ask, timeout: Answer\n"
+    program = tmp_path / "credential.py"
+    program.write_text(instead + _files()["/etc/samegate/credential.py"])
+    said = json.loads(subprocess.run([sys.executable, program], capture_output=True, text=True, check=True).stdout)
+    assert (said["apiVersion"], said["kind"]) == ("client.authentication.k8s.io/v1", "ExecCredential")
+    assert said["status"]["token"] == "t"
+    expires = datetime.strptime(said["status"]["expirationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert timedelta(minutes=58) < expires - datetime.now(UTC) < timedelta(hours=1)
 
 
 def test_a_kubeconfig_names_no_token_and_no_authority_where_a_public_one_serves() -> None:

@@ -16,6 +16,8 @@ from stack_values import IMAGE, raw
 
 from components.aws import credential as aws_credential
 from components.gcp import credential as gcp_credential
+from components.gcp.plan import edge_user
+from components.gcp.settings import Gcp
 from components.provision import provision
 from components.settings import StackSettings, parse
 from lbnode.errors import ConfigError
@@ -161,19 +163,48 @@ def test_a_platform_without_a_kind_is_your_own_cluster_as_ever() -> None:
     assert parse(values, bgp_keys=["tor"]).platform.kind == "onprem"
 
 
-def _provisioned(
-    monkeypatch: pytest.MonkeyPatch, platform: dict[str, Any], kubeconfig: str | None = None, *, preview: bool = False
-) -> str:
-    monkeypatch.setattr("pulumi.runtime.is_dry_run", lambda: preview)
+def _provisioned(platform: dict[str, Any], kubeconfig: str | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
         provision(parse(_stack(platform)), ROOT, kubeconfig, None)
     return str(caught.value)
 
 
-def test_what_can_only_be_previewed_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = _provisioned(monkeypatch, gcp())
-    for word in ("router-appliance", "previewed, not applied", "outside the cluster", "Use kind: aws"):
+def test_googles_edge_nodes_stand_outside_the_cluster_under_the_names_that_pools_use() -> None:
+    nodes = [{"number": 2, "zone": "europe-west3-b", "draining": True}, {"number": 1, "zone": "europe-west3-a"}]
+    settings = parse(_stack(gcp(edge={**gcp()["edge"], "nodes": nodes})))
+    assert [edge.model_dump(mode="json") for edge in settings.agent.outside_edges] == [
+        # VPC documentation: the first two addresses and the last two of a subnet are Google's; ours count from ten.
+        {
+            "name": f"samegate-edge{number}",
+            "addresses": [f"10.80.16.{9 + number}"],
+            "labels": {"topology.kubernetes.io/zone": f"europe-west3-{zone}"},
+            "draining": draining,
+        }
+        for number, zone, draining in ((1, "a", False), (2, "b", True))
+    ]
+    assert {edge.name for edge in settings.agent.outside_edges} == set(settings.edge_node_names)
+
+
+def test_edge_nodes_of_aws_are_nodes_of_the_cluster() -> None:
+    assert parse(_stack(aws())).agent.outside_edges == ()
+
+
+def test_outside_edge_nodes_that_would_be_ignored_are_refused() -> None:
+    text = _refused(_stack(gcp(), {"outsideEdges": [{"name": "vm1", "addresses": ["198.51.100.31"]}]}))
+    for word in ("agent.outsideEdges", "would be ignored", "Remove it", "draining: true"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("project", "user"),
+    [
+        ("samegate-test", "samegate-edge@samegate-test.iam.gserviceaccount.com"),
+        # IAM documentation, service accounts: projects of a domain.
+        ("example.com:samegate-test", "samegate-edge@samegate-test.example.com.iam.gserviceaccount.com"),
+    ],
+)
+def test_edge_vms_are_to_the_api_server_what_iam_calls_their_account(project: str, user: str) -> None:
+    assert edge_user(Gcp.model_validate(gcp(project=project))) == user
 
 
 def test_each_edge_node_has_the_link_into_its_transit_gateway_that_its_sessions_need() -> None:
@@ -204,8 +235,9 @@ def test_a_route_server_needs_no_links() -> None:
     assert parse(_stack(aws("route-server"))).agent.bgp.links == ()
 
 
-def test_a_kubeconfig_for_a_cluster_that_is_yet_to_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = _provisioned(monkeypatch, aws("route-server"), "apiVersion: v1")
+@pytest.mark.parametrize("make", CLOUDS.values(), ids=CLOUDS)
+def test_a_kubeconfig_for_a_cluster_that_is_yet_to_be_made_is_refused(make: Any) -> None:
+    text = _provisioned(make(), "apiVersion: v1")
     for word in ("samegate:kubeconfig", "would be ignored", "pulumi config rm"):
         assert word in text
 
@@ -218,7 +250,7 @@ def test_missing_aws_credentials_are_told_before_anything_is_registered(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    text = _provisioned(monkeypatch, aws("route-server"))
+    text = _provisioned(aws("route-server"))
     for word in ("AWS credentials", "there are none", "AWS_PROFILE"):
         assert word in text
     monkeypatch.setenv("AWS_PROFILE", "absent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +278,51 @@ def test_the_controller_may_read_namespaces_only_where_a_pool_selects_them_by_la
     assert "namespaces" not in readable()
     selected = {"name": "public", "cidrs": ["203.0.113.0/24"], "namespaceSelector": {"matchLabels": {"tier": "gold"}}}
     assert "namespaces" in readable(pools=[selected])
+
+
+VM = "edge-vm"
+
+
+def _outside() -> dict[str, dict[str, Any]]:
+    """What the objects are more where edge nodes outside the cluster have this name to its API server."""
+    objects = {logical_name(m): m for stage in stages(_agent(), IMAGE, VM) for m in stage}
+    assert {name: objects[name] for name in _objects()} == _objects()
+    return {name: m for name, m in objects.items() if name not in _objects()}
+
+
+def test_edge_nodes_outside_the_cluster_may_what_their_page_says_and_nothing_more() -> None:
+    page = (GOLDEN.parents[2] / "docs/outside-edges.md").read_text()
+    (block,) = (b for b in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "RoleBinding" in b)
+    said = {logical_name(m): m for m in yaml.safe_load_all(block)}
+
+    def without_labels(manifest: dict[str, Any]) -> dict[str, Any]:
+        metadata = {k: v for k, v in manifest["metadata"].items() if k != "labels"}
+        return {**manifest, "metadata": metadata}
+
+    assert {name: without_labels(m) for name, m in _outside().items()} == said
+
+
+def test_who_is_outside_is_bound_to_a_role_that_exists_and_reads_the_settings_that_are_written() -> None:
+    role = _outside()["ClusterRoleBinding/samegate-outside"]["roleRef"]
+    assert f"{role['kind']}/{role['name']}" in _objects()
+    settings, keys = _outside()["Role/samegate-system/samegate-outside"]["rules"]
+    assert f"ConfigMap/samegate-system/{settings['resourceNames'][0]}" in _objects()
+    assert keys["resourceNames"] == [bgp_keys({})["metadata"]["name"]]
+
+
+def test_who_is_outside_reads_no_secret_where_no_peer_has_a_key() -> None:
+    values = raw()
+    del values["agent"]["bgp"]["peers"][0]["passwordKey"]
+    objects = {logical_name(m): m for stage in stages(parse(values).agent, IMAGE, VM) for m in stage}
+    rules = objects["Role/samegate-system/samegate-outside"]["rules"]
+    assert [rule["resources"] for rule in rules] == [["configmaps"]]
+
+
+def test_a_quota_for_critical_pods_lets_every_pod_of_ours_in_and_is_there_before_them() -> None:
+    order = [m for stage in stages(_agent(), IMAGE, critical_pods_need_quota=True) for m in stage]
+    (position,) = (i for i, m in enumerate(order) if m["kind"] == "ResourceQuota")
+    assert position < min(i for i, m in enumerate(order) if m["kind"] in ("DaemonSet", "Deployment"))
+    (scope,) = order[position]["spec"]["scopeSelector"]["matchExpressions"]
+    assert (scope["scopeName"], scope["operator"]) == ("PriorityClass", "In")
+    assert {pod["priorityClassName"] for pod in _pods(_objects()).values()} <= set(scope["values"])
+    assert not [name for name in _objects() if name.startswith("ResourceQuota")]
