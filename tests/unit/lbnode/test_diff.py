@@ -447,21 +447,14 @@ def test_a_changed_flag_keeps_the_destinations() -> None:
 
 
 @given(edge_states(), edge_states())
-def test_what_another_agent_left_goes_when_its_successor_serves_and_not_before(
+def test_lost_programs_come_back_and_what_another_agent_left_goes_when_all_else_is_done(
     before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
 ) -> None:
     left = frozenset({Remains("xdp", "eth0"), Remains("ipvs")})
     usual = diff_edge(*after, before[0])
-    assert diff_edge(*after, replace(before[0], remains=left)) == (*usual, RemoveRemains(left))
-
-
-@given(edge_states(), edge_states())
-def test_a_program_that_a_device_lost_is_attached_when_all_else_that_can_be_done_is_done(
-    before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
-) -> None:
     lost = frozenset({"eth0", "eth1"})
-    usual = diff_edge(*after, before[0])
-    assert diff_edge(*after, replace(before[0], lost_programs=lost)) == (*usual, AttachPrograms(lost))
+    worst = replace(before[0], remains=left, lost_programs=lost)
+    assert diff_edge(*after, worst) == (*usual, AttachPrograms(lost), RemoveRemains(left))
 
 
 def test_the_filter_comes_first_when_there_is_none() -> None:
