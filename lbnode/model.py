@@ -170,6 +170,7 @@ class EdgeFilter:
     clients alone may come in; where kube-proxy sees the packets it limits them itself. Nothing but ``sessions`` answers on ``link_addresses``,
     and nothing else but VIPs is reached through a link. ``returning`` is there when replies come back by way of edge nodes: what comes out of
     the tunnels from workers is from a VIP and goes on, or belongs to a probe between one of these networks and the node's own address.
+    ``max_syn_per_second`` bounds the TCP connections that begin at a VIP each second, and with them what IPVS keeps of forged ones.
     """
 
     pools: tuple[IPNetwork, ...]
@@ -179,6 +180,7 @@ class EdgeFilter:
     link_addresses: frozenset[IPAddress] = frozenset()
     sessions: frozenset[LinkSession] = frozenset()
     returning: frozenset[tuple[IPNetwork, IPAddress]] = frozenset()
+    max_syn_per_second: int | None = None
 
     @property
     def digest(self) -> str:
@@ -191,6 +193,7 @@ class EdgeFilter:
             sorted(map(str, self.link_addresses)),
             sorted(map(str, self.sessions)),
             sorted(map(str, self.returning)),
+            self.max_syn_per_second,
         )
 
 

@@ -300,11 +300,18 @@ class ActiveProbes(Health):
 
 
 class Ipvs(Strict):
-    """Idle times of IPVS connections in seconds."""
+    """Idle times of IPVS connections in seconds, and how many TCP connections may begin.
+
+    ``max_syn_per_second`` is for each VIP on each edge node; SYNs above it are dropped, and connections that are there go on. IPVS keeps an
+    unfinished connection for 60 s, so that a flood of forged SYNs leaves at most 61 times as many there; without it nothing but memory bounds
+    them. Needs the kernel module ``xt_hashlimit``, which keeps it in whole microseconds from one SYN to the next: at most a tenth more. On a node
+    without it there is no limit, and a warning.
+    """
 
     tcp_seconds: IdleSeconds = 900
     tcp_fin_seconds: IdleSeconds = 120
     udp_seconds: IdleSeconds = 30
+    max_syn_per_second: Annotated[Whole, Field(ge=1000, le=100_000)] | None = None
 
 
 class Drain(Strict):
@@ -378,6 +385,10 @@ class AgentSettings(Strict):
         if self.forwarding == "nat":
             raise ValueError(
                 "dataplane xdp together with forwarding nat: the program forwards by tunnel only. Use forwarding tunnel, or dataplane ipvs"
+            )
+        if self.ipvs.max_syn_per_second is not None:
+            raise ValueError(
+                "dataplane xdp together with ipvs.maxSynPerSecond: the program takes SYNs before the packet filter counts them, and its tables do not grow. Remove it, or use dataplane ipvs"
             )
         if self.bgp.links:
             raise ValueError(

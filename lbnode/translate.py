@@ -168,11 +168,13 @@ def translate_edge(
     graced: frozenset[tuple[ServiceName, str]] = frozenset(),
     missing: frozenset[Protocol] = frozenset(),
     memory: Memory | None = None,
+    limits_syn: bool = True,
 ) -> EdgePlan:
     """The plan of the edge node ``node_name``. ``health`` drains the destinations that this node's own probes speak against.
 
     ``graced`` are Services on Nodes, by the Node's name, whose unready endpoints stand in while no endpoint is ready. ``missing`` are protocols
-    that this node's kernel does not have. With the ``memory`` of the last time the same plan comes sooner.
+    that this node's kernel does not have, and ``limits_syn`` whether it can limit new connections. With the ``memory`` of the last time the same
+    plan comes sooner.
     """
     memory = Memory() if memory is None else memory
     pools = settings.pool_networks
@@ -232,6 +234,12 @@ def translate_edge(
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
     links = router_links(node, settings, frozenset(unserved))
+    max_syn_per_second = settings.ipvs.max_syn_per_second if limits_syn else None
+    if max_syn_per_second != settings.ipvs.max_syn_per_second:
+        warnings.append(
+            f"ipvs.maxSynPerSecond {settings.ipvs.max_syn_per_second} is not in force: this node's kernel cannot limit new connections. "
+            "Run `modprobe xt_hashlimit` on the node, name it in /etc/modules-load.d/samegate.conf, and start the agent anew"
+        )
     table = EdgeFilter(
         pools,
         frozenset(s.key for s in services) - closed,
@@ -240,6 +248,7 @@ def translate_edge(
         frozenset(a.ip for link in links for a in link.addresses),
         link_sessions(links, node_name, settings.bgp),
         _returning(node, settings),
+        max_syn_per_second,
     )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None

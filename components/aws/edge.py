@@ -303,7 +303,8 @@ class RouteServerFabric(pulumi.ComponentResource):
             amazon_side_asn=settings.server.asn,
             # Persisted routes would outlive the health that withdrew them.
             persist_routes="disable",
-            tags={"Name": "samegate"},
+            # The stack on it, too: of this type the provider says before an update nothing of its default tags, and a policy sees none.
+            tags={"Name": "samegate", "samegate.dev/stack": pulumi.get_stack()},
             opts=child,
         )
         joined = aws.vpc.RouteServerVpcAssociation(

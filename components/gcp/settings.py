@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ ETHERNET_MTU_BYTES = (1300, 8896)
 """What a VPC network takes (VPC documentation, MTU)."""
 KUBERNETES_VERSIONS = ("1.32", "1.33", "1.34", "1.35")
 """Minor versions of GKE's channels, November 2026 to be confirmed: `gcloud container get-server-config`."""
+_FULL_VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+-gke\.[0-9]+")
 MACHINE_FAMILIES = frozenset(
     ["c2", "c2d", "c3", "c3d", "c4", "c4a", "c4d", "e2", "n1", "n2", "n2d", "n4", "t2a", "t2d"]
 )
@@ -144,6 +146,12 @@ class Gcp(CloudSettings):
         if ".".join(value.split(".")[:2]) not in KUBERNETES_VERSIONS:
             raise ValueError(
                 f"kubernetesVersion {value!r} is none that GKE offers and samegate knows. Use one of {', '.join(KUBERNETES_VERSIONS)}"
+            )
+        # SDK documentation of NodePool.version: with a fuzzy one every preview shows a change.
+        if not _FULL_VERSION.fullmatch(value):
+            raise ValueError(
+                f"kubernetesVersion {value!r} is no full version: GKE answers with one, so that every preview would show a change of the "
+                "node pool. Take one like 1.34.1-gke.1829001 from `gcloud container get-server-config`"
             )
         return value
 

@@ -101,6 +101,9 @@ class EdgeDataPlane(Protocol):
         through this node, stays. Raises as :meth:`apply`.
         """
 
+    def limits_syn(self) -> bool:
+        """Whether the packet filter can limit new TCP connections here, by trying it. The same answer until closed. Raises as :meth:`read`."""
+
     def clean(self) -> None:
         """Take away exactly our own state and put former sysctl values back. Raises as :meth:`apply`."""
 

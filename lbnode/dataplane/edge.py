@@ -14,7 +14,7 @@ from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
 from lbnode.dataplane.links import Device, Links, failure
-from lbnode.dataplane.rules import TRANSLATION_TABLES
+from lbnode.dataplane.rules import TRANSLATION_TABLES, more_syn_than
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.dataplane.tunnels import Tunnels
 from lbnode.errors import Bug, ConfigError, Retry
@@ -58,6 +58,7 @@ _TIMEOUTS = "ipvs-timeouts"
 _POOLS = "pools"
 _PROGRAMS = "xdp-programs"
 _ANY_PORT = 9
+_ANY_RATE = 1000
 
 
 class KernelEdge:
@@ -97,6 +98,7 @@ class KernelEdge:
         self._links = Links()
         self._return_tunnels = Tunnels(self._links, self._sysctls, ReturnTunnel)
         self._missing: frozenset[Protocol] | None = None
+        self._limits_syn: bool | None = None
         self._filter = PacketFilter(self._given, former=former)
         self._translation = PacketFilter(self._given, tables=TRANSLATION_TABLES, former=former)
 
@@ -197,6 +199,12 @@ class KernelEdge:
             able = ipvs_knows_sctp() and self._filter.accepts(f"-p sctp -m sctp --dport {_ANY_PORT} -j RETURN")
             self._missing = frozenset() if able else frozenset({Protocol.SCTP})
         return self._missing
+
+    def limits_syn(self) -> bool:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.limits_syn`."""
+        if self._limits_syn is None:
+            self._limits_syn = self._filter.accepts(f"-p tcp -m tcp {more_syn_than(_ANY_RATE)} -j DROP")
+        return self._limits_syn
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know but need not stop for."""

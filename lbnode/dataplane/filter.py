@@ -192,7 +192,7 @@ class PacketFilter:
             raise ConfigError(
                 command,
                 f"the kernel refuses the packet filter: {_last_line(done)}",
-                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_connmark xt_comment xt_tcpudp xt_nat xt_statistic xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
+                "Run `modprobe -a xt_CT xt_TCPMSS xt_conntrack xt_connmark xt_comment xt_tcpudp xt_nat xt_statistic xt_hashlimit xt_MASQUERADE` on the node, and name them in /etc/modules-load.d/samegate.conf",
             )
 
     def _command(self, version: int, verb: str) -> str:

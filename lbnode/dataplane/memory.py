@@ -122,11 +122,15 @@ class MemoryEdge(_Node):
         self.remains: frozenset[Remains] = frozenset()
         #: And what it says that devices lost.
         self.lost_programs: frozenset[str] = frozenset()
+        self.able_to_limit_syn = True
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
 
     def missing_protocols(self) -> frozenset[Protocol]:
         return self.missing
+
+    def limits_syn(self) -> bool:
+        return self.able_to_limit_syn
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         return tuple(

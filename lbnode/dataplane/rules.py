@@ -26,6 +26,7 @@ from lbnode.model import (
     IPAddress,
     IPNetwork,
     PacketTable,
+    Protocol,
     TranslationTable,
     VirtualKey,
     WorkerFilter,
@@ -134,7 +135,10 @@ def _edge(table: EdgeFilter, version: int, pools: Sequence[IPNetwork]) -> tuple[
         if key.address.version != version:
             continue
         rules = _group(mangle, let_in, key.address)
-        rules += [f"{source}{_to(key)} -j ACCEPT" for source in sources.get(key, [""])]
+        for source in sources.get(key, [""]):
+            if table.max_syn_per_second is not None and key.protocol is Protocol.TCP:
+                rules.append(f"{source}{_to(key)} {more_syn_than(table.max_syn_per_second)} -j DROP")
+            rules.append(f"{source}{_to(key)} -j ACCEPT")
     let_in += [f"-d {pool} -j DROP" for pool in pools]
     let_in += _link_rules(table, version)
     return raw, mangle
@@ -203,6 +207,19 @@ def _group(chains: Rules, dispatch: list[str], address: IPAddress) -> list[str]:
 def _to(key: VirtualKey) -> str:
     protocol = key.protocol.value.lower()
     return f"-d {key.address}/{key.address.max_prefixlen} -p {protocol} -m {protocol} --dport {key.port}"
+
+
+def more_syn_than(per_second: int) -> str:
+    """A match for the SYNs that are too many for one address, all its ports together, as ``iptables-save`` prints it: the kernel keeps the time
+    from one to the next in whole microseconds (``linux/netfilter/xt_hashlimit.h``, scale of revision 2). A second's worth may come at once.
+
+    The name tells the rate, because the kernel goes on with the rate of a table that is there already under a name.
+    """
+    kept = 1_000_000 // (1_000_000 // per_second)
+    return (
+        f"--tcp-flags FIN,SYN,RST,ACK SYN -m hashlimit --hashlimit-above {kept}/sec --hashlimit-burst {kept}"
+        f" --hashlimit-mode dstip --hashlimit-name samegate-{kept}"
+    )
 
 
 def _named(what: str) -> str:

@@ -238,7 +238,14 @@ class Edge:
         health = self._health
         self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
         plan = translate_edge(
-            snapshot, settings, self._node_name, health, graced, await self._missing_protocols(snapshot), self._memory
+            snapshot,
+            settings,
+            self._node_name,
+            health,
+            graced,
+            await self._missing_protocols(snapshot),
+            self._memory,
+            await self._limits_syn(settings),
         )
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
@@ -284,6 +291,16 @@ class Edge:
         except (ConfigError, Retry):
             # A kernel that cannot be asked now is told of by the pass, which has to go on for the sake of the announcements.
             return frozenset()
+        return found
+
+    async def _limits_syn(self, settings: AgentSettings) -> bool:
+        """Asked only where somebody wants it: a filter that is refused for the sake of it would take all announcements with it."""
+        if settings.ipvs.max_syn_per_second is None:
+            return True
+        try:
+            found: bool = await self._in_thread(self._kernel.limits_syn)
+        except (ConfigError, Retry):
+            return True
         return found
 
     async def _read_speaker(self, speaker: Speaker) -> SpeakerState:

@@ -46,6 +46,7 @@ _MODULES = (
     "xt_CT",
     "xt_TCPMSS",
     "xt_conntrack",
+    "xt_hashlimit",
     "xt_connmark",
     "xt_MASQUERADE",
     "xt_nat",

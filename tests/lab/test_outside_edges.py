@@ -6,7 +6,6 @@ One of the rack's edge machines stops being a Node: no kubelet, no kube-proxy, n
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -104,7 +103,7 @@ def write(path: str, text: str, mode: str = "644") -> None:
 def install(scratch: Path) -> None:
     """The image and its units on the machine, nothing of it started."""
     unpack = [sys.executable, "-m", "image", "unpack", str(deploy.IMAGE_ARCHIVE), str(scratch / "root")]
-    subprocess.run(unpack, cwd=CHECKOUT, check=True, capture_output=True)
+    netns.run(None, unpack, cwd=CHECKOUT, timeout_seconds=120)
     # The share is what the machine sees of this host.
     packed = share_of(OUTSIDE) / "outside-edge.tar"
     try:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tools.pulumi_engine import plugin_folder, provider_version
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = "SAMEGATE_SIMULATED_WORLD"
 PACKAGES = ("aws", "gcp")
+TIMEOUT_SECONDS = 600
 SIMULATED_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "simulated",
     "AWS_SECRET_ACCESS_KEY": "simulated",
@@ -116,6 +117,17 @@ class Stack:
         found: list[dict[str, Any]] = exported["deployment"].get("resources") or []
         return found
 
+    def recorded(self, package: str) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+        """(type, name) of each resource of the package that the state has, and of each that it has only as begun. Also while the engine runs."""
+        checkpoints = list((self.folder / ".pulumi/stacks").glob("*/test.json"))
+        latest = json.loads(checkpoints[0].read_text())["checkpoint"]["latest"] if checkpoints else {}
+        begun = [operation["resource"] for operation in latest.get("pending_operations") or ()]
+        made, pending = (
+            {(r["type"], r["urn"].split("::")[-1]) for r in found if r["type"].startswith(f"{package}:")}
+            for found in (latest.get("resources") or (), begun)
+        )
+        return made, pending
+
     def full_environment(self) -> dict[str, str]:
         path = os.environ.get("PATH", os.defpath)
         environment = tools.pulumi_environment(ROOT, {**os.environ, "PATH": path})
@@ -131,15 +143,38 @@ class Stack:
             **self.environment,
         }
 
+    def killed_up(self, when: Callable[[], bool]) -> None:
+        """Kill the engine in the middle of an `up`, without a warning. AssertionError when the update ends before it is time, or it never is."""
+        running = subprocess.Popen(
+            self._command("up", "--yes", "--skip-preview", "--stack", "test"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+            env=self.full_environment(),
+        )
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        try:
+            while not when():
+                assert running.poll() is None, running.communicate()[0]
+                assert time.monotonic() < deadline, "the update does not come to the moment at which to kill it"
+                time.sleep(0.2)
+        finally:
+            running.kill()
+            running.communicate()
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [str(tools.locate("pulumi")), *arguments, "--non-interactive", "--color", "never"]
+
     def pulumi(self, *arguments: str) -> Done:
         started = time.monotonic()
         done = subprocess.run(
-            [str(tools.locate("pulumi")), *arguments, "--non-interactive", "--color", "never"],
+            self._command(*arguments),
             capture_output=True,
             text=True,
             cwd=self.folder,
             env=self.full_environment(),
-            timeout=600,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         said = (

@@ -40,7 +40,7 @@ def gcp(fabric: str = "router-appliance", numbers: tuple[int, ...] = (1, 2), **c
         "edgeCidr": "10.80.16.0/24",
         "podCidr": "10.96.0.0/14",
         "serviceCidr": "10.100.0.0/20",
-        "kubernetesVersion": "1.34",
+        "kubernetesVersion": "1.34.1-gke.1829001",
         "apiServer": {"access": "in-network"},
         "clientCidrs": ["10.0.0.0/8"],
         "protect": False,

@@ -5,6 +5,7 @@ One life a fabric, looked at by many tests: every command starts the engine, the
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ import pytest
 
 import tools
 from tests.providers.run import ROOT, Done, Stack
-from tests.providers.stacks import PLATFORMS, aws, gcp
+from tests.providers.stacks import PLATFORMS, POOL, aws, gcp
 from tests.providers.standin import cloud
-from tests.providers.standin.aws import INSTANCE, PEER, SERVER_PEER, VPC
+from tests.providers.standin.aws import CLUSTER, INSTANCE, NODE_GROUP, PEER, SERVER_PEER, VPC
+from tests.providers.standin.gcp import CLUSTER as GKE
 from tests.providers.standin.gcp import INSTANCE as VM
 from tests.providers.standin.gcp import NETWORK, SPOKE
 from tests.providers.standin.gcp import PEER as ROUTER_PEER
+from tests.providers.standin.gcp import POOL as NODES
 
 pytestmark = pytest.mark.root
 GOLDEN = ROOT / "tests/golden/components"
@@ -30,12 +33,29 @@ NEWER_IMAGES = {
     "aws": "ami-0fedcba9876543210",
     "gcp": "projects/debian-cloud/global/images/debian-13-trixie-v20261120",
 }
+# An AMI for EKS is made for a Kubernetes version, and comes with it. An edge VM on GCP is no node of the cluster.
+NEWER_VERSION = {
+    "aws": {"kubernetesVersion": "1.35", "image": "ami-0135013501350135a"},
+    "gcp": {"kubernetesVersion": "1.35.0-gke.1203001", "image": NEWER_IMAGES["gcp"]},
+}
+OTHER_POOL = "203.0.113.64/26"
+OTHER_WORKERS = {"aws": {"machineType": "m7g.xlarge"}, "gcp": {"machineType": "n2-standard-8"}}
 # By the design of each fabric: address, machine and what it peers or balances by.
 OF_A_NODE = {
     "aws-transit-gateway": ("{}", "{}", "{}"),
     "aws-route-server": ("{}", "{}", "{}-1", "{}-2"),
     "gcp-router-appliance": ("{}", "{}", "{}", "{}-1", "{}-2"),
     "gcp-passthrough": ("{}", "{}", "internal-{}", "external-{}"),
+}
+# The VPC's own routes to VIPs: to the gateway from each table of workers, or to the balancer. Elsewhere only sessions tell of them.
+ROUTES_TO_POOLS = {
+    "aws-transit-gateway": {
+        POOL: ("workers-eu-central-1a-203.0.113.0-26", "workers-eu-central-1b-203.0.113.0-26"),
+        OTHER_POOL: ("workers-eu-central-1a-203.0.113.64-26", "workers-eu-central-1b-203.0.113.64-26"),
+    },
+    "aws-route-server": {POOL: (), OTHER_POOL: ()},
+    "gcp-router-appliance": {POOL: (), OTHER_POOL: ()},
+    "gcp-passthrough": {POOL: ("pool-203-0-113-0-26",), OTHER_POOL: ("pool-203-0-113-64-26",)},
 }
 
 
@@ -53,14 +73,18 @@ class Life:
         assert done.returncode == 0, f"{self.name}, {stage}: {done.said[-4000:]}"
         self.done[stage], self.worlds[stage] = done, self.stack.world
 
-    def settings(self, numbers: tuple[int, ...], image: str | None = None) -> None:
+    @property
+    def kind(self) -> str:
+        return self.name.split("-")[0]
+
+    def settings(self, numbers: tuple[int, ...], image: str | None = None, pool: str = POOL, **changes: Any) -> None:
         """Change the stack file."""
-        kind, fabric = self.name.split("-", 1)
-        changes = {key: PLATFORMS[self.name][key] for key in PLATFORMS[self.name].keys() & {"internetIngress"}}
-        values = (aws if kind == "aws" else gcp)(fabric, numbers, **changes)
+        fabric = self.name.split("-", 1)[1]
+        kept = {key: PLATFORMS[self.name][key] for key in PLATFORMS[self.name].keys() & {"internetIngress"}}
+        values = (aws if self.kind == "aws" else gcp)(fabric, numbers, **kept, **changes)
         if image is not None:
             values["edge"]["image"] = image
-        self.stack.configure({"samegate:platform": values})
+        self.stack.configure({"samegate:platform": values, "samegate:pool": pool})
 
 
 def _new_stack(folder: Path) -> Stack:
@@ -83,8 +107,13 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     life.stage("two nodes more", stack.up())
     life.settings((1, 2, 4))
     life.stage("one node less", stack.up())
-    life.settings((1, 2, 4), NEWER_IMAGES[request.param.split("-")[0]])
+    life.settings((1, 2, 4), NEWER_IMAGES[life.kind])
     life.stage("another image", stack.up())
+    newer = NEWER_VERSION[life.kind]
+    life.settings((1, 2, 4), **newer)
+    life.stage("another version", stack.up())
+    life.settings((1, 2, 4), **newer, pool=OTHER_POOL, workers=OTHER_WORKERS[life.kind])
+    life.stage("other pools", stack.up())
     with cloud.opened(stack.world_file) as world:
         machine = next(o for o in world.objects.values() if o.token in MACHINES and o.name == "edge1")
         del world.objects[machine.identifier]
@@ -131,12 +160,50 @@ def test_a_node_that_goes_touches_only_what_is_its_own(life: Life) -> None:
     assert sorted(steps) == [("delete", part) for part in _node(life, "edge3")]
 
 
+def _calls(life: Life, after: str, stage: str) -> list[tuple[str, str, str]]:
+    """(call, type, name) of what the cloud was asked for since the other stage, in order."""
+    calls = [line.split(" ") for line in life.worlds[stage].log[len(life.worlds[after].log) :]]
+    return [(call, token, name) for call, token, name in calls]
+
+
+def _one_at_a_time(life: Life) -> list[tuple[str, str, str]]:
+    machine = INSTANCE if life.kind == "aws" else VM
+    return [(call, machine, name) for name in ("edge1", "edge2", "edge4") for call in ("delete", "create")]
+
+
 def test_machines_are_replaced_one_at_a_time(life: Life) -> None:
-    before = len(life.worlds["one node less"].log)
-    calls = [line.split(" ") for line in life.worlds["another image"].log[before:]]
-    assert [(call, name) for call, token, name in calls if token in MACHINES] == [
-        (call, name) for name in ("edge1", "edge2", "edge4") for call in ("delete", "create")
+    calls = _calls(life, "one node less", "another image")
+    assert [call for call in calls if call[1] in MACHINES] == _one_at_a_time(life)
+
+
+def test_another_version_is_taken_in_place_by_control_plane_and_then_workers_and_by_edge_nodes_with_its_image(
+    life: Life,
+) -> None:
+    on_aws = life.kind == "aws"
+    in_place = [
+        ("update", CLUSTER if on_aws else GKE, "cluster"),
+        ("update", NODE_GROUP if on_aws else NODES, "workers"),
     ]
+    calls = _calls(life, "another image", "another version")
+    assert [call for call in calls if call[1] not in MACHINES] == in_place
+    assert [call for call in calls if call[1] in MACHINES] == (_one_at_a_time(life) if on_aws else [])
+    # A node is never newer than the API server.
+    assert calls[0] == in_place[0]
+    touched = {"cluster", "workers", *(("edge1", "edge2", "edge4") if on_aws else ())}
+    assert {name for _, name in life.done["another version"].steps} == touched
+
+
+def test_another_pool_of_addresses_moves_only_its_routes_and_another_pool_of_workers_nothing_else(life: Life) -> None:
+    """A node group of EKS keeps its machine type for life, so that another one comes before it goes; a node pool of GKE changes."""
+    calls = _calls(life, "another version", "other pools")
+    workers = [(call, name) for call, token, name in calls if token in (NODE_GROUP, NODES)]
+    assert workers == [(call, "workers") for call in (("create", "delete") if life.kind == "aws" else ("update",))]
+    routes = ROUTES_TO_POOLS[life.name]
+    assert sorted((call, name) for call, token, name in calls if token not in (NODE_GROUP, NODES)) == [
+        *(("create", name) for name in routes[OTHER_POOL]),
+        *(("delete", name) for name in routes[POOL]),
+    ]
+    assert {name for _, name in life.done["other pools"].steps} == {"workers", *routes[POOL], *routes[OTHER_POOL]}
 
 
 def test_a_replaced_machine_keeps_its_sessions(life: Life) -> None:
@@ -189,3 +256,45 @@ def test_after_errors_in_the_middle_further_ups_complete_without_duplicates(tmp_
     assert completed.returncode == 0, completed.said[-4000:]
     assert not any(fault["times"] for fault in stack.world.faults)
     assert _existing(stack.world) == _golden(name)
+
+
+RUNBOOK = ROOT / "docs/runbook.md"
+
+
+def _way_out_of_a_killed_update() -> list[list[str]]:
+    """The arguments of each command of the runbook's section, in order."""
+    section = RUNBOOK.read_text().split("## A `pulumi up` that was killed")[1].split("\n## ")[0]
+    blocks = "".join(block.split("```")[0] for block in section.split("```sh\n")[1:])
+    return [line.split()[1:] for line in blocks.splitlines()]
+
+
+def test_after_a_killed_engine_the_runbooks_commands_complete_the_stack_without_duplicates(tmp_path: Path) -> None:
+    """One session was made and nobody was told, the other one not: the state cannot tell the two apart."""
+    name = "aws-transit-gateway"
+    stack = _new_stack(tmp_path)
+    stack.configure({"samegate:platform": PLATFORMS[name]})
+    cloud.inject(stack.world_file, PEER, "create", "Hang", 1, "edge1")
+    cloud.inject(stack.world_file, PEER, "create", "Lost", 1, "edge2")
+    pending = {(PEER, "edge1"), (PEER, "edge2")}
+    waiting = pending | {(INSTANCE, "edge1"), (INSTANCE, "edge2")}
+    # Everything else is made and known, so that exactly these are in the air.
+    stack.killed_up(when=lambda: stack.recorded("aws") == (set(_golden(name)) - waiting, pending))
+    (made,) = stack.world.of(PEER)
+    assert made.name == "edge1"
+    assert "locked" in stack.up().said
+    said: dict[str, str] = {}
+    for command in _way_out_of_a_killed_update():
+        agreed = ("--yes", "--skip-preview") if command[0] in ("refresh", "up") else ()
+        done = stack.pulumi(*("test" if word == "STACK" else word for word in command), *agreed)
+        assert done.returncode == 0, done.said[-4000:]
+        said[command[0]] = done.said
+        if command[0] == "stack":
+            begun = json.loads(done.said)["deployment"]["pending_operations"]
+            names = {(o["resource"]["type"], o["resource"]["urn"].split("::")[-1]) for o in begun}
+            assert names == pending
+            with cloud.opened(stack.world_file) as world:
+                for left in [o for o in world.objects.values() if (o.token, o.name) in names]:
+                    del world.objects[left.identifier]
+    assert list(said) == ["cancel", "stack", "refresh", "up"]
+    assert _existing(stack.world) == _golden(name)
+    assert stack.recorded("aws") == (set(_golden(name)), set())

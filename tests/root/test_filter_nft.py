@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.root
 
 POOLS = (ip_network("203.0.113.0/24"),)
 EDGE = EdgeFilter(POOLS, frozenset({VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)}))
+# A rate that the kernel cannot keep as it is.
+LIMITED_EDGE = replace(EDGE, max_syn_per_second=7000)
 WORKER = WorkerFilter(POOLS, (ip_address("192.0.2.1"),), ((4, 1440), (6, 1400)))
 Run = Callable[[Sequence[str], str], "subprocess.CompletedProcess[str]"]
 
@@ -43,7 +46,7 @@ def run() -> Iterator[Run]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-@pytest.mark.parametrize("table", [EDGE, WORKER], ids=["edge", "worker"])
+@pytest.mark.parametrize("table", [EDGE, LIMITED_EDGE, WORKER], ids=["edge", "limited edge", "worker"])
 def test_the_filter_comes_is_watched_and_goes(run: Run, table: FilterTable) -> None:
     packet_filter = PacketFilter(POOLS, run)
     assert packet_filter.digest() is None

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,12 +54,16 @@ subprocess.run(["/run/modprobe", "ip_vs_mh", "ipip", "ip6_tunnel"], check=True)
 attempt("service with ip_vs_mh", lambda: edge().apply([AddService(WEB)]))
 attempt("probe device with ipip", lambda: edge().apply([AddProbeDevice(4)]))
 attempt("probe device with ip6_tunnel", lambda: edge().apply([AddProbeDevice(6)]))
+subprocess.run(["/run/modprobe", "iptable_raw", "xt_CT", "xt_tcpudp"], check=True)
+said["limit without xt_hashlimit"] = edge().limits_syn()
+subprocess.run(["/run/modprobe", "xt_hashlimit"], check=True)
+said["limit with xt_hashlimit"] = edge().limits_syn()
 Path("/mnt/said.json").write_text(json.dumps(said))
 """
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, list[str]]:
+def said() -> dict[str, Any]:
     """Kind and text of the error at each step, in a machine whose kernel loads nothing by itself."""
     for tool in (throwaway.KERNEL, "cc"):
         if shutil.which(tool) is None:
@@ -72,7 +77,7 @@ def said() -> dict[str, list[str]]:
         )
         answer = Path(exchange) / "said.json"
         assert answer.exists(), f"{result.output}\n{result.console[-2000:]}"
-        found: dict[str, list[str]] = json.loads(answer.read_text())
+        found: dict[str, Any] = json.loads(answer.read_text())
     return found
 
 
@@ -87,19 +92,23 @@ def said() -> dict[str, list[str]]:
         ("tunnel without ip6_tunnel", "ip6_tunnel"),
     ],
 )
-def test_a_missing_module_is_named_with_how_to_load_it(said: dict[str, list[str]], step: str, module: str) -> None:
+def test_a_missing_module_is_named_with_how_to_load_it(said: dict[str, Any], step: str, module: str) -> None:
     kind, text = said[step]
     assert kind == "ConfigError", text
     assert f"modprobe {module}" in text
     assert "modules-load.d" in text
 
 
-def test_a_filter_whose_modules_are_missing_says_so(said: dict[str, list[str]]) -> None:
+def test_a_filter_whose_modules_are_missing_says_so(said: dict[str, Any]) -> None:
     kind, text = said["filter without its matches"]
     assert kind == "ConfigError", text
     assert "iptables" in text or "nf_tables" in text
 
 
 @pytest.mark.parametrize("step", ["service with ip_vs_mh", "probe device with ipip", "probe device with ip6_tunnel"])
-def test_with_the_module_the_same_step_works(said: dict[str, list[str]], step: str) -> None:
+def test_with_the_module_the_same_step_works(said: dict[str, Any], step: str) -> None:
     assert said[step] == ["fine", ""]
+
+
+def test_a_limit_of_new_connections_is_tried_before_it_is_asked_for(said: dict[str, Any]) -> None:
+    assert (said["limit without xt_hashlimit"], said["limit with xt_hashlimit"]) == (False, True)

@@ -3,5 +3,7 @@
 import pulumi
 
 from tests.providers.platform_program.program import run
+from tests.providers.stacks import POOL
 
-run(pulumi.Config("samegate").require_object("platform"))
+config = pulumi.Config("samegate")
+run(config.require_object("platform"), config.get("pool") or POOL)

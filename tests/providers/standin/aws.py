@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from tests.providers.standin import sdk
 from tests.providers.standin.cloud import Object, Refused, World
 from tests.providers.standin.replacement import aws_create_only
-from tests.providers.standin.rules import Check, Rules, values_at
+from tests.providers.standin.rules import Check, Rules, check_version_step, minor_version, values_at
 
 VPC, SUBNET, ENI, INSTANCE = (
     "aws:ec2/vpc:Vpc",
@@ -102,6 +102,8 @@ PEERS_PER_CONNECT = 4
 ENDPOINTS_PER_SERVER, ENDPOINTS_PER_SUBNET = 10, 2
 """VPC quotas, Route Server (clouds.md D3)."""
 ATTACHMENTS = (TGW_VPC, CONNECT)
+FRAMEWORK = (SERVER, SERVER_ENDPOINT, SERVER_PEER, INGRESS, EGRESS)
+"""Types that the provider has from the plugin framework: of their default tags it says nothing before the update (pulumi-aws, provider/tags.go)."""
 _CLUSTER_GROUP = "sg-eks-"
 """EKS makes a security group with each cluster; here its identifier says whose it is."""
 API_SERVER = "SAMEGATE_SIMULATED_API_SERVER"
@@ -373,6 +375,9 @@ def _cluster(world: World, made: Object) -> None:
     service = (made.inputs.get("kubernetesNetworkConfig") or {}).get("serviceIpv4Cidr")
     if service and _overlap(service, vpc.inputs["cidrBlock"]):
         raise Refused("InvalidParameterException", f"serviceIpv4Cidr {service} overlaps the VPC")
+    if (version := made.inputs.get("version")) is not None:
+        check_version_step("InvalidParameterException", made.outputs.get("version"), version)
+        made.outputs["version"] = version
     made.outputs |= {"vpcConfig": {**made.inputs["vpcConfig"], "vpcId": vpc.identifier}, "status": "ACTIVE"}
     made.outputs["vpcConfig"]["clusterSecurityGroupId"] = f"{_CLUSTER_GROUP}{made.identifier}"
     made.outputs |= api_server()
@@ -382,6 +387,16 @@ def api_server() -> dict[str, Any]:
     """Where the simulated cluster is reached: a real kube-apiserver if the test started one, else an address that nobody answers at."""
     endpoint, authority = os.environ.get(API_SERVER, "https://192.0.2.1 ").split(" ", 1)
     return {"endpoint": endpoint, "certificateAuthority": {"data": authority}}
+
+
+def _node_group(world: World, made: Object) -> None:
+    control_plane = world.get(made.inputs["clusterName"], CLUSTER).outputs.get("version")
+    version = made.inputs.get("version") or control_plane
+    # Kubernetes' version skew policy: a kubelet is never newer than the API server.
+    if control_plane is not None and minor_version(version) > minor_version(control_plane):
+        raise Refused(
+            "InvalidParameterException", f"Nodegroup Kubernetes version {version} is newer than {control_plane}"
+        )
 
 
 def _template(world: World, made: Object) -> None:
@@ -433,6 +448,7 @@ class Aws(Rules):
         SERVER_PEER: _server_peer,
         SERVER_PROPAGATION: _propagation,
         CLUSTER: _cluster,
+        NODE_GROUP: _node_group,
         TEMPLATE: _template,
         ENTRY: _access_entry,
         EIP: _eip,
@@ -497,6 +513,11 @@ class Aws(Rules):
 
     def automatic_name(self, token: str) -> str | None:
         return {**self._NAMED, NODE_GROUP: "nodeGroupName", GROUP: "name"}.get(token)
+
+    def added(self, token: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        if token in FRAMEWORK or "tagsAll" not in sdk.resource_type(token).outputs:
+            return {}
+        return {"tagsAll": {**_default_tags(config), **(inputs.get("tags") or {})}}
 
     def identifier(
         self, world: World, token: str, name: str, inputs: Mapping[str, Any], config: Mapping[str, Any]

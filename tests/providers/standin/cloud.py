@@ -17,7 +17,7 @@ from typing import Any
 
 from pulumi.runtime.rpc import UNKNOWN
 
-_WORDS = ("name", "description", "tags", "labels")
+_WORDS = ("name", "description", "tags", "tagsAll", "labels")
 """Inputs that name nothing else: a cluster and the `Name` of a gateway may both be "samegate"."""
 HEADING = "SIMULATED: nothing here exists in any cloud"
 ATTEMPTS = 3
@@ -130,7 +130,7 @@ def inject(path: Path, token: str, operation: str, code: str, times: int = 1, na
     """Let the next ``times`` calls of ``operation`` (create, update, delete) on the type (and, if given, resource name) fail.
 
     The code ``Throttled`` and ``NotVisibleYet`` are asked again by the stand-in, up to ``ATTEMPTS`` times. ``CreatedButFailed`` fails after the
-    object was made; ``Hang`` never answers, for a test that kills the engine.
+    object was made. ``Hang`` and ``Lost`` never answer, for a test that kills the engine: the one does what was asked, the other does nothing.
     """
     with opened(path) as world:
         world.faults.append({"token": token, "operation": operation, "code": code, "times": times, "name": name})

@@ -12,7 +12,7 @@ from tests.providers.standin import sdk
 from tests.providers.standin.aws import API_SERVER
 from tests.providers.standin.cloud import Object, Refused, World
 from tests.providers.standin.replacement import gcp_create_only
-from tests.providers.standin.rules import Check, Rules
+from tests.providers.standin.rules import Check, Rules, check_version_step, minor_version
 
 
 def _token(module: str, name: str) -> str:
@@ -229,6 +229,8 @@ def _cluster(world: World, made: Object) -> None:
     for key in ("clusterSecondaryRangeName", "servicesSecondaryRangeName"):
         if key in policy and policy[key] not in names:
             raise Refused("invalid", f"{key} {policy[key]!r} is no secondary range of {subnet.name}")
+    if (version := made.inputs.get("minMasterVersion")) is not None:
+        check_version_step("failedPrecondition", made.outputs.get("masterVersion"), version)
     endpoint, authority = os.environ.get(API_SERVER, "https://192.0.2.1 ").split(" ", 1)
     config = made.inputs.get("controlPlaneEndpointsConfig") or {}
     dns = {**(config.get("dnsEndpointConfig") or {}), "endpoint": endpoint.removeprefix("https://")}
@@ -236,8 +238,18 @@ def _cluster(world: World, made: Object) -> None:
         "endpoint": endpoint.removeprefix("https://"),
         "masterAuth": {"clusterCaCertificate": authority},
         "controlPlaneEndpointsConfig": {**config, "dnsEndpointConfig": dns},
-        "masterVersion": made.inputs.get("minMasterVersion"),
+        "masterVersion": version,
     }
+
+
+def _pool(world: World, made: Object) -> None:
+    master = RULES.resolve(world, made.inputs["cluster"], "cluster", (CLUSTER,)).outputs.get("masterVersion")
+    version = made.inputs.get("version") or master
+    # Kubernetes' version skew policy: a kubelet is never newer than the API server.
+    if master is not None and minor_version(version) > minor_version(master):
+        raise Refused(
+            "invalid", f'Node version "{version}" must not have a greater minor version than master version "{master}"'
+        )
 
 
 class Gcp(Rules):
@@ -257,6 +269,7 @@ class Gcp(Rules):
         RULE: _rule,
         ROUTE: _route,
         CLUSTER: _cluster,
+        POOL: _pool,
     }
     references: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         SUBNET: {"network": (NETWORK,)},

@@ -40,6 +40,10 @@ class Rules(ABC):
         """The input that gets a name of its own when the program gives none."""
         return None
 
+    def added(self, token: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs that the provider adds by itself, already at preview."""
+        return {}
+
     def findings(self, token: str, inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
         """What the provider itself refuses at preview, beyond types."""
         return []
@@ -86,6 +90,20 @@ class Rules(ABC):
     def resolve(self, world: World, value: Any, path: str, tokens: tuple[str, ...]) -> Object:
         """The object that an input names; refused unless it exists and has one of the types."""
         return world.get(value, *tokens, code=f"Invalid{path[:1].upper()}{path[1:]}.NotFound")
+
+
+def check_version_step(code: str, former: str | None, wanted: str) -> None:
+    """A control plane goes up by one minor version at a time, and never down (EKS user guide and GKE documentation, cluster upgrades).
+
+    ``former`` is None when there is none yet. Raises Refused.
+    """
+    if former is not None and minor_version(wanted) - minor_version(former) not in (0, 1):
+        raise Refused(code, f"Unsupported Kubernetes minor version update from {former} to {wanted}")
+
+
+def minor_version(version: str) -> int:
+    """34 of ``1.34`` and of ``1.34.1-gke.1829001``."""
+    return int(version.split(".")[1])
 
 
 def values_at(inputs: Mapping[str, Any], path: str) -> list[Any]:

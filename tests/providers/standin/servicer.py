@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from pulumi.runtime.rpc import UNKNOWN
 from tests.providers.standin import cloud, sdk
 from tests.providers.standin.rules import Rules
 
+ENGINE_CHECK_SECONDS = 1.0
 _ADD, _DELETE, _UPDATE = (
     (proto.PropertyDiff.ADD, proto.PropertyDiff.ADD_REPLACE),
     (proto.PropertyDiff.DELETE, proto.PropertyDiff.DELETE_REPLACE),
@@ -76,7 +78,10 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return proto.DiffResponse(changes=proto.DiffResponse.DIFF_NONE)
 
     async def Configure(self, request: Any, context: Any) -> Any:
-        self.config = _plain(request.args)
+        # What is no text is JSON to a provider.
+        self.config = {
+            k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" else v for k, v in _plain(request.args).items()
+        }
         return proto.ConfigureResponse(
             acceptSecrets=False, supportsPreview=True, acceptResources=False, acceptOutputs=False
         )
@@ -98,6 +103,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         if not found and (named := self.rules.automatic_name(token)) and named not in inputs:
             former = _plain(request.olds).get(named)
             inputs[named] = former or f"{_name(request.urn)}-{request.randomSeed.hex()[:7]}"
+        if not found:
+            inputs |= self.rules.added(token, inputs, self.config)
         failures = [proto.CheckFailure(property=name, reason=reason) for name, reason in found]
         return proto.CheckResponse(inputs=_struct(inputs), failures=failures)
 
@@ -191,13 +198,13 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
                 if fault in ("Throttled", "NotVisibleYet") and attempt + 1 < cloud.ATTEMPTS:
                     continue
                 try:
-                    if fault is None or fault in ("CreatedButFailed", "Hang"):
+                    if fault in (None, "CreatedButFailed", "Hang"):
                         done = act(world)
-                    else:
+                    elif fault != "Lost":
                         raise cloud.Refused(fault, "injected by the test")
                 except cloud.Refused as refusal:
                     await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"[SIMULATED] {refusal}")
-            if fault == "Hang":
+            if fault in ("Hang", "Lost"):
                 await asyncio.sleep(3600)
             if fault == "CreatedButFailed":
                 await _refuse_half_made(context, done.identifier, self._outputs(done), done.inputs)
@@ -229,10 +236,11 @@ class _Status(grpc.Status):  # type: ignore[misc]
 
 
 def serve(rules: Rules, path: Path) -> None:
-    """Answer the engine that started this process until it ends it. Prints the port, which is what the engine waits for."""
+    """Answer the engine that started this process until either ends. Prints the port, which is what the engine waits for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("engine", nargs="?")
     parser.parse_known_args()
+    engine = os.getppid()
 
     async def run() -> None:
         server = grpc.aio.server(options=_GRPC_CHANNEL_OPTIONS)
@@ -241,6 +249,9 @@ def serve(rules: Rules, path: Path) -> None:
         await server.start()
         sys.stdout.write(f"{port}\n")
         sys.stdout.flush()
-        await server.wait_for_termination()
+        # An engine that is killed ends nobody else.
+        while os.getppid() == engine:
+            await asyncio.sleep(ENGINE_CHECK_SECONDS)
+        await server.stop(None)
 
     asyncio.run(run())

@@ -42,6 +42,7 @@ IMAGE = "projects/debian-cloud/global/images/debian-13-trixie-v20261110"
         ({"masterCidr": "172.16.255.0/27"}, ("172.16.255.0/27", "/28")),
         ({"mtuBytes": 9001}, ("mtuBytes", "8896")),
         ({"kubernetesVersion": "1.19"}, ("'1.19'", "Use one of")),
+        ({"kubernetesVersion": "1.34"}, ("'1.34'", "every preview", "get-server-config")),
         ({"apiServer": {"access": "cidrs", "cidrs": ["0.0.0.0/0"]}}, ("0.0.0.0/0", "everybody", "operators")),
         ({"edge": {"image": "projects/debian-cloud/global/images/family/debian-13", "nodes": []}}, ("image",)),
         ({"edge": {"image": IMAGE, "nodes": [{"number": 1, "zone": "europe-west3-a"}]}}, ("every VIP", "another zone")),

@@ -31,6 +31,7 @@ class EchoServer(socketserver.ThreadingTCPServer):
         self.pod = "pod-a"
         self.mute = False
         self.end_next: str | None = None
+        self.connections = threading.Semaphore(0)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -48,6 +49,7 @@ class _Conversation(socketserver.StreamRequestHandler):
     server: EchoServer
 
     def handle(self) -> None:
+        self.server.connections.release()
         self.greet()
         for line in self.rfile:
             if (how := self.server.end_next) is not None:
@@ -180,10 +182,11 @@ def test_new_connections_keep_their_rate_while_the_server_is_mute(echo: EchoServ
 
 
 def test_new_connections_go_on_until_stopped(echo: EchoServer) -> None:
+    began = time.monotonic()
     with HERE.connections(ConnectionsPlan("tcp", echo.target, per_second=100, sources=("127.0.0.9",))) as connections:
-        time.sleep(0.6)
+        assert all(echo.connections.acquire(timeout=20) for _ in range(20))
         samples = connections.stop()
-    assert 10 <= len(samples) <= 70
+    assert 20 <= len(samples) <= 1 + 100 * (time.monotonic() - began)
     assert {(s.ok, s.pod, s.node, s.client) for s in samples} == {(True, "pod-a", "node-1", "127.0.0.9")}
 
 

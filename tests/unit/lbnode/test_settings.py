@@ -63,6 +63,9 @@ def with_value(value: Any, *path: str | int) -> dict[str, Any]:
         (True, ("bgp", "localAsn"), ["settings.bgp.localAsn = True", "integer"]),
         ("9", (*PEER, "holdTimeSeconds"), ["holdTimeSeconds = '9'", "integer"]),
         (0, ("health", "rise"), ["settings.health.rise = 0", "greater than or equal to 1"]),
+        (999, ("ipvs", "maxSynPerSecond"), ["settings.ipvs.maxSynPerSecond = 999", "greater than or equal to 1000"]),
+        (100_001, ("ipvs", "maxSynPerSecond"), ["maxSynPerSecond = 100001", "less than or equal to 100000"]),
+        ("1000", ("ipvs", "maxSynPerSecond"), ["maxSynPerSecond = '1000'", "integer"]),
         ("direct", ("forwarding",), ["settings.forwarding = 'direct'", "'tunnel' or 'nat'"]),
         ("by-edge", ("return",), ["settings.return = 'by-edge'", "'direct' or 'via-edge'"]),
         (0, (*PEER, "port"), ["peers.0.port = 0"]),
@@ -175,7 +178,7 @@ def test_the_defaults_are_those_of_the_architecture() -> None:
     assert found.service_class == "samegate.dev/lb"
     assert not found.serve_without_class
     assert (found.weights, found.forwarding, found.return_path) == ("equal", "tunnel", "direct")
-    assert found.ipvs.udp_seconds == 30
+    assert (found.ipvs.udp_seconds, found.ipvs.max_syn_per_second) == (30, None)
 
 
 def test_segments_fit_the_tunnel_with_their_headers() -> None:
@@ -244,7 +247,7 @@ def raw_settings(draw: st.DrawFn) -> dict[str, Any]:
         | maybe("serviceClass", st.text(min_size=1, max_size=20))
         | maybe("serveWithoutClass", st.booleans())
         | maybe("weights", st.sampled_from(["equal", "endpoints"]))
-        | maybe("ipvs", st.fixed_dictionaries({"tcpSeconds": seconds, "udpSeconds": seconds}))
+        | maybe("ipvs", st.fixed_dictionaries({"tcpSeconds": seconds, "udpSeconds": seconds, "maxSynPerSecond": st.none() | st.integers(1000, 100_000)}))
         | maybe("drain", st.builds(dict, withdrawSeconds=st.floats(0, 100)))
         | maybe("edgeNodeSelector", st.dictionaries(names.map("e/".__add__), names, min_size=1, max_size=2))
     )  # fmt: skip

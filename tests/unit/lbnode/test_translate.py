@@ -506,6 +506,12 @@ def test_timeouts_come_from_the_settings() -> None:
     assert plan(ipvs={"udpSeconds": 7}).state.timeouts.udp_seconds == 7
 
 
+def test_a_limit_of_new_connections_comes_from_the_settings_and_its_change_is_a_change_of_the_filter() -> None:
+    free, slow, fast = (plan(ipvs=limit) for limit in ({}, {"maxSynPerSecond": 1000}, {"maxSynPerSecond": 5000}))
+    assert [p.filter.max_syn_per_second for p in (free, slow, fast)] == [None, 1000, 5000]
+    assert len({p.state.filter_digest for p in (free, slow, fast)}) == 3
+
+
 def test_sysctls_let_a_node_pick_up_flows_that_it_never_saw_open_and_hear_its_probes() -> None:
     assert plan().state.sysctls == {
         "net.ipv4.conf.all.rp_filter": "2",

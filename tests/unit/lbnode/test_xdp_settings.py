@@ -53,6 +53,7 @@ def test_the_text_of_settings_of_either_data_plane_reads_back_to_the_same_value(
         ({"xdp": {}}, ("xdp.devices", "Name the devices")),
         ({"forwarding": "nat"}, ("forwarding nat", "Use forwarding tunnel, or dataplane ipvs")),
         ({"dataplane": "ebpf"}, ("dataplane", "ebpf")),
+        ({"ipvs": {"maxSynPerSecond": 5000}}, ("ipvs.maxSynPerSecond", "Remove it")),
         ({"outsideEdges": [{"name": "vm1", "addresses": ["198.18.0.13"]}]}, ("outsideEdges", "IPVS alone")),
         ({"bgp": {**SETTINGS["bgp"], "links": [LINK]}}, ("bgp.links", "peers without links")),
         ({"xdp": {**XDP, "flowsPerProcessor": 1500}}, ("1500", "no power of two", "Set it to 2048")),

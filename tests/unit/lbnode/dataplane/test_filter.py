@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -88,6 +89,38 @@ def test_the_edge_tracks_no_connection_of_a_pool_either_way_and_forwards_nothing
         )
         assert raw["SAMEGATE-OUTPUT"] == (f"-d {pool} -j CT --notrack", f"-s {pool} -j CT --notrack")
         assert rendered[version, "mangle"].chains["SAMEGATE-FORWARD"] == (f"-d {pool} -j DROP",)
+
+
+def test_new_connections_of_tcp_are_limited_by_vip_before_their_port_is_let_in() -> None:
+    assert not any("hashlimit" in r for text in render(EDGE).values() for rules in text.chains.values() for r in rules)
+    ranges = frozenset({(WEB, ip_network("198.51.100.0/24")), (WEB, ip_network("192.0.2.0/24"))})
+    chains = render(EdgeFilter(POOLS, EDGE.served, limited=ranges, max_syn_per_second=5000))[4, "mangle"].chains
+    (group,) = [rules for rules in chains.values() if any("--dport 53 " in r for r in rules)]
+    web = "-d 203.0.113.1/32 -p tcp -m tcp --dport 80"
+    too_many = (
+        "--tcp-flags FIN,SYN,RST,ACK SYN -m hashlimit --hashlimit-above 5000/sec --hashlimit-burst 5000"
+        " --hashlimit-mode dstip --hashlimit-name samegate-5000 -j DROP"
+    )
+    # Strangers, who are not let in anyway, use up nothing.
+    assert group == (
+        f"-s 192.0.2.0/24 {web} {too_many}",
+        f"-s 192.0.2.0/24 {web} -j ACCEPT",
+        f"-s 198.51.100.0/24 {web} {too_many}",
+        f"-s 198.51.100.0/24 {web} -j ACCEPT",
+        "-d 203.0.113.1/32 -p udp -m udp --dport 53 -j ACCEPT",
+    )
+
+
+@given(st.integers(1000, 100_000))
+def test_a_limit_is_written_as_the_kernel_keeps_it_and_is_at_most_a_tenth_more_than_asked_for(asked: int) -> None:
+    """``libxt_hashlimit`` gives the kernel a second's parts as whole microseconds, and prints the rate that these come to."""
+    text = render(EdgeFilter(POOLS, EDGE.served, max_syn_per_second=asked))[4, "mangle"]
+    (written,) = {
+        int(found) for rules in text.chains.values() for r in rules for found in re.findall(r"above (\d+)/sec", r)
+    }
+    microseconds = 1_000_000 // written
+    assert 1_000_000 // microseconds == written
+    assert asked <= written <= 1.1 * asked
 
 
 def test_the_worker_takes_only_pools_and_its_probe_address_out_of_tunnels() -> None:

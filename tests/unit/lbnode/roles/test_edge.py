@@ -610,3 +610,29 @@ def test_a_node_whose_link_is_missing_is_not_ready_and_makes_it_in_the_next_pass
     world.kernel.links.clear()
     asyncio.run(world.run(2))
     assert (set(world.kernel.links), world.edge.not_ready()) == ({"sgl-tgw"}, [])
+
+
+def test_a_limit_that_the_kernel_cannot_keep_is_told_and_takes_no_announcement_with_it() -> None:
+    world = World()
+    world.kernel.able_to_limit_syn = False
+    world.settings = parse(SETTINGS | {"ipvs": {"maxSynPerSecond": 5000}})
+    assert announced_after(world, 2)
+    plan = world.edge.view.plan
+    assert plan is not None and plan.filter.max_syn_per_second is None
+    [warning] = plan.warnings
+    assert all(word in warning for word in ("maxSynPerSecond 5000", "modprobe xt_hashlimit"))
+
+
+def test_a_limit_that_the_kernel_can_keep_is_in_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settings = parse(SETTINGS | {"ipvs": {"maxSynPerSecond": 5000}})
+    assert announced_after(world, 2)
+    plan = world.edge.view.plan
+    assert plan is not None and (plan.filter.max_syn_per_second, plan.warnings) == (5000, ())
+
+    def silent() -> bool:
+        raise Retry("the lock of the tools is held")
+
+    world.start()
+    monkeypatch.setattr(world.kernel, "limits_syn", silent)
+    assert announced_after(world, 2), "a kernel that cannot be asked now does not end the pass"
