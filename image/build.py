@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tools
+import tools.bpf
 from image import debian, recipe, sbom
 from image.bytecode import compile_modules
 from image.layer import Layer, cache_directory, cached, fingerprint, pack, unpacked
@@ -65,7 +66,8 @@ def build(
     base = layer("debian", "Debian packages", debian.unpack)
     wheels = layer("wheels", "Python wheels", lambda tree: _wheels(base, tree), base.digest, LOCK.read_bytes())
     sources = [part for path in _agent_sources() for part in (str(path.relative_to(ROOT)), path.read_bytes())]
-    agent = layer("agent", "the agent", lambda tree: _agent(base, tree), base.digest, *sources)
+    compiler = Path(tools.bpf.__file__).read_bytes()
+    agent = layer("agent", "the agent", lambda tree: _agent(base, tree), base.digest, compiler, *sources)
     layers = (base, wheels, agent)
     bill = _bill(layers)
     checksum = "sha256:" + hashlib.sha256(bill).hexdigest()
@@ -139,6 +141,10 @@ def _agent(base: Layer, tree: Path) -> None:
         target = tree / recipe.SITE_PACKAGES / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+    try:
+        tools.bpf.build(output=tree / recipe.SITE_PACKAGES / "lbnode" / "bpf")
+    except tools.bpf.BpfBuildError as error:
+        raise BuildError(f"the XDP program cannot be compiled: {error}") from error
     for name, text in recipe.COMMANDS.items():
         command = tree / name
         command.parent.mkdir(parents=True, exist_ok=True)

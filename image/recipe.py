@@ -23,6 +23,7 @@ DEBIAN_PACKAGES = {
     "bird2": "BGP and BFD in a process of their own",
     "nftables": "the packet filter",
     "iptables": "the packet filter on kernels without nf_tables families (a functional probe decides)",
+    "libbpf1": "loads the XDP program, where dataplane xdp is chosen",
     "ipset": "the set of served ports, for iptables",
     "iproute2": "`ip`, for people who look into a pod",
 }

@@ -225,9 +225,16 @@ class Differences:
         self._vips, self._here = desired.vips, observed.vips
         self._want, self._have = _by_address(desired), _by_address(observed)
         self._alike = alike
+        # The other way round nobody is harmed: packets meet XDP before IPVS.
+        self._passed_by = sorted(r.device for r in observed.remains if r.dataplane == "xdp")
+        self._unseen = sorted(observed.lost_programs)
 
     def of(self, address: IPAddress) -> str | None:
         """What differs of one VIP, for people, or ``None``."""
+        if self._passed_by:
+            return f"packets from {', '.join(self._passed_by)} pass IPVS by: the XDP program of an agent with dataplane xdp is still there"
+        if self._unseen:
+            return f"packets from {', '.join(self._unseen)} are not balanced: the XDP program is not there any more"
         if address in self._vips and address not in self._here:
             return f"{address} is not on the loopback device"
         want, have = self._want.get(address, {}), self._have.get(address, {})
@@ -235,11 +242,11 @@ class Differences:
             return None
         for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
             if key not in have:
-                return f"IPVS lacks {key}"
+                return f"the data plane lacks {key}"
             if key not in want:
-                return f"IPVS has {key}, which is not wanted"
+                return f"the data plane has {key}, which is not wanted"
             if not self._alike(want[key], have[key]):
-                return f"IPVS differs at {key}"
+                return f"the data plane differs at {key}"
         return None
 
 

@@ -15,6 +15,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    AttachPrograms,
     DeliveryTable,
     Destination,
     EdgeState,
@@ -32,6 +33,7 @@ from lbnode.model import (
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveRemains,
     RemoveReturnPath,
     RemoveReturnTunnel,
     RemoveService,
@@ -115,6 +117,12 @@ def diff_edge(
     # A kernel without the tunnels of IPv6 stops here, with IPv4 in place.
     operations += _probe_paths(6, desired, observed)
     operations += _return_tunnels(6, desired, observed)
+    # The device may be away or taken: all else is done before that is told.
+    if observed.lost_programs:
+        operations.append(AttachPrograms(observed.lost_programs))
+    # What the other data plane left serves until its successor does; and where it cannot be taken away, it is the same.
+    if observed.remains:
+        operations.append(RemoveRemains(observed.remains))
     # Taking everything away: the filter last.
     if desired.filter_digest is None:
         operations += filter_operations

@@ -398,6 +398,18 @@ async def deployment_is_going(api: AsyncClient, name: str, namespace: str) -> bo
     return await _is_going(api, Deployment, name, namespace)
 
 
+async def daemonset_environment(api: AsyncClient, name: str, namespace: str, container: str) -> dict[str, str] | None:
+    """The plain variables that this container of the DaemonSet's pods to come has; ``None`` when the API server does not say."""
+    try:
+        found = await api.get(DaemonSet, name, namespace=namespace)
+    except API_ERRORS:
+        return None
+    pod = found.spec.template.spec if found.spec is not None else None
+    containers = pod.containers if pod is not None else []
+    variables = [variable for each in containers if each.name == container for variable in each.env or []]
+    return {variable.name: variable.value for variable in variables if variable.value is not None}
+
+
 async def _is_going(api: AsyncClient, kind: Any, name: str, namespace: str) -> bool | None:
     try:
         found = await api.get(kind, name, namespace=namespace)

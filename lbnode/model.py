@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -329,6 +330,14 @@ class DestinationTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Remains:
+    """What an agent with the other data plane left at work on an edge node: services of IPVS, or its XDP program at ``device``."""
+
+    dataplane: Literal["ipvs", "xdp"]
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeState:
     """The edge data plane, desired or observed; equal values mean that nothing is left to do.
 
@@ -337,7 +346,7 @@ class EdgeState:
     ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
     ``probe_devices`` are the IP versions that have their probe device.
     ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order. An observed link that lacks anything
-    has ``ready=False``.
+    has ``ready=False``. ``remains``, and ``lost_programs``, the devices that the XDP program was put at and is not at any more, are never desired.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -350,6 +359,8 @@ class EdgeState:
     translation_digest: str | None = None
     links: frozenset[RouterLink] = frozenset()
     return_tunnels: frozenset[ReturnTunnel] = frozenset()
+    remains: frozenset[Remains] = frozenset()
+    lost_programs: frozenset[str] = frozenset()
 
 
 def _device(prefix: str, address: IPAddress) -> str:
@@ -594,6 +605,20 @@ class RemoveReturnTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachPrograms:
+    """Have the XDP program at these devices again."""
+
+    devices: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRemains:
+    """Take away what an agent with the other data plane left at work."""
+
+    remains: frozenset[Remains]
+
+
+@dataclass(frozen=True, slots=True)
 class SetReturnPath:
     """Put this path in place of the one of its family. Who stays in the group loses no packet."""
 
@@ -632,6 +657,8 @@ Operation = (
     | RemoveTunnel
     | EnsureReturnTunnel
     | RemoveReturnTunnel
+    | AttachPrograms
+    | RemoveRemains
     | SetReturnPath
     | RemoveReturnPath
 )

@@ -58,7 +58,8 @@ def plan(objects: Iterable[object], settings: AgentSettings, node: str | None = 
         )
     if allocated:
         notes.append("addresses marked 'allocated' are in no status yet; the controller would choose them")
-    return replace(_report(snapshot, settings, node, allocated, refused), notes=tuple(notes))
+    report = _report(snapshot, settings, node, allocated, refused)
+    return replace(report, notes=(*notes, *report.notes))
 
 
 def plan_standalone(file: Standalone, node: str | None = None) -> Report:
@@ -84,6 +85,15 @@ def _report(
     verdicts = {name: _verdicts(p, settings) for name, p in plans.items()}
     first = next(iter(plans.values()), None)
 
+    xdp = settings.xdp
+    notes = (
+        (
+            f"dataplane xdp: {xdp.flows_per_processor:,} flows take {_mib(16 * xdp.flows_per_processor)} on each processor; all maps of an edge node "
+            f"with 2 processors take at most {_mib(xdp.memory_bytes(2))}, with {xdp.most_processors} {_mib(xdp.memory_bytes(xdp.most_processors))}",
+        )
+        if settings.dataplane == "xdp"
+        else ()
+    )
     services = []
     for name, service in sorted(snapshot.services.items()):
         if not is_ours(service, settings):
@@ -112,6 +122,7 @@ def _report(
         services=tuple(services),
         rejections=tuple(dict.fromkeys(rejections)),
         warnings=tuple(dict.fromkeys(w for p in plans.values() for w in p.warnings)),
+        notes=notes,
         node_names={a: n.name for n in snapshot.nodes.values() for a in n.addresses},
     )
 
@@ -212,6 +223,10 @@ def _with_addresses(
                 allocated.add(name)
             services[name] = replace(service, addresses=addresses)
     return replace(snapshot, services=services), frozenset(allocated), allocation.rejections
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):,.0f} MiB"
 
 
 def _vip(name: ServiceName, facts: VipFacts, settings: AgentSettings) -> VipReport:

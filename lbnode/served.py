@@ -36,7 +36,7 @@ from lbnode.objects import (
     is_on,
 )
 from lbnode.pools import Pool, pool_of
-from lbnode.settings import AgentSettings
+from lbnode.settings import AgentSettings, DataPlane
 
 NAT_NOTE = "forwarding nat: the app sees an edge node's address instead of the client's, and connections end when their edge node leaves"
 
@@ -82,10 +82,10 @@ def serve(
     """
     settings = around.settings
     forwarding = forwarding_of(service, settings)
-    if (problem := _forwarding_problem(service, forwarding)) is not None:
+    if (problem := _forwarding_problem(service, forwarding, settings.dataplane)) is not None:
         return Served(rejections=(problem,))
     nat = forwarding == "nat"
-    ports, refused = ports_of(service, nat, around.missing)
+    ports, refused = ports_of(service, nat, around.missing, settings.dataplane)
     rejections = list(refused)
     if (mistake := read_active_probe(service, settings.active_probes)[1]) is not None:
         rejections.append(mistake)
@@ -148,7 +148,13 @@ def serve(
     return Served(tuple(facts.values()), tuple(services), frozenset(limited), tuple(rejections), warnings)
 
 
-def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | None:
+def _forwarding_problem(service: ServiceObject, forwarding: str, dataplane: DataPlane) -> Rejection | None:
+    if forwarding == "nat" and dataplane == "xdp":
+        message = (
+            f"annotation {FORWARDING_ANNOTATION} = {forwarding!r}, but edge nodes forward by XDP, which does so by tunnel only. "
+            "Remove it, or have dataplane ipvs in the settings"
+        )
+        return Rejection(service.name, "NotByXdp", message)
     if forwarding in ("tunnel", "nat"):
         return None
     message = f"annotation {FORWARDING_ANNOTATION} = {forwarding!r} is neither tunnel nor nat. Write one of them, or remove it"
@@ -156,7 +162,7 @@ def _forwarding_problem(service: ServiceObject, forwarding: str) -> Rejection | 
 
 
 def ports_of(
-    service: ServiceObject, nat: bool, missing: frozenset[Protocol]
+    service: ServiceObject, nat: bool, missing: frozenset[Protocol], dataplane: DataPlane
 ) -> tuple[list[tuple[ServicePort, Protocol]], list[Rejection]]:
     """The ports of a Service that can be served, with their protocols, and why the others are not."""
     served: list[tuple[ServicePort, Protocol]] = []
@@ -174,6 +180,10 @@ def ports_of(
             refused.append(Rejection(service.name, "DuplicatePort", message))
             continue
         seen.add(key)
+        if key[0] is Protocol.SCTP and dataplane == "xdp":
+            message = f"{label}: SCTP is not forwarded by XDP. Have dataplane ipvs in the settings, or use another load balancer class for it"
+            refused.append(Rejection(service.name, "NotByXdp", message))
+            continue
         if key[0] in missing:
             message = (
                 f"{label}: {port.protocol} is not in this edge node's kernel (IPVS with CONFIG_IP_VS_PROTO_{port.protocol}, module xt_{port.protocol.lower()}). "

@@ -21,6 +21,7 @@ from lbnode.outside_edge import OutsideEdge, check_outside_edges
 from lbnode.pools import Pool
 from lbnode.schema import Address, Cidr, Strict, Whole, first_duplicate, overlap
 from lbnode.via_edge import ViaEdge
+from lbnode.xdp_settings import Xdp
 
 #: RFC 7607 forbids AS 0; RFC 6793 reserves AS_TRANS.
 FORBIDDEN_ASNS = {0: "RFC 7607 forbids it", 23456: "RFC 6793 reserves it as AS_TRANS"}
@@ -34,6 +35,10 @@ def _asn(value: int) -> int:
     return value
 
 
+#: What balances in the kernel of edge nodes.
+DataPlane = Literal["ipvs", "xdp"]
+#: Of the environment: what the pod of an edge node has the privileges and mounts for, IPVS where it is not set.
+DATA_PLANE_VARIABLE = "DATA_PLANE"
 Asn = Annotated[Whole, Field(ge=0, le=4294967295)]
 #: An hour: longer is a mistake, and RFC 5880 counts BFD's microseconds in 32 bits (71 minutes).
 Milliseconds = Annotated[Whole, Field(gt=0, le=3_600_000)]
@@ -331,6 +336,8 @@ class AgentSettings(Strict):
     ``forwarding`` is ``tunnel``: to the worker role, with the client's address and through the loss of any edge node. ``nat`` is for pods on nodes
     that cannot run the worker role: edge nodes send to the pods themselves and translate both addresses, so the app sees an edge node's address
     instead of the client's, and connections end when their edge node leaves. A Service may choose by ``samegate.dev/forwarding``.
+    ``dataplane`` is ``ipvs``, or ``xdp``: our own program at the devices of edge nodes. It serves TCP and UDP by tunnel; SCTP and ``forwarding: nat``
+    are refused with it.
     ``return_path`` is how replies leave a worker: ``direct``, with a VIP as their source, or ``via-edge``, through a live edge node, where the
     fabric drops packets from addresses that are not the sender's own.
     """
@@ -349,6 +356,8 @@ class AgentSettings(Strict):
     via_edge: ViaEdge = ViaEdge()
     weights: Literal["equal", "endpoints"] = "equal"
     packet_filter: Literal["nftables", "iptables-legacy"] = "nftables"
+    dataplane: DataPlane = "ipvs"
+    xdp: Xdp = Xdp()
     health: Health = Health()
     active_probes: ActiveProbes = ActiveProbes()
     ipvs: Ipvs = Ipvs()
@@ -362,6 +371,32 @@ class AgentSettings(Strict):
         if edge <= worker or worker <= edge:
             raise ValueError(
                 f"edgeNodeSelector {dict(edge)} and workerNodeSelector {dict(worker)} select the same nodes: no node can be both. Give the roles different labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _served_by_xdp(self) -> AgentSettings:
+        if self.dataplane != "xdp":
+            return self
+        if not self.xdp.devices:
+            raise ValueError(
+                "dataplane xdp without xdp.devices: the program has to be told where packets for VIPs come in. Name the devices of the edge nodes, like [eth0]"
+            )
+        if self.forwarding == "nat":
+            raise ValueError(
+                "dataplane xdp together with forwarding nat: the program forwards by tunnel only. Use forwarding tunnel, or dataplane ipvs"
+            )
+        if self.ipvs.max_syn_per_second is not None:
+            raise ValueError(
+                "dataplane xdp together with ipvs.maxSynPerSecond: the program takes SYNs before the packet filter counts them, and its tables do not grow. Remove it, or use dataplane ipvs"
+            )
+        if self.bgp.links:
+            raise ValueError(
+                "dataplane xdp together with bgp.links: packets for VIPs come in GRE, in which the program does not look. Use dataplane ipvs, or peers without links"
+            )
+        if self.outside_edges:
+            raise ValueError(
+                "dataplane xdp together with outsideEdges: edge nodes outside the cluster forward by IPVS alone. Use dataplane ipvs, or edge nodes of the cluster"
             )
         return self
 
@@ -460,7 +495,9 @@ class AgentSettings(Strict):
 
     def to_json(self) -> str:
         """The text of the ConfigMap; :func:`parse` reads it back to an equal value."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True) + "\n"
+        # With IPVS the text says nothing of the other data plane, so that agents of before it read the settings too.
+        unsaid = {"dataplane", "xdp"} if self.dataplane == "ipvs" and self.xdp == Xdp() else None
+        return json.dumps(self.model_dump(mode="json", by_alias=True, exclude=unsaid), indent=2, sort_keys=True) + "\n"
 
 
 #: Rule and way out for findings of pydantic whose own words are about Python.
@@ -507,6 +544,34 @@ def parse(raw: Any, root: str = "settings") -> AgentSettings:
         return AgentSettings.model_validate(raw)
     except ValidationError as error:
         raise config_error(error, root) from None
+
+
+class PendingSettings(ConfigError):
+    """Good settings that the next agent takes: the one that runs goes on with those before them."""
+
+
+def other_dataplane(asked: DataPlane, own: DataPlane, way_out: str) -> PendingSettings:
+    """Why an agent that was started with one data plane does not take settings that ask for another one."""
+    return PendingSettings(
+        f"dataplane {asked}",
+        f"this agent was started with {own} and has the privileges for that alone",
+        way_out,
+    )
+
+
+def with_dataplane(settings: AgentSettings, own: DataPlane, way_out: str) -> AgentSettings:
+    """The settings but for their data plane, for an agent that starts with another one.
+
+    Raises:
+        ConfigError: that data plane does not serve them.
+    """
+    if settings.dataplane == own:
+        return settings
+    try:
+        return parse({**settings.model_dump(mode="json", by_alias=True), "dataplane": own})
+    except ConfigError as error:
+        rule = f"this agent was started with {own}, which cannot serve by the other settings ({error.rule})"
+        raise ConfigError(f"dataplane {settings.dataplane}", rule, way_out) from None
 
 
 def parse_json(text: str, root: str = "settings") -> AgentSettings:

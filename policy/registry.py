@@ -46,7 +46,7 @@ RULES: tuple[ResourceRule | StackRule, ...] = (
     ResourceRule(
         "only-the-roles-capabilities",
         workloads.only_the_roles_capabilities,
-        {"capabilities": ["NET_ADMIN", "NET_RAW"]},
+        {"capabilities": ["NET_ADMIN", "NET_RAW"], "bpfCapabilities": ["BPF", "PERFMON"]},
     ),
     ResourceRule("private-endpoint", clusters.private_endpoint, types=_CLUSTERS),
     ResourceRule(

@@ -12,11 +12,14 @@ from typing import Any
 
 from components.loadbalancer import access
 from components.naming import BGP_KEYS, CONTROLLER, EDGE, NAMESPACE, SETTINGS, WORKER, labels, selector
-from lbnode.settings import AgentSettings
+from lbnode.settings import DATA_PLANE_VARIABLE, AgentSettings
 
 RUN_DIRECTORY = "/run/samegate"
+BPF_DIRECTORY = "/sys/fs/bpf"
 NON_ROOT_UID = 65532
 """`samegate` of the image's /etc/passwd."""
+AGENT_MEMORY_MIB = 320
+"""The most that an agent may take."""
 REMOVAL_SECONDS = 25
 """What an agent may take beyond its drain to take its kernel state away on a slow node."""
 MINIMUM_READY_SECONDS = 5
@@ -123,6 +126,17 @@ def edge(settings: AgentSettings, image: str) -> Object:
     pod = _node_pod(EDGE, settings.edge_node_selector, agent, drain_seconds=settings.drain.withdraw_seconds)
     pod["initContainers"] = [bird]
     pod["tolerations"] = [{"key": "samegate.dev/edge", "operator": "Exists"}, *pod["tolerations"]]
+    if settings.dataplane == "xdp":
+        # The pod and not the settings decide: those change under a pod that has neither mount nor privileges yet.
+        agent["env"].append({"name": DATA_PLANE_VARIABLE, "value": "xdp"})
+        # Loading programs takes CAP_BPF since Linux 5.8, and CAP_PERFMON what the verifier calls bounded pointers; both were CAP_SYS_ADMIN.
+        agent["securityContext"]["capabilities"]["add"] += ["BPF", "PERFMON"]
+        agent["volumeMounts"].append(_mount("bpf", BPF_DIRECTORY))
+        # The kernel counts maps as memory of the pod that made them, since Linux 5.11.
+        mib = AGENT_MEMORY_MIB + math.ceil(settings.xdp.memory_bytes(settings.xdp.most_processors) / (1 << 20))
+        agent["resources"]["limits"]["memory"] = f"{mib}Mi"
+        # Made and mounted by the node's systemd; what the agent pins there outlives pods.
+        pod["volumes"].append({"name": "bpf", "hostPath": {"path": BPF_DIRECTORY, "type": "Directory"}})
     pod["volumes"] += [
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
         # Optional: without keys there is no such Secret. 0400 suffices, both containers are uid 0 without the right to pass over modes.
@@ -262,7 +276,7 @@ def _agent(role: str, daemon_set: str, settings: AgentSettings, image: str) -> O
         "livenessProbe": _probe("/healthz", port, period=15, failures=6),
         "securityContext": _privileges(capabilities),
         # A share of the processor that stays one while many pods start at once: as much as calico-node's manifest asks for.
-        "resources": _resources(cpu="250m", memory="64Mi", limit="320Mi"),
+        "resources": _resources(cpu="250m", memory="64Mi", limit=f"{AGENT_MEMORY_MIB}Mi"),
         "volumeMounts": [
             _mount("settings", "/etc/samegate", read_only=True),
             _mount("sysctls", "/host/proc/sys/net"),

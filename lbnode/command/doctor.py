@@ -16,7 +16,7 @@ from lbnode.command.pages import Agent, MachineFacts, of_role
 from lbnode.command.view import View
 from lbnode.model import address_order
 from lbnode.roles.surroundings import BGP_PORT, PROXY_MODE_PORT, edge_refusal, worker_refusal
-from lbnode.translate import EDGE_SYSCTLS, WORKER_NEEDS
+from lbnode.translate import SYSCTLS_OF, WORKER_NEEDS
 
 #: Clocks that NTP keeps differ by milliseconds; at seconds, certificates and tokens of the future, and logs that cannot be put in order, begin.
 CLOCK_SECONDS = 2.0
@@ -118,7 +118,7 @@ def kernel_modules(view: View) -> Iterator[Finding]:
 def sysctls(view: View) -> Iterator[Finding]:
     """Sysctls that are not as the role needs them. Edge agents set theirs; on workers the forwarding belongs to the pod network."""
     for agent, machine in _machines(view, "sysctls"):
-        wanted = EDGE_SYSCTLS if agent.role == "edge" else WORKER_NEEDS
+        wanted = SYSCTLS_OF[machine.dataplane] if agent.role == "edge" else WORKER_NEEDS
         for name, value in sorted(wanted.items()):
             have = machine.sysctls.get(name)
             if have == value:
@@ -133,12 +133,24 @@ def sysctls(view: View) -> Iterator[Finding]:
             )
 
 
+def data_planes(view: View) -> Iterator[Finding]:
+    """All edge nodes have one data plane: each chooses workers in its own way, and flows break on their way from one to the other."""
+    found = {a.node: a.machine.dataplane for a in of_role(view.agents, "edge") if a.machine is not None}
+    for node, dataplane in sorted(found.items()):
+        if dataplane != view.settings.dataplane:
+            yield Finding(
+                node,
+                f"its data plane is {dataplane}, the settings have {view.settings.dataplane}: flows that come from an edge node with the other one may break",
+                "Wait for the pods to be replaced: kubectl -n samegate-system rollout status daemonset samegate-edge",
+            )
+
+
 def kernel_builds(view: View) -> Iterator[Finding]:
-    """All edge nodes run one kernel build: the size of the hash table is compiled in, and flows break between tables of two sizes."""
+    """All edge nodes with IPVS run one kernel build: the size of the hash table is compiled in, and flows break between tables of two sizes."""
     builds = {
         a.node: f"{a.machine.kernel_release} {a.machine.kernel_build}".strip()
         for a in of_role(view.agents, "edge")
-        if a.machine is not None and a.machine.kernel_release
+        if a.machine is not None and a.machine.kernel_release and a.machine.dataplane == "ipvs"
     }
     counts = Counter(builds.values())
     if len(counts) <= 1:
@@ -272,6 +284,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("agents' errors", agent_errors),
     ("kernel modules", kernel_modules),
     ("sysctls", sysctls),
+    ("data planes", data_planes),
     ("kernel builds", kernel_builds),
     ("mtu", path_mtu),
     ("tunnels", tunnels),

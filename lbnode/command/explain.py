@@ -1,7 +1,7 @@
 """``samegate explain SRC:PORT VIP:PORT``: which worker a new connection gets, why, and which pods wait there. Pure.
 
-The worker is what the kernel's ``mh`` scheduler takes (:mod:`lbnode.maglev`) over the destinations that an edge node tells, in their order. A
-connection that IPVS or kube-proxy knows already stays where it is.
+The worker is what the edge node's data plane takes over the destinations that it tells: the kernel's ``mh`` scheduler (:mod:`lbnode.maglev`), in
+their order, or the ring of XDP (:mod:`lbnode.ring`). A connection that the data plane or kube-proxy knows already stays where it is.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from lbnode.command.view import View
 from lbnode.destinations import counting_as_ready, endpoints_of
 from lbnode.errors import ConfigError
 from lbnode.maglev import DEFAULT_TABLE_INDEX, TABLE_SIZES, choose, table
-from lbnode.model import Destination, IPAddress, Protocol, address_order
+from lbnode.model import Destination, IPAddress, Protocol, VirtualKey, address_order
 from lbnode.objects import ServiceObject, forwarding_of
+from lbnode.ring import ring, slot
+from lbnode.settings import DataPlane
 
 FIRST_TABLE_INDEX = 8
 _ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -153,7 +155,7 @@ def explain(view: View, asked: Asked) -> Answer:
             )
         )
     lines.append(Cell("This is about a new connection; one that exists stays where it is."))
-    if assumed:
+    if assumed and any(dataplane_of(edge) == "ipvs" for edge in edges):
         lines.append(Cell(assumed))
     data: dict[str, Any] = {
         "flow": {
@@ -214,18 +216,32 @@ def choice(edge: Agent, flow: Flow, view: View, index: int, *, announces: bool) 
         None,
     )
     if service is None:
-        return Choice(edge.node, announces, None, "it has no IPVS service for this VIP and port")
+        return Choice(edge.node, announces, None, "it has no service for this VIP and port")
     destinations = tuple(d.value for d in service.destinations)
-    slots = _table(destinations, flow.port, TABLE_SIZES[index - FIRST_TABLE_INDEX])
-    port = flow.client_port if service.hash_source_port else 0
-    chosen = choose(slots, destinations, flow.client, port)
     # Without the drained ones' weight of 0 the flow would go home.
-    home = choose(slots, [replace(d, drained=False) for d in destinations], flow.client, port)
+    undrained = tuple(replace(d, drained=False) for d in destinations)
+    port = flow.client_port if service.hash_source_port else 0
+    dataplane = dataplane_of(edge)
+    if dataplane == "xdp":
+        chosen, home = (_by_ring(some, flow, port) for some in (destinations, undrained))
+    else:
+        slots = _table(destinations, flow.port, TABLE_SIZES[index - FIRST_TABLE_INDEX])
+        chosen, home = (choose(slots, some, flow.client, port) for some in (destinations, undrained))
     difference = edge.node_page.differences.get(flow.vip, "")
     doubt = f"its kernel is not as planned: {difference}" if difference else ""
-    return Choice(
-        edge.node, announces, chosen.address if chosen else None, _because(view, service, chosen, home), doubt
-    )
+    because = _because(view, service, chosen, home, "ring" if dataplane == "xdp" else "mh")
+    return Choice(edge.node, announces, chosen.address if chosen else None, because, doubt)
+
+
+def dataplane_of(edge: Agent) -> DataPlane:
+    """The data plane that an edge node tells; IPVS of one that tells nothing."""
+    return edge.machine.dataplane if edge.machine is not None else "ipvs"
+
+
+def _by_ring(destinations: tuple[Destination, ...], flow: Flow, port: int) -> Destination | None:
+    owners = ring(destinations)
+    key = VirtualKey(flow.vip, Protocol(flow.protocol), flow.port)
+    return owners[slot(key, flow.client, port)] if owners else None
 
 
 @lru_cache(maxsize=16)
@@ -237,7 +253,7 @@ def _table(destinations: tuple[Destination, ...], port: int, size: int) -> tuple
         return ()
 
 
-def _because(view: View, service: ServiceLine, chosen: Destination | None, home: Destination | None) -> str:
+def _because(view: View, service: ServiceLine, chosen: Destination | None, home: Destination | None, kind: str) -> str:
     hashed = (
         "client address and port" if service.hash_source_port else "client address alone (sessionAffinity: ClientIP)"
     )
@@ -245,7 +261,7 @@ def _because(view: View, service: ServiceLine, chosen: Destination | None, home:
         return "it has no destination"
     if chosen is None:
         return "all its destinations are drained"
-    of = f"mh hash of the {hashed} over {listed([view.node_of(d.address) for d in service.destinations])}"
+    of = f"{kind} hash of the {hashed} over {listed([view.node_of(d.address) for d in service.destinations])}"
     if home is not None and home.address != chosen.address:
         return f"{of}; the hash points at {view.node_of(home.address)}, which is drained: fallback to the next"
     return of

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lbnode import __version__
 from lbnode.model import Destination, IPAddress
+from lbnode.settings import DataPlane
 
 Role = Literal["edge", "worker", "controller"]
 Address = IPv4Address | IPv6Address
@@ -69,6 +70,7 @@ class StatusPage(_Page):
     warnings: tuple[str, ...] = ()
     rejections: tuple[RejectionLine, ...] = ()
     # edge
+    settings_pending: str = ""
     draining: bool = False
     blocked: tuple[str, ...] | None = None
     vips: dict[Address, VipLine] = Field(default_factory=dict)
@@ -127,8 +129,9 @@ class Conntrack(_Page):
 
 
 class MachineFacts(_Page):
-    """What a node is; absent fields were not told."""
+    """What a node is; absent fields were not told. Agents that knew one data plane did not name it."""
 
+    dataplane: DataPlane = "ipvs"
     kernel_release: str = ""
     kernel_build: str = ""
     mh_table_index: int | None = None

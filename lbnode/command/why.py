@@ -64,7 +64,16 @@ GUARDS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the node has an address of its family", frozenset({"NoNodeAddress"})),
     (
         "a port of it can be served",
-        frozenset({"UnsupportedProtocol", "DuplicatePort", "ProtocolNotInKernel", "SctpWithNat", "OnePacketWithNat"}),
+        frozenset(
+            {
+                "UnsupportedProtocol",
+                "DuplicatePort",
+                "ProtocolNotInKernel",
+                "SctpWithNat",
+                "OnePacketWithNat",
+                "NotByXdp",
+            }
+        ),
     ),
     ("ready endpoints on a worker", frozenset({"NoWorker", "NoReadyEndpoints"})),
     ("the kernel reads back as planned", frozenset({"DataPlaneDiffers", "TranslationMissing"})),

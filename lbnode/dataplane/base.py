@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from lbnode.dataplane.service_list import ServiceOperation
@@ -18,6 +18,7 @@ from lbnode.model import (
     WorkerState,
 )
 from lbnode.model import Protocol as TransportProtocol
+from lbnode.settings import DataPlane
 
 BalancerOperation = ServiceOperation | SetTimeouts
 
@@ -26,6 +27,17 @@ class Balancer(Protocol):
     """What balances in the kernel: services whose address lies in ``pools``, which may be changed at any time."""
 
     pools: tuple[IPNetwork, ...]
+
+    @property
+    def dataplane(self) -> DataPlane:
+        """Which one this is."""
+
+    @property
+    def programs(self) -> Mapping[str, int]:
+        """The kernel's numbers of the XDP programs that are at work here, by device."""
+
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """Have the program at those of its devices that lost it. Raises as :meth:`apply`."""
 
     def services(self) -> tuple[VirtualService, ...]:
         """The services of the pools, sorted by key, the destination that came last first. Raises as :meth:`EdgeDataPlane.apply`."""
@@ -46,6 +58,12 @@ class Balancer(Protocol):
         """Which clients alone may use some of the services, as in :class:`lbnode.model.EdgeFilter`: for a balancer that takes packets before the
         packet filter sees them. Raises as :meth:`apply`.
         """
+
+    def has_remains(self) -> bool:
+        """Whether there are services that an agent with IPVS left and this balancer serves by itself. Raises as :meth:`services`."""
+
+    def remove_remains(self) -> None:
+        """Take those away. Raises as :meth:`apply`."""
 
     def remove(self) -> None:
         """Take away what is left without services. Raises as :meth:`apply`."""
@@ -77,6 +95,11 @@ class EdgeDataPlane(Protocol):
 
     def missing_protocols(self) -> frozenset[TransportProtocol]:
         """Protocols that cannot be served here, by trying them: SCTP at most. The same answer until closed. Raises as :meth:`read`."""
+
+    def clear(self) -> None:
+        """Take away VIPs and what balances, for an agent with another data plane. What probes, guards and leads to routers, and what comes back
+        through this node, stays. Raises as :meth:`apply`.
+        """
 
     def limits_syn(self) -> bool:
         """Whether the packet filter can limit new TCP connections here, by trying it. The same answer until closed. Raises as :meth:`read`."""

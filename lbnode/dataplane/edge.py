@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.base import Balancer, BalancerOperation
+from lbnode.dataplane.bpf_pins import BPF_DIRECTORY, remove_pins
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
@@ -22,6 +23,7 @@ from lbnode.model import (
     AddAddress,
     AddProbeDevice,
     AddProbeRoute,
+    AttachPrograms,
     DestinationTraffic,
     EdgeFilter,
     EdgeState,
@@ -32,11 +34,13 @@ from lbnode.model import (
     IpvsTimeouts,
     Operation,
     Protocol,
+    Remains,
     RemoveAddress,
     RemoveFilter,
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveRemains,
     RemoveReturnTunnel,
     RemoveService,
     RemoveTranslation,
@@ -49,9 +53,10 @@ from lbnode.model import (
     VirtualKey,
 )
 
-# Names in the record beside those of sysctls.
+# Names in the record beside those of sysctls. The idle times are those of IPVS: the ones of XDP stand in its maps and go with them.
 _TIMEOUTS = "ipvs-timeouts"
 _POOLS = "pools"
+_PROGRAMS = "xdp-programs"
 _ANY_PORT = 9
 _ANY_RATE = 1000
 
@@ -61,7 +66,8 @@ class KernelEdge:
 
     ``pools`` bound what is seen and touched, together with the pools of former agents on this node. ``sysctls`` names those that :meth:`read` reports. ``sysctl_base`` is where
     ``/proc/sys/net`` is mounted. ``record_directory`` keeps former values for :meth:`clean`; without it they are not restored.
-    ``balancer`` is IPVS unless another one is given, whose pools are set to these. Not for use by several threads at once.
+    ``balancer`` is IPVS unless another one is given, whose pools are set to these. ``pins`` is where an agent with XDP would have pinned its program.
+    Not for use by several threads at once.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class KernelEdge:
         sysctl_base: Path = Path("/proc/sys/net"),
         record_directory: Path | None = None,
         balancer: Balancer | None = None,
+        pins: Path = BPF_DIRECTORY,
     ) -> None:
         self._given = tuple(pools)
         self._record = Record(record_directory, "edge")
@@ -85,6 +92,9 @@ class KernelEdge:
         self._sysctls = Sysctls(sysctl_base)
         self.balancer: Balancer = balancer or IpvsBalancer(self._pools)
         self.balancer.pools = self._pools
+        self._pins = pins
+        if self.balancer.programs:
+            self._record.note(_PROGRAMS, written_programs(self.balancer.programs))
         self._links = Links()
         self._return_tunnels = Tunnels(self._links, self._sysctls, ReturnTunnel)
         self._missing: frozenset[Protocol] | None = None
@@ -117,9 +127,50 @@ class KernelEdge:
                 translation_digest=self._translation.digest(),
                 links=frozenset(self._router_link(*found) for found in self._links.router_links()),
                 return_tunnels=self._return_tunnels.read(self._return_tunnels.devices()),
+                remains=self._remains(),
+                lost_programs=frozenset(
+                    d for d, number in self.balancer.programs.items() if self._links.xdp_program(d) != number
+                ),
             )
         except OSError as error:
             raise failure("to be read", error) from None
+
+    def _remains(self) -> frozenset[Remains]:
+        services = {Remains("ipvs")} if self.balancer.has_remains() else set()
+        return frozenset(services | {Remains("xdp", device) for device in self._programs_left()})
+
+    def _programs_left(self) -> list[str]:
+        """The devices whose program is the one that an agent with XDP noted. As long as the record is valid no other one gets its number: the kernel
+        counts them on (``bpf_prog_alloc_id``), and a start of the machine voids the record.
+        """
+        noted = read_programs(self._record.values.get(_PROGRAMS, ""))
+        if self.balancer.programs or not noted:
+            return []
+        left = [device for device, number in noted.items() if self._links.xdp_program(device) == number]
+        if not left:
+            self._record.drop(_PROGRAMS)
+        return sorted(left)
+
+    def _take_away_programs(self, devices: Sequence[str]) -> None:
+        if not self._pins.is_dir():
+            raise ConfigError(
+                f"network device {devices[0]}",
+                "the XDP program that an agent with dataplane xdp left there takes packets before IPVS sees them, and this agent has not the BPF file "
+                "system in which it is pinned",
+                f"On the node: rm -r {BPF_DIRECTORY}",
+            )
+        remove_pins(self._pins)
+
+    def _put_back_timeouts(self) -> None:
+        if (text := self._record.values.get(_TIMEOUTS)) is None:
+            return
+        tcp, fin, udp = map(int, text.split())
+        ipvs = IpvsBalancer(self._pools)
+        try:
+            ipvs.apply([SetTimeouts(IpvsTimeouts(tcp, fin, udp))])
+        finally:
+            ipvs.close()
+        self._record.drop(_TIMEOUTS)
 
     def _router_link(self, device: Device, link: RouterLink) -> RouterLink:
         ipv6 = self._sysctls.read([_ipv6_switch(device.name)]).get(_ipv6_switch(device.name)) == "0"
@@ -185,11 +236,12 @@ class KernelEdge:
                     self._record.keep(name, former)
                 self._sysctls.write(name, value)
             case SetTimeouts(timeouts):
-                former_timeouts = self.balancer.timeouts()
-                self._record.keep(
-                    _TIMEOUTS,
-                    f"{former_timeouts.tcp_seconds} {former_timeouts.tcp_fin_seconds} {former_timeouts.udp_seconds}",
-                )
+                if self.balancer.dataplane == "ipvs":
+                    former_timeouts = self.balancer.timeouts()
+                    self._record.keep(
+                        _TIMEOUTS,
+                        f"{former_timeouts.tcp_seconds} {former_timeouts.tcp_fin_seconds} {former_timeouts.udp_seconds}",
+                    )
                 self.balancer.apply([SetTimeouts(timeouts)])
             case ReplaceFilter(table):
                 if isinstance(table, EdgeFilter):
@@ -227,8 +279,36 @@ class KernelEdge:
                 self._return_tunnels.ensure(tunnel)
             case RemoveReturnTunnel(name):
                 self._return_tunnels.remove(name)
+            case AttachPrograms(devices):
+                self.balancer.attach_again(sorted(devices))
+            case RemoveRemains(remains):
+                if Remains("ipvs") in remains:
+                    self.balancer.remove_remains()
+                    self._put_back_timeouts()
+                if left := sorted(r.device for r in remains if r.dataplane == "xdp"):
+                    self._take_away_programs(left)
             case _:
                 raise Bug(f"{operation} is not for an edge node")
+
+    def clear(self) -> None:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.clear`, with the idle times of IPVS as they were before us. VIPs go first: the filter lets in
+        what nothing balances any more.
+        """
+        try:
+            self._clear()
+        except OSError as error:
+            raise failure("to be cleared", error) from None
+
+    def _clear(self) -> None:
+        for address in self._links.addresses(self._pools):
+            self._links.remove_address(address)
+        with suppress(ConfigError):  # a kernel without IPVS has no services of ours
+            self.balancer.apply([RemoveService(s.key) for s in self.balancer.services()])
+            self.balancer.remove_remains()
+            self.balancer.remove()
+        self._put_back_timeouts()
+        if self.balancer.programs:
+            self._record.drop(_PROGRAMS)
 
     def clean(self) -> None:
         """Take away all state of ours and put back the sysctls and timeouts that were there before.
@@ -236,11 +316,7 @@ class KernelEdge:
         VIPs go first, so that nothing answers on them with the filter gone. Raises as :meth:`apply`.
         """
         try:
-            for address in self._links.addresses(self._pools):
-                self._links.remove_address(address)
-            with suppress(ConfigError):  # a kernel without IPVS has no services of ours
-                self.balancer.apply([RemoveService(s.key) for s in self.balancer.services()])
-                self.balancer.remove()
+            self._clear()
             for version in self._mtu_bytes:
                 self._links.remove_probe_device(version)
             self._return_tunnels.remove_all()
@@ -249,17 +325,27 @@ class KernelEdge:
             self._filter.remove()
             self._translation.remove()
             for name, value in self._record.values.items():
-                if name == _TIMEOUTS:
-                    tcp, fin, udp = map(int, value.split())
-                    self.balancer.apply([SetTimeouts(IpvsTimeouts(tcp, fin, udp))])
-                elif name != _POOLS and self._sysctls.read([name]):
+                if name not in (_POOLS, _PROGRAMS) and self._sysctls.read([name]):
                     self._sysctls.write(name, value)
+            if devices := self._programs_left():
+                self._take_away_programs(devices)
         except OSError as error:
             raise failure("to be cleaned", error) from None
         self._record.forget()
         left = self._links.addresses(self._pools)
         if left:
             raise Retry(f"addresses came back while cleaning: {sorted(map(str, left))}")
+
+
+def written_programs(programs: Mapping[str, int]) -> str:
+    """Devices with the numbers of their programs, as the record has them. The kernel lets no blank into a device's name (``dev_valid_name``)."""
+    return " ".join(f"{device}={number}" for device, number in sorted(programs.items()))
+
+
+def read_programs(text: str) -> dict[str, int]:
+    """What :func:`written_programs` wrote; what cannot be read is left out."""
+    words = (word.rpartition("=") for word in text.split())
+    return {device: int(number) for device, _, number in words if number.isdecimal()}
 
 
 def _ipv6_switch(device: str) -> str:

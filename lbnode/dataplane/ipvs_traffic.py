@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
@@ -20,6 +20,7 @@ from lbnode.dataplane.ipvs import Fields, Ipvs, destinations_request, reading
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump
 from lbnode.errors import Retry
 from lbnode.model import Counters, DestinationTraffic, IPAddress, IPNetwork, VirtualKey
+from lbnode.settings import DataPlane
 
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _COUNTER = struct.Struct("=Q")
@@ -96,6 +97,25 @@ class IpvsBalancer(Ipvs):
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`lbnode.dataplane.base.Balancer.traffic`."""
         return self._counters.read(keys)
+
+    @property
+    def dataplane(self) -> DataPlane:
+        return "ipvs"
+
+    @property
+    def programs(self) -> Mapping[str, int]:
+        """None is at work."""
+        return {}
+
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """There is nothing to attach."""
+
+    def has_remains(self) -> bool:
+        """Whatever IPVS has of the pools is of this balancer."""
+        return False
+
+    def remove_remains(self) -> None:
+        """There are none."""
 
     def limits_known(self) -> bool:
         """The packet filter sees what IPVS forwards, so nothing is to be known here."""

@@ -174,6 +174,22 @@ class Links:
             raise
         return [d for d in found if d.kind == kind]
 
+    def xdp_program(self, name: str) -> int:
+        """The kernel's number of the XDP program at a device; 0 without one, and without the device."""
+
+        async def read(link: _RouteSocket) -> int:
+            request = _with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
+            try:
+                answer = await get(link, RTM_GETLINK, request)
+            except NetlinkError as error:
+                if error.code == errno.ENODEV:
+                    return 0
+                raise
+            attached = answer.get_attr("IFLA_XDP")
+            return int((attached.get_attr("IFLA_XDP_PROG_ID") if attached is not None else None) or 0)
+
+        return self._channel.ask(read)
+
     def set_up(self, device: Device) -> None:
         self._channel.ask(lambda link: link.link("set", index=device.index, state="up"))
 

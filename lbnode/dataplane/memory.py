@@ -16,6 +16,7 @@ from lbnode.model import (
     AddAddress,
     AddProbeDevice,
     AddProbeRoute,
+    AttachPrograms,
     Counters,
     DeliveryTable,
     DestinationTraffic,
@@ -29,12 +30,14 @@ from lbnode.model import (
     Operation,
     ProbeRoute,
     Protocol,
+    Remains,
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveRemains,
     RemoveReturnPath,
     RemoveReturnTunnel,
     RemoveService,
@@ -115,6 +118,10 @@ class MemoryEdge(_Node):
         self.return_tunnels: dict[str, ReturnTunnel] = {}
         self.translation_digest: str | None = None
         self.missing: frozenset[Protocol] = frozenset()
+        #: What a test says that another agent left.
+        self.remains: frozenset[Remains] = frozenset()
+        #: And what it says that devices lost.
+        self.lost_programs: frozenset[str] = frozenset()
         self.able_to_limit_syn = True
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
@@ -146,11 +153,17 @@ class MemoryEdge(_Node):
             translation_digest=self.translation_digest,
             links=frozenset(self.links.values()),
             return_tunnels=frozenset(self.return_tunnels.values()),
+            remains=self.remains,
+            lost_programs=self.lost_programs,
         )
 
-    def clean(self) -> None:
+    def clear(self) -> None:
         self.addresses -= self._ours()
         self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
+        self.remains = frozenset()
+
+    def clean(self) -> None:
+        self.clear()
         self.probe_devices.clear()
         self.probe_routes.clear()
         self.links.clear()
@@ -181,6 +194,10 @@ class MemoryEdge(_Node):
                 self.links.pop(device, None)
             case EnsureReturnTunnel(tunnel):
                 self.return_tunnels[tunnel.device] = replace(tunnel, ready=True)
+            case AttachPrograms(devices):
+                self.lost_programs -= devices
+            case RemoveRemains(remains):
+                self.remains -= remains
             case RemoveReturnTunnel(device):
                 self.return_tunnels.pop(device, None)
             case ReplaceTranslation(table):

@@ -96,11 +96,19 @@ class Record:
         if self._values.get(name) == value:
             return
         self._values[name] = value
+        self._write()
+
+    def _write(self) -> None:
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._file.with_suffix(".new")
             temporary.write_text(json.dumps({"boot": self._boot, "before": self._values}, indent=1, sort_keys=True))
             temporary.replace(self._file)
+
+    def drop(self, name: str) -> None:
+        """Forget one name. On disk before this returns."""
+        if self._values.pop(name, None) is not None:
+            self._write()
 
     def forget(self) -> None:
         self._values = {}

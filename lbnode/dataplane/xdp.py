@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,12 +24,14 @@ from lbnode.model import (
     IPNetwork,
     IpvsTimeouts,
     Protocol,
+    RemoveService,
     SetTimeouts,
     UpdateService,
     VirtualKey,
     VirtualService,
     address_order,
 )
+from lbnode.settings import DataPlane
 
 _IPVS = Path("/proc/thread-self/net/ip_vs")
 _VLANS = Path("/proc/thread-self/net/vlan/config")
@@ -58,6 +60,19 @@ class XdpBalancer:
     def pools(self, pools: tuple[IPNetwork, ...]) -> None:
         self._pools = self._ipvs.pools = pools
 
+    @property
+    def dataplane(self) -> DataPlane:
+        return "xdp"
+
+    @property
+    def programs(self) -> Mapping[str, int]:
+        """As :attr:`lbnode.dataplane.base.Balancer.programs`."""
+        return {attached.device: attached.number for attached in self._attachment.devices}
+
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """As :meth:`lbnode.dataplane.base.Balancer.attach_again`."""
+        self._attachment.attach_again(devices)
+
     def close(self) -> None:
         self._state.close()
         self._attachment.close()
@@ -70,11 +85,29 @@ class XdpBalancer:
     def services(self) -> tuple[VirtualService, ...]:
         """As :meth:`lbnode.dataplane.base.Balancer.services`."""
         self._state.set_links(_vlans())
-        ours = [s.service for s in self._state.read().values() if any(s.service.key.address in p for p in self._pools)]
-        return tuple(sorted((*ours, *self._theirs()), key=lambda s: s.key.order))
+        present = self._state.read()
+        ours = [s.service for s in present.values() if any(s.service.key.address in p for p in self._pools)]
+        return tuple(sorted((*ours, *self._theirs(present)), key=lambda s: s.key.order))
 
-    def _theirs(self) -> tuple[VirtualService, ...]:
+    def _of_ipvs(self) -> tuple[VirtualService, ...]:
         return self._ipvs.services() if _IPVS.exists() else ()
+
+    def _theirs(self, present: Container[VirtualKey]) -> list[VirtualService]:
+        return [s for s in self._of_ipvs() if not is_left_over(s, present)]
+
+    def _left_over(self) -> list[VirtualKey]:
+        theirs = self._of_ipvs()
+        present = self._state.read() if theirs else {}
+        return [s.key for s in theirs if is_left_over(s, present)]
+
+    def has_remains(self) -> bool:
+        """As :meth:`lbnode.dataplane.base.Balancer.has_remains`."""
+        return bool(self._left_over())
+
+    def remove_remains(self) -> None:
+        """As :meth:`lbnode.dataplane.base.Balancer.remove_remains`."""
+        if left := self._left_over():
+            self._ipvs.apply([RemoveService(key) for key in left])
 
     def timeouts(self) -> IpvsTimeouts:
         return self._state.timeouts()
@@ -108,7 +141,7 @@ class XdpBalancer:
         """As :meth:`lbnode.dataplane.base.Balancer.apply`. The program meets the services as they were, or as they are after all operations."""
         present = self._state.read()
         ours = {key: s.service for key, s in present.items()}
-        theirs = {s.key: s for s in self._theirs()}
+        theirs = {s.key: s for s in self._theirs(present)}
         for_ipvs: list[BalancerOperation] = []
         refused: Retry | None = None
         for operation in operations:
@@ -159,6 +192,12 @@ class XdpBalancer:
         self._state.write(present, possible, reached, limited)
         if len(reached) < len(sources):
             raise no_source(min(sources.keys() - reached.keys(), key=address_order))
+
+
+def is_left_over(service: VirtualService, ours: Container[VirtualKey]) -> bool:
+    """Whether a service of IPVS is none that this balancer puts there: the program serves it, or is to serve what an agent with IPVS served."""
+    by_tunnel = any(d.nat_port is None for d in service.destinations)
+    return service.key in ours or (by_tunnel and service.key.protocol is not Protocol.SCTP)
 
 
 def _vlans() -> dict[int, LinkRecord]:

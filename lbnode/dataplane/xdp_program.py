@@ -9,14 +9,16 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from lbnode.dataplane import xdp_records
+from lbnode.dataplane.bpf_pins import remove_pin, remove_pins
 from lbnode.dataplane.libbpf import GENERIC_MODE, NATIVE_MODE, Link, Object, load
 from lbnode.dataplane.xdp_records import Limits, LinkRecord, Tag
-from lbnode.errors import ConfigError
+from lbnode.errors import Bug, ConfigError
 
 PROGRAM = "samegate"
 _LINK_PREFIX = "link-"
@@ -140,11 +142,12 @@ def _possible_processors() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """How the program is at a device. ``reason`` says why not natively, where it is not."""
+    """How the program is at a device. ``reason`` says why not natively, where it is not; ``number`` is the kernel's of the program."""
 
     device: str
     mode: Mode
     reason: str = ""
+    number: int = field(default=0, compare=False)
 
 
 class Attachment:
@@ -153,7 +156,9 @@ class Attachment:
     def __init__(self, pins: Path | None, folder: Path | None) -> None:
         self._pins = pins
         self._folder = folder
-        self._links: list[Link] = []
+        self._links: dict[str, Link] = {}
+        self._loaded: Object | None = None
+        self._wanted: Mode | None = None
         self.devices: tuple[Attached, ...] = ()
 
     def attach(self, loaded: Object, devices: Iterable[str], wanted: Mode | None) -> None:
@@ -163,33 +168,54 @@ class Attachment:
         more, and maps of other layouts and sizes go.
 
         Raises:
-            ConfigError: no such device, another program is at it, or it cannot be had in the wanted mode. Devices before it are attached.
+            ConfigError: no such device, another program is at it, or it cannot be had in the wanted mode. All devices are as they were.
         """
-        names = tuple(dict.fromkeys(devices))
-        for name in names:
-            try:
-                index = socket.if_nametoindex(name)
-            except OSError:
-                there = ", ".join(sorted(n for _, n in socket.if_nameindex()))
-                raise ConfigError(f"network device {name}", "there is none here", f"Name one of: {there}") from None
-            attached, link = self._renewed(loaded, name, index) or self._anew(loaded, name, index, wanted)
-            self.devices += (attached,)
-            self._links.append(link)
-        self._forget_former(names)
+        self._loaded, self._wanted = loaded, wanted
+        indices = {name: _index(name) for name in dict.fromkeys(devices)}
+        # Programs of ours are replaced when nothing can fail any more: an agent that ends here leaves those that its record tells of.
+        with ExitStack() as undone:
+            former: dict[str, Link] = {}
+            found: dict[str, Attached] = {}
+            for name, index in indices.items():
+                if (link := self._former(loaded, name, index)) is not None:
+                    former[name] = link
+                    undone.callback(self._links.pop, name)
+                    undone.callback(link.close)
+                else:
+                    found[name], link = self._anew(loaded, name, index, wanted)
+                    undone.callback(self._take_back, name, link)
+                self._links[name] = link
+            undone.pop_all()
+        for name, link in former.items():
+            link.replace(loaded.program(PROGRAM))
+            generic = loaded.program_at(indices[name], GENERIC_MODE)
+            found[name] = Attached(name, Mode.GENERIC if generic else Mode.NATIVE)
+        self.devices = tuple(_numbered(loaded, found[name], index) for name, index in indices.items())
+        self._forget_former(indices)
+
+    def attach_again(self, devices: Iterable[str]) -> None:
+        """Have the program at those of its devices that lost it: made anew, or somebody took it off. Raises as :meth:`attach`."""
+        if self._loaded is None:
+            raise Bug("a program is attached again that never was")
+        for name in devices:
+            index = _index(name)
+            if (lost := self._links.pop(name, None)) is not None:
+                self._take_back(name, lost)
+            attached, self._links[name] = self._anew(self._loaded, name, index, self._wanted)
+            again = _numbered(self._loaded, attached, index)
+            self.devices = tuple(again if d.device == name else d for d in self.devices)
 
     def close(self) -> None:
         """The program stays at its devices if it is pinned, and leaves them otherwise."""
-        for link in self._links:
+        for link in self._links.values():
             link.close()
         self._links.clear()
 
     def remove(self) -> None:
         """Take the program away from its devices, and all that is pinned."""
         self.close()
-        if self._pins is not None and self._pins.is_dir():
-            for entry in self._pins.iterdir():
-                _remove(entry)
-            self._pins.rmdir()
+        if self._pins is not None:
+            remove_pins(self._pins)
 
     def _forget_former(self, names: Iterable[str]) -> None:
         if self._pins is None:
@@ -197,12 +223,18 @@ class Attachment:
         wanted = {_LINK_PREFIX + name for name in names}
         for entry in self._pins.iterdir():
             if entry != self._folder and entry.name not in wanted:
-                _remove(entry)
+                remove_pin(entry)
 
     def _pin(self, name: str) -> Path | None:
         return self._pins / f"{_LINK_PREFIX}{name}" if self._pins is not None else None
 
-    def _renewed(self, loaded: Object, name: str, index: int) -> tuple[Attached, Link] | None:
+    def _take_back(self, name: str, link: Link) -> None:
+        link.close()
+        self._links.pop(name, None)
+        if (pin := self._pin(name)) is not None:
+            pin.unlink(missing_ok=True)
+
+    def _former(self, loaded: Object, name: str, index: int) -> Link | None:
         pin = self._pin(name)
         if pin is None or not pin.exists():
             return None
@@ -212,9 +244,7 @@ class Attachment:
             link.close()
             pin.unlink()
             return None
-        link.replace(loaded.program(PROGRAM))
-        mode = Mode.GENERIC if loaded.program_at(index, GENERIC_MODE) else Mode.NATIVE
-        return Attached(name, mode), link
+        return link
 
     def _anew(self, loaded: Object, name: str, index: int, wanted: Mode | None) -> tuple[Attached, Link]:
         reason = ""
@@ -237,6 +267,19 @@ class Attachment:
         )
 
 
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        there = ", ".join(sorted(n for _, n in socket.if_nameindex()))
+        raise ConfigError(f"network device {name}", "there is none here", f"Name one of: {there}") from None
+
+
+def _numbered(loaded: Object, attached: Attached, index: int) -> Attached:
+    mode = GENERIC_MODE if attached.mode is Mode.GENERIC else NATIVE_MODE
+    return replace(attached, number=loaded.program_at(index, mode))
+
+
 def _occupied(loaded: Object, name: str, index: int) -> ConfigError:
     number = loaded.program_at(index, NATIVE_MODE) or loaded.program_at(index, GENERIC_MODE)
     return ConfigError(
@@ -244,15 +287,6 @@ def _occupied(loaded: Object, name: str, index: int) -> ConfigError:
         f"another XDP program is at it (number {number}), and a device has room for one",
         f"See it with `ip link show {name}`, and take it away (`ip link set {name} xdp off`), or name another device",
     )
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_dir():
-        for pinned in entry.iterdir():
-            pinned.unlink()
-        entry.rmdir()
-    else:
-        entry.unlink()
 
 
 def kernel_hertz() -> int:

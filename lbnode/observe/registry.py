@@ -86,6 +86,10 @@ class Metrics:
             "samegate_settings_refused",
             "1 while the settings file is refused and the last good settings are in force.",
         )
+        self._settings_pending = self.gauge(
+            "samegate_settings_pending",
+            "1 while the settings file asks for another data plane, which the next agent on this node takes, and earlier settings are in force.",
+        )
         self._rejections = self.gauge(
             "samegate_rejections",
             "Services, ports and active probes that are refused, by reason.",
@@ -125,11 +129,12 @@ class Metrics:
         if kind == "ConfigError":
             self._config_errors.inc()
 
-    def settings_refused(self, refused: bool) -> None:
-        """Tell whether the settings file is refused now; each new refusal counts as a configuration error."""
+    def settings(self, refused: bool, pending: bool = False) -> None:
+        """Tell whether the settings file is refused now, or waits for the next agent; each new refusal counts as a configuration error."""
         if refused and not _value(self._settings_refused):
             self._config_errors.inc()
         self._settings_refused.set(refused)
+        self._settings_pending.set(pending)
 
     def operations(self, operations: Iterable[Operation]) -> None:
         """Count operations that were applied."""

@@ -495,7 +495,7 @@ class Edge:
     def modules_at_work(self) -> dict[str, bool]:
         """The kernel modules that are needed now, and whether their work is seen."""
         view = self.view
-        return modules_at_work(view.plan, view.observed)
+        return modules_at_work(view.plan, view.observed, self._settings().dataplane)
 
 
 def reaches_a_worker(status: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What an edge node tells people beyond its status: its IPVS services as planned, what of them the kernel lacks, each worker's last probe. Pure."""
+"""What an edge node tells people beyond its status: its services as planned, what of them the kernel lacks, each worker's last probe. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from lbnode.announce import Differences
 from lbnode.model import EdgeState, IPAddress, VirtualService, WorkerHealth, address_order
 from lbnode.probe import ProbeResult
+from lbnode.settings import DataPlane
 from lbnode.translate import EdgePlan
 
 
@@ -52,16 +53,17 @@ def _service(service: VirtualService) -> dict[str, Any]:
     }
 
 
-def modules_at_work(plan: EdgePlan | None, observed: EdgeState | None) -> dict[str, bool]:
-    """The kernel modules that an edge node needs now, and whether their work is seen in the kernel: one that is built in shows by nothing else."""
+def modules_at_work(plan: EdgePlan | None, observed: EdgeState | None, dataplane: DataPlane) -> dict[str, bool]:
+    """The kernel modules that an edge node needs now, and whether their work is seen in the kernel: one that is built in shows by nothing else. XDP is
+    no module.
+    """
     seen = observed or EdgeState()
-    needed = {
-        "ip_vs": bool(seen.services) or any(name.startswith("net.ipv4.vs.") for name in seen.sysctls),
-        "ipip": bool(seen.probe_devices),
-    }
-    if plan is not None and plan.state.services:
-        # The first service loads it.
-        needed["ip_vs_mh"] = any(s.intact for s in seen.services)
+    needed = {"ipip": bool(seen.probe_devices)}
+    if dataplane == "ipvs":
+        needed["ip_vs"] = bool(seen.services) or any(name.startswith("net.ipv4.vs.") for name in seen.sysctls)
+        if plan is not None and plan.state.services:
+            # The first service loads it.
+            needed["ip_vs_mh"] = any(s.intact for s in seen.services)
     if plan is not None and plan.state.links:
         needed["ip_gre"] = bool(seen.links)
     return needed

@@ -90,6 +90,10 @@ class FromOutside(Watching):
         """Never: `lbnode clean` takes the state away, on request."""
         return False
 
+    async def changes_dataplane(self) -> bool:
+        """Never: outside the cluster there is IPVS alone (:class:`lbnode.settings.AgentSettings`)."""
+        return False
+
 
 def _own(settings: AgentSettings, node_name: str) -> OutsideEdge:
     for edge in settings.outside_edges:

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from lbnode.errors import ConfigError, Retry
-from lbnode.settings import AgentSettings, parse_json
+from lbnode.settings import AgentSettings, DataPlane, PendingSettings, other_dataplane, parse_json, with_dataplane
 
 #: From the begin of one pass to the begin of the next, at least. What happens after a quiet time waits for nothing; events that come faster share
 #: passes. The longest that one waits on top of the pass that it may have just missed.
@@ -29,6 +29,7 @@ BREATH_SECONDS = 0.003
 #: Not less: on a busy machine a pass takes a second, and what breaks must be repaired or withdrawn within three.
 BUSY_SHARE = 0.5
 SETTINGS_POLL_SECONDS = 1.0
+_ROLLED = "It is taken when the pod is replaced, one node after the other: kubectl -n samegate-system rollout status daemonset samegate-edge"
 
 log = structlog.get_logger()
 Value = TypeVar("Value")
@@ -121,7 +122,8 @@ class Loop:
 class WatchedFile(Generic[Value]):
     """A file that is read when its text changes; a bad or unreadable one after a good one leaves the good one in force.
 
-    ``error`` says why the file is refused now, and is empty while it is not.
+    ``error`` says why the file is refused now, and is empty while it is not; ``pending`` why it waits for the next agent. ``first`` reads the text at
+    the start, if not ``read``: where there is no good one yet, one may have to do that is not taken later.
 
     Raises:
         ConfigError: the file is missing or wrong at the start, when there is no good one yet.
@@ -129,12 +131,21 @@ class WatchedFile(Generic[Value]):
 
     decoding_errors = "strict"
 
-    def __init__(self, path: Path, read: Callable[[str, str], Value]) -> None:
+    def __init__(
+        self, path: Path, read: Callable[[str, str], Value], first: Callable[[str, str], Value] | None = None
+    ) -> None:
         self._path = path
         self._read = read
         self._text = self._text_now()
-        self.current: Value = read(self._text, str(path))
-        self.error = ""
+        self.current: Value = (first or read)(self._text, str(path))
+        self.error = self.pending = ""
+        if first is not None:
+            try:
+                self.current = read(self._text, str(path))
+            except PendingSettings as waiting:
+                self.pending = str(waiting)
+            except ConfigError as error:
+                self.error = str(error)
         #: Changes with ``current``.
         self.version = 0
 
@@ -145,21 +156,25 @@ class WatchedFile(Generic[Value]):
             raise ConfigError(str(self._path), f"cannot be read: {error}", "Put a readable file there") from None
 
     def poll(self) -> bool:
-        """Look once; ``True`` when ``current`` or ``error`` changed."""
-        before = (self.current, self.error)
+        """Look once; ``True`` when ``current``, ``error`` or ``pending`` changed."""
+        before = (self.current, self.error, self.pending)
         try:
             text = self._text_now()
-            if text == self._text and not self.error:
+            if text == self._text and not self.error and not self.pending:
                 return False
-            self.current, self.error = self._read(text, str(self._path)), ""
+            self.current, self.error, self.pending = self._read(text, str(self._path)), "", ""
             self._text = text
+        except PendingSettings as waiting:
+            self.error, self.pending = "", str(waiting)
         except ConfigError as error:
-            self.error = str(error)
-        if (self.current, self.error) == before:
+            self.error, self.pending = str(error), ""
+        if (self.current, self.error, self.pending) == before:
             return False
         self.version += self.current != before[0]
         if self.error:
             log.error("settings.refused", error=self.error)
+        elif self.pending:
+            log.warning("settings.pending", text=self.pending)
         else:
             log.info("settings.changed")
         return True
@@ -173,13 +188,25 @@ class WatchedFile(Generic[Value]):
 
 
 class SettingsFile(WatchedFile[AgentSettings]):
-    """The mounted ConfigMap."""
+    """The mounted ConfigMap. ``own`` is the data plane that the agent was started with, where that is decided elsewhere: settings that ask for another
+    one are pending, and at the start they are taken but for it.
+    """
 
     #: Bytes that are no UTF-8 become characters that no JSON outside its strings has, and are told by their place in the text.
     decoding_errors = "surrogateescape"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, parse_json)
+    def __init__(self, path: Path, own: DataPlane | None = None) -> None:
+        def read(text: str, where: str) -> AgentSettings:
+            settings = parse_json(text, where)
+            if own is not None and settings.dataplane != own:
+                raise other_dataplane(settings.dataplane, own, _ROLLED)
+            return settings
+
+        def first(text: str, where: str) -> AgentSettings:
+            settings = parse_json(text, where)
+            return settings if own is None else with_dataplane(settings, own, _ROLLED)
+
+        super().__init__(path, read, first)
 
 
 def on_termination(act: Callable[[], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,9 +15,11 @@ import structlog
 
 from lbnode import __version__, kube
 from lbnode.backend_probe import BackendProber
+from lbnode.dataplane.base import EdgeDataPlane
+from lbnode.dataplane.bpf_pins import BPF_DIRECTORY
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
-from lbnode.errors import Retry
+from lbnode.errors import ConfigError, Retry
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import (
     ControllerMetrics,
@@ -38,13 +39,23 @@ from lbnode.roles.from_outside import FromOutside
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
-from lbnode.roles.outside import NAMESPACE, Cluster, NodeRole, Outside, StandaloneNode, Task, required, standalone_name
+from lbnode.roles.outside import (
+    NAMESPACE,
+    Cluster,
+    NodeRole,
+    Outside,
+    StandaloneNode,
+    Task,
+    dataplane_of,
+    required,
+    standalone_name,
+)
 from lbnode.roles.removal import release_services
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate import ALL_EDGE_SYSCTLS, ALL_WORKER_SYSCTLS, WORKER_NEEDS
+from lbnode.translate import ALL_WORKER_SYSCTLS, EVERY_SYSCTL_OF, WORKER_NEEDS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
@@ -69,8 +80,12 @@ def run(role: Literal["edge", "worker", "controller"], settings_path: Path) -> i
     Raises:
         ConfigError: the settings file is missing or wrong at start. Later a wrong one leaves the last good one in force.
     """
-    settings = SettingsFile(settings_path)
+    settings = SettingsFile(settings_path, dataplane_of(os.environ) if role == "edge" else None)
     configure_logging(settings.current.log_level, role=role, node=os.environ.get("NODE_NAME", os.uname().nodename))
+    if settings.error:
+        log.error("settings.refused", error=settings.error)
+    if settings.pending:
+        log.warning("settings.pending", text=settings.pending)
 
     async def main() -> None:
         match role:
@@ -156,12 +171,19 @@ async def _edge(outside: Outside) -> None:
             if edge.probed(results):
                 loop.wake()
 
-    machine = Machine(edge.modules_at_work, tuple(ALL_EDGE_SYSCTLS), edge.probe_targets, _sysctl_base())
+    dataplane = outside.settings.dataplane
+    machine = Machine(edge.modules_at_work, EVERY_SYSCTL_OF[dataplane], edge.probe_targets, _sysctl_base())
 
     def node_page() -> dict[str, Any]:
-        return {**edge.node_page(), "machine": {**machine.facts(), **surroundings.facts()}}
+        return {
+            **edge.node_page(),
+            "machine": {"dataplane": dataplane, **machine.facts(), **surroundings.facts()},
+        }
 
-    pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, edge.status, node_page)
+    def status() -> dict[str, Any]:
+        return {**edge.status(), "settings_pending": outside.settings_pending}
+
+    pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, status, node_page)
     tasks = [
         *outside.tasks(loop.wake, _shape_watch(outside, metrics, loop)),
         surroundings.run(),
@@ -171,7 +193,7 @@ async def _edge(outside: Outside) -> None:
     ]
     await _until_terminated(loop, edge.pass_once, tasks, pages, outside.settings.ports.edge, [outside.node_address])
     await edge.withdraw_and_wait()
-    await _clean_if_removed(outside, kernel.clean)
+    await _leave_edge(outside, kernel)
 
 
 async def _worker(outside: Outside) -> None:
@@ -222,11 +244,10 @@ async def _worker(outside: Outside) -> None:
     ]
     await _until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
 
-    async def clean_after_the_edges() -> None:
+    if await outside.is_removed():
         # The edge nodes withdraw first and forward for a while; tunnels that go before that would cut live connections.
         await asyncio.sleep(outside.settings.drain.withdraw_seconds + RESYNC_SECONDS)
-
-    await _clean_if_removed(outside, kernel.clean, clean_after_the_edges)
+        await _take_away(kernel.clean)
 
 
 async def _controller(settings: SettingsFile) -> None:
@@ -259,7 +280,8 @@ async def _controller(settings: SettingsFile) -> None:
     reading = _reading(settings.current)
 
     def settings_changed() -> None:
-        _changed(settings.current, settings.error, _reading, reading, metrics, loop)
+        metrics.settings(bool(settings.error), bool(settings.pending))
+        _changed(settings.current, _reading, reading, loop)
 
     tasks = [
         watcher.run(),
@@ -277,9 +299,17 @@ async def _controller(settings: SettingsFile) -> None:
 
 
 def _edge_kernel(settings: AgentSettings) -> KernelEdge:
+    pools = networks_of_this_kernel(settings.pool_networks)
+    balancer = None
+    if settings.dataplane == "xdp":
+        # Here, because an agent with IPVS has no need of it.
+        from lbnode.roles.xdp import xdp_balancer
+
+        balancer = xdp_balancer(pools, settings, BPF_DIRECTORY)
     return KernelEdge(
-        networks_of_this_kernel(settings.pool_networks),
-        sysctls=ALL_EDGE_SYSCTLS,
+        pools,
+        balancer=balancer,
+        sysctls=EVERY_SYSCTL_OF[settings.dataplane],
         fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
         sysctl_base=_sysctl_base(),
         record_directory=RECORD_DIRECTORY,
@@ -314,6 +344,7 @@ def _shape(settings: AgentSettings) -> tuple[object, ...]:
         settings.ports,
         settings.return_path,
         settings.via_edge,
+        settings.xdp if settings.dataplane == "xdp" else None,
     )
 
 
@@ -322,9 +353,14 @@ def _shape_watch(outside: Outside, metrics: Metrics, loop: Loop) -> Callable[[],
     # Pools, MTU and the way of replies shape the sockets and the filter from the start: a change of them is a new agent, which kubelet or systemd makes.
     shaping = _shape(outside.settings)
 
-    def changed() -> None:
-        _changed(outside.settings, outside.settings_error, _shape, shaping, metrics, loop)
+    def told() -> None:
+        metrics.settings(bool(outside.settings_error), bool(outside.settings_pending))
 
+    def changed() -> None:
+        told()
+        _changed(outside.settings, _shape, shaping, loop)
+
+    told()
     return changed
 
 
@@ -334,13 +370,10 @@ def _reading(settings: AgentSettings) -> tuple[object, ...]:
 
 def _changed(
     settings: AgentSettings,
-    error: str,
     shape: Callable[[AgentSettings], tuple[object, ...]],
     shaping: tuple[object, ...],
-    metrics: Metrics,
     loop: Loop,
 ) -> None:
-    metrics.settings_refused(bool(error))
     if shape(settings) != shaping:
         log.info(
             "settings.restart",
@@ -421,18 +454,25 @@ async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) 
             return
 
 
-async def _clean_if_removed(
-    outside: Outside, remove: Callable[[], None], before: Callable[[], Awaitable[None]] | None = None
-) -> None:
-    """Take our kernel state away, only when this role is removed for good."""
-    if not await outside.is_removed():
-        return
-    if before is not None:
-        await before()
+async def _leave_edge(outside: Outside, kernel: EdgeDataPlane) -> None:
+    """The edge's last act, when nothing is announced from here any more. As a rule all stays for the next agent."""
+    if await outside.is_removed():
+        await _take_away(kernel.clean)
+    elif await outside.changes_dataplane():
+        # The next agent may not have the right to do it.
+        await _take_away(kernel.clear)
+
+
+async def _take_away(remove: Callable[[], None]) -> None:
     for attempt in range(3):
-        with contextlib.suppress(Retry):
+        try:
             await asyncio.get_running_loop().run_in_executor(None, remove)
+        except ConfigError as error:
+            log.error("kernel.not_cleaned", error=str(error))
+            return
+        except Retry:
+            await asyncio.sleep(0.5)
+        else:
             log.info("kernel.cleaned", attempt=attempt)
             return
-        await asyncio.sleep(0.5)
     log.error("kernel.not_cleaned", text="run `python -m lbnode clean` on this node")

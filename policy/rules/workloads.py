@@ -8,6 +8,7 @@ from typing import Any
 from policy.model import Parameters, Resource
 
 NAMESPACE = "samegate-system"
+BPF_DIRECTORY = "/sys/fs/bpf"
 _PREFIX = "kubernetes:"
 _DIGEST = "@sha256:"
 
@@ -63,14 +64,23 @@ def no_privileged_pods(resource: Resource, parameters: Parameters) -> Iterator[s
 def only_the_roles_capabilities(resource: Resource, parameters: Parameters) -> Iterator[str]:
     """Capabilities are added only in our namespace, and only those of the agents' roles.
 
-    NET_ADMIN in any other namespace could rewrite what the agents programmed.
+    NET_ADMIN in any other namespace could rewrite what the agents programmed. Those for loading programs into the kernel go with the mount of the
+    node's BPF file system, which only the edge's agent with dataplane xdp has.
     """
     metadata = resource.properties.get("metadata") or {}
-    allowed = set(parameters["capabilities"]) if metadata.get("namespace") == NAMESPACE else set()
+    ours = metadata.get("namespace") == NAMESPACE
+    volumes = {
+        volume.get("name")
+        for volume in (pod_of(resource) or {}).get("volumes") or []
+        if (volume.get("hostPath") or {}).get("path") == BPF_DIRECTORY
+    }
     for container in containers_of(resource):
+        allowed = set(parameters["capabilities"]) if ours else set()
+        if ours and any(mount.get("name") in volumes for mount in container.get("volumeMounts") or []):
+            allowed |= set(parameters["bpfCapabilities"])
         added = ((container.get("securityContext") or {}).get("capabilities") or {}).get("add") or []
         for capability in sorted(set(added) - allowed):
             yield (
-                f"container {container.get('name')} adds {capability}; allowed are {', '.join(sorted(parameters['capabilities']))}, in {NAMESPACE} only. "
-                "Take it out"
+                f"container {container.get('name')} adds {capability}; allowed are {', '.join(sorted(parameters['capabilities']))}, in {NAMESPACE} only, "
+                f"and {', '.join(sorted(parameters['bpfCapabilities']))} there beside a mount of {BPF_DIRECTORY}. Take it out"
             )

@@ -205,3 +205,9 @@ def test_nothing_of_the_building_machine_is_inside(root: Path) -> None:
 def test_a_user_who_is_not_root_may_read_everything(root: Path) -> None:
     closed = [p for p in root.rglob("*") if not p.is_symlink() and not p.stat().st_mode & 0o004]
     assert closed == []
+
+
+def test_the_xdp_program_and_its_loader_are_inside_and_the_agent_finds_them(root: Path) -> None:
+    code = "from lbnode.roles.xdp import PROGRAM_FILE; from lbnode.dataplane.libbpf import _library; _library(); print(PROGRAM_FILE.read_bytes()[:4])"
+    done = _inside(root, "python3", "-c", code)
+    assert done.stdout.strip() == r"b'\x7fELF'", done.stderr

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lbnode.errors import ConfigError, Retry
 from lbnode.model import (
     AddDestination,
     AddService,
+    AttachPrograms,
     Destination,
     EdgeFilter,
     EdgeState,
@@ -93,6 +95,15 @@ def send(node: XdpNode, port: int, flags: str = "A") -> Run:
 def worker(run: Run) -> str:
     assert run.verdict == TX
     return str(ip_address(run.packet[30:34]))
+
+
+def remake_eth0() -> None:
+    """As when its driver is loaded anew."""
+    sh("ip link del eth0")
+    sh("ip link add eth0 type veth peer name peer0")
+    sh(f"ip addr add {IPV4.node}/{IPV4.prefix_length} dev eth0")
+    sh("ip link set eth0 up")
+    sh("ip link set peer0 up")
 
 
 def program_number() -> str:
@@ -215,6 +226,63 @@ def test_cleaning_takes_the_program_from_its_device_and_all_that_is_pinned(machi
         node.plane.clean()
     assert not program_number()
     assert not machine.pins.exists()
+
+
+def test_a_device_that_was_made_anew_is_noticed_and_has_the_program_again(machine: Machine) -> None:
+    with ExitStack() as stack:
+        node = machine.agent(stack)
+        node.plane.apply(TWO_WORKERS)
+        before = program_number()
+        remake_eth0()
+        assert program_number() == ""
+        found = node.plane.read()
+        assert found.lost_programs == {"eth0"}
+        node.plane.apply(diff_edge(replace(found, lost_programs=frozenset()), None, found))
+        assert program_number() == before != ""
+        assert node.plane.read().lost_programs == frozenset()
+    assert program_number() == before, "it is pinned as before"
+
+
+def test_a_device_that_is_away_is_named_until_it_is_back(machine: Machine) -> None:
+    with ExitStack() as stack:
+        node = machine.agent(stack)
+        sh("ip link del eth0")
+        for _ in range(2):
+            assert node.plane.read().lost_programs == {"eth0"}
+            with pytest.raises(ConfigError, match="network device eth0: there is none here"):
+                node.plane.apply([AttachPrograms(frozenset({"eth0"}))])
+        sh("ip link add eth0 type veth peer name peer0")
+        node.plane.apply([AttachPrograms(frozenset({"eth0"}))])
+        assert node.plane.read().lost_programs == frozenset()
+
+
+def test_a_program_of_others_that_came_meanwhile_is_named_and_left_alone(machine: Machine) -> None:
+    with ExitStack() as stack:
+        node = machine.agent(stack)
+        remake_eth0()
+        sh(f"ip link set dev eth0 xdp obj {machine.built} sec xdp")
+        theirs = program_number()
+        assert node.plane.read().lost_programs == {"eth0"}
+        with pytest.raises(ConfigError, match="another XDP program is at it"):
+            node.plane.apply([AttachPrograms(frozenset({"eth0"}))])
+        assert program_number() == theirs != ""
+
+
+@pytest.mark.parametrize("at_work", [False, True], ids=["first start", "at work before"])
+def test_an_agent_that_one_of_its_devices_fails_leaves_the_others_as_they_were(machine: Machine, at_work: bool) -> None:
+    sh("ip link add eth1 type veth peer name peer1")
+    if at_work:
+        with ExitStack() as first:
+            machine.agent(first)
+    before = program_number()
+    assert bool(before) is at_work
+    sh(f"ip link set dev eth1 xdp obj {machine.built} sec xdp")
+    with ExitStack() as second, pytest.raises(ConfigError, match="network device eth1: another XDP program is at it"):
+        second.enter_context(
+            xdp_node(machine.built, machine.folder / "record", machine.pins, devices=("eth0", "eth1"), sizes=SIZES)
+        )
+    assert program_number() == before
+    assert {p.name for p in machine.pins.glob("link-*")} == ({"link-eth0"} if at_work else set())
 
 
 def test_a_write_that_was_broken_off_is_noticed_and_mended(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

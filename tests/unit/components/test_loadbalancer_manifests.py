@@ -41,9 +41,14 @@ def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
-def test_the_objects_are_those_of_the_golden_file() -> None:
-    text = yaml.safe_dump_all([m for stage in stages(_agent(), IMAGE) for m in stage], sort_keys=False, width=120)
-    golden = GOLDEN / "loadbalancer.yaml"
+XDP = {"dataplane": "xdp", "xdp": {"devices": ["eth0"], "mostProcessors": 16}}
+
+
+@pytest.mark.parametrize(("name", "changes"), [("loadbalancer.yaml", {}), ("loadbalancer-xdp.yaml", XDP)])
+def test_the_objects_are_those_of_the_golden_file(name: str, changes: dict[str, Any]) -> None:
+    objects = [m for stage in stages(_agent(**changes), IMAGE) for m in stage]
+    text = yaml.safe_dump_all(objects, sort_keys=False, width=120)
+    golden = GOLDEN / name
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text(), (
@@ -109,6 +114,22 @@ def test_host_paths_are_the_three_that_were_decided() -> None:
     for name in ("samegate-edge", "samegate-worker"):
         paths = {v["hostPath"]["path"] for v in _pods(_objects())[name]["volumes"] if "hostPath" in v}
         assert paths == {"/proc/sys/net", "/var/lib/samegate", "/run/xtables.lock"}
+
+
+def test_xdp_takes_two_capabilities_and_the_bpf_file_system_in_the_agent_of_the_edge_and_nowhere_else() -> None:
+    with_ipvs, with_xdp = _pods(_objects()), _pods(_objects(**XDP))
+    (agent,) = with_xdp["samegate-edge"]["containers"]
+    # Linux 5.8 took both out of CAP_SYS_ADMIN: capabilities(7).
+    assert agent["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "BPF", "PERFMON"]}
+    assert [m["mountPath"] for m in agent["volumeMounts"] if m["name"] == "bpf"] == ["/sys/fs/bpf"]
+    assert {"name": "DATA_PLANE", "value": "xdp"} in agent["env"]
+    (volume,) = [v for v in with_xdp["samegate-edge"]["volumes"] if v["name"] == "bpf"]
+    assert volume["hostPath"] == {"path": "/sys/fs/bpf", "type": "Directory"}
+    # By hand: 320 MiB for the agent; 255.8 of rings, 64 of flows, 8.5 of destinations and 0.4 of VIPs.
+    assert agent["resources"]["limits"] == {"memory": "649Mi"}
+    for name in ("samegate-worker", "samegate-controller"):
+        assert with_xdp[name] == with_ipvs[name]
+    assert with_xdp["samegate-edge"]["initContainers"] == with_ipvs["samegate-edge"]["initContainers"]
 
 
 def test_bird_is_a_sidecar_that_outlives_the_agent() -> None:

@@ -69,6 +69,27 @@ def test_a_unit_has_no_more_privileges_than_the_pod(unit: Path) -> None:
     assert setting(unit, "SystemCallFilter") == ["@system-service"]
 
 
+def test_the_drop_in_for_xdp_adds_what_the_pod_gets_with_it_and_nothing_else() -> None:
+    # docs/adr/0003-privileges.md. Lists of both kinds add up (systemd.exec).
+    drop_in = UNITS / "samegate-edge.service.d" / "xdp.conf"
+    assert setting(drop_in, "CapabilityBoundingSet") == ["CAP_BPF CAP_PERFMON"]
+    assert setting(drop_in, "SystemCallFilter") == ["bpf"]
+    assert setting(drop_in, "BindPaths") == setting(drop_in, "ReadWritePaths") == ["/sys/fs/bpf"]
+
+
+@needs_systemd
+def test_systemd_finds_nothing_wrong_with_the_edge_with_the_drop_in_for_xdp(tmp_path: Path) -> None:
+    unit = UNITS / "samegate-edge.service"
+    [command] = setting(unit, "ExecStart")
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace(f"ExecStart={command.split()[0]}", "ExecStart=/bin/sh"))
+    shutil.copytree(UNITS / f"{unit.name}.d", tmp_path / f"{unit.name}.d")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_bird_and_agent_share_one_directory_that_outlives_both() -> None:
     for name in ("samegate-edge", "samegate-bird"):
         unit = UNITS / f"{name}.service"

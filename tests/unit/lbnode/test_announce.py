@@ -13,6 +13,7 @@ from lbnode.model import (
     Destination,
     EdgeState,
     Protocol,
+    Remains,
     ServiceName,
     Verdict,
     VipFacts,
@@ -53,6 +54,21 @@ def on(vip: VipFacts = FACTS, facts: EdgeFacts = GOOD, **changes: object) -> Edg
     return replace(facts, vips={VIP: vip}, **changes)
 
 
+def test_a_program_that_takes_packets_before_ipvs_is_named_with_its_devices() -> None:
+    left = frozenset({Remains("xdp", "eth1"), Remains("xdp", "eth0")})
+    assert "packets from eth0, eth1 pass IPVS by" in verdict(on(observed=replace(STATE, remains=left))).detail
+
+
+def test_a_device_without_its_program_is_named_and_keeps_every_vip_off_the_air() -> None:
+    told = verdict(on(observed=replace(STATE, lost_programs=frozenset({"eth1"}))))
+    assert (told.announce, told.reason) == (False, "DataPlaneDiffers")
+    assert "eth1" in told.detail
+
+
+def test_services_that_ipvs_keeps_behind_xdp_keep_no_vip_off_the_air() -> None:
+    assert verdict(on(observed=replace(STATE, remains=frozenset({Remains("ipvs")})))).announce
+
+
 def test_a_vip_is_announced_when_everything_holds() -> None:
     found = verdict(GOOD)
     assert (found.announce, found.reason) == (True, "Announced")
@@ -70,6 +86,7 @@ def test_a_vip_is_announced_when_everything_holds() -> None:
         (on(observed=replace(STATE, sysctls={"net.ipv4.vs.sloppy_tcp": "0"})), "SysctlDiffers"),
         (on(observed=replace(STATE, vips=frozenset())), "DataPlaneDiffers"),
         (on(observed=replace(STATE, services=())), "DataPlaneDiffers"),
+        (on(observed=replace(STATE, remains=frozenset({Remains("xdp", "eth0")}))), "DataPlaneDiffers"),
         (on(VipFacts(VIP, WEB)), "NoReadyEndpoints"),
         (on(VipFacts(VIP, WEB, endpoints=3)), "NoWorker"),
         (on(unserved={4: ("NoNodeAddress", "edge1 has none")}), "NoNodeAddress"),

@@ -18,6 +18,7 @@ from lbnode.model import (
     AddProbeDevice,
     AddProbeRoute,
     AddService,
+    AttachPrograms,
     DeliveryTable,
     Destination,
     EdgeFilter,
@@ -28,6 +29,7 @@ from lbnode.model import (
     Operation,
     ProbeRoute,
     Protocol,
+    Remains,
     RemoveAddress,
     RemoveDelivery,
     RemoveDestination,
@@ -35,6 +37,7 @@ from lbnode.model import (
     RemoveLink,
     RemoveProbeDevice,
     RemoveProbeRoute,
+    RemoveRemains,
     RemoveService,
     RemoveTranslation,
     RemoveTunnel,
@@ -441,6 +444,17 @@ def test_a_changed_flag_keeps_the_destinations() -> None:
     desired = replace(state, services=(replace(state.services[0], hash_source_port=False),))
     bare = replace(desired.services[0], destinations=())
     assert diff_edge(desired, table, kernel.read()) == (UpdateService(bare),)
+
+
+@given(edge_states(), edge_states())
+def test_lost_programs_come_back_and_what_another_agent_left_goes_when_all_else_is_done(
+    before: tuple[EdgeState, EdgeFilter], after: tuple[EdgeState, EdgeFilter]
+) -> None:
+    left = frozenset({Remains("xdp", "eth0"), Remains("ipvs")})
+    usual = diff_edge(*after, before[0])
+    lost = frozenset({"eth0", "eth1"})
+    worst = replace(before[0], remains=left, lost_programs=lost)
+    assert diff_edge(*after, worst) == (*usual, AttachPrograms(lost), RemoveRemains(left))
 
 
 def test_the_filter_comes_first_when_there_is_none() -> None:

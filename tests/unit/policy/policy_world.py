@@ -166,6 +166,23 @@ def _put(resource: str, path: str, value: Any) -> Callable[[World], object]:
     return change
 
 
+def _loading_programs(resource: str, path: str = "/sys/fs/bpf") -> Callable[[World], object]:
+    def change(world: World) -> None:
+        pod = world["resources"][resource]["properties"]["spec"]["template"]["spec"]
+        pod["volumes"] = [{"name": "bpf", "hostPath": {"path": path}}]
+        pod["containers"][0]["volumeMounts"] = [{"name": "bpf", "mountPath": "/sys/fs/bpf"}]
+        pod["containers"][0]["securityContext"] = {"capabilities": {"add": ["BPF", "PERFMON"]}}
+
+    return change
+
+
+def with_xdp() -> World:
+    """The kept stack whose edge nodes forward by XDP."""
+    world = kept()
+    _loading_programs("agents")(world)
+    return world
+
+
 def _peer(**values: Any) -> Callable[[World], object]:
     return lambda world: say(world, lambda settings: settings["bgp"]["peers"][0].update(values))
 
@@ -362,6 +379,24 @@ BREACHES = (
         "another capability in our namespace",
         "agents",
         _put("agents", f"{_CONTAINER}/securityContext/capabilities/add", ["NET_ADMIN", "SYS_ADMIN"]),
+    ),
+    Breach(
+        "only-the-roles-capabilities",
+        "loading programs without the BPF file system",
+        "agents",
+        _put("agents", f"{_CONTAINER}/securityContext/capabilities/add", ["NET_ADMIN", "BPF"]),
+    ),
+    Breach(
+        "only-the-roles-capabilities",
+        "loading programs beside another mount of the same name",
+        "agents",
+        _loading_programs("agents", "/sys/fs"),
+    ),
+    Breach(
+        "only-the-roles-capabilities",
+        "loading programs in another namespace",
+        "web",
+        _loading_programs("web"),
     ),
     Breach(
         "private-endpoint",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from policy_world import BOTH_FAMILIES, BREACHES, UNKNOWN, Breach, World, kept
+from policy_world import BOTH_FAMILIES, BREACHES, UNKNOWN, Breach, World, kept, with_xdp
 from pulumi_policy import PolicyConfigSchema, PolicyCustomTimeouts, PolicyResourceOptions, ResourceValidationArgs
 from pulumi_policy.proxy import UnknownValueError, unknown_checking_proxy
 
@@ -51,6 +51,10 @@ def found(world: World, configuration: dict[str, dict[str, Any]] | None = None) 
 
 def test_the_stack_that_keeps_every_rule_has_no_finding() -> None:
     assert found(kept()) == set()
+
+
+def test_an_agent_with_the_bpf_file_system_may_load_programs() -> None:
+    assert found(with_xdp()) == set()
 
 
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda b: f"{b.rule}: {b.what}")

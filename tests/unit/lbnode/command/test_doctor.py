@@ -137,6 +137,13 @@ FAULTS: dict[str, tuple[dict[str, Agent], str, str, str, str]] = {
         "950 of 1000",
         "nf_conntrack_max=2000",
     ),
+    "another data plane": (
+        edge1(dataplane="xdp"),
+        "data planes",
+        "edge1",
+        "its data plane is xdp, the settings have ipvs",
+        "rollout status daemonset samegate-edge",
+    ),
     "another kernel release": (
         edge1(kernel_release="6.12.0-1-amd64"),
         "kernel builds",
@@ -244,6 +251,26 @@ def test_of_three_kernels_the_one_that_differs_is_named() -> None:
     change = {n: agent("edge", n, edge_status(n), page) for n, page in pages.items()}
     (finding,) = doctor(view(change=change)).data["findings"]
     assert finding["where"] == "edge2"
+
+
+def xdp(node: str, **facts: Any) -> Agent:
+    """An edge node with XDP: nothing of IPVS is there."""
+    own = {"dataplane": "xdp", "sysctls": {"net.ipv4.conf.all.rp_filter": "2"}, "modules": {"ipip": "loaded"}}
+    return agent("edge", node, edge_status(node), edge_page(machine=machine("edge", **(own | facts))))
+
+
+def test_nothing_of_ipvs_is_missed_with_xdp_and_its_kernels_may_differ() -> None:
+    in_force = settings(dataplane="xdp", xdp={"devices": ["eth0"]})
+    change = {"edge1": xdp("edge1"), "edge2": xdp("edge2", kernel_release="6.12.0-1-amd64")}
+    assert doctor(view(change=change, settings_in_force=in_force)).data["findings"] == []
+
+
+def test_a_sysctl_that_xdp_needs_is_missed_with_xdp() -> None:
+    in_force = settings(dataplane="xdp", xdp={"devices": ["eth0"]})
+    change = {"edge1": xdp("edge1", sysctls={}), "edge2": xdp("edge2")}
+    (finding,) = doctor(view(change=change, settings_in_force=in_force)).data["findings"]
+    assert (finding["check"], finding["where"]) == ("sysctls", "edge1")
+    assert "rp_filter" in finding["what"]
 
 
 def test_this_machines_own_wrong_clock_is_not_blamed_on_the_nodes() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from lbnode.command.pages import MUST_TELL, read_node_page, read_status
 from lbnode.roles.edge import Edge
+from lbnode.roles.edge_page import modules_at_work
 from tests.unit.lbnode.roles.world import VIP, WORKERS, World
 
 #: Added for every role where the pages are put together (lbnode.roles.start).
@@ -66,6 +67,10 @@ def test_a_kernel_that_lacks_a_planned_service_is_a_difference(edge: Edge) -> No
     differences: dict[Any, str] = read_node_page(edge.node_page()).differences
     assert differences == {VIP: f"{VIP} is not on the loopback device"}
     assert edge.modules_at_work() == {"ip_vs": False, "ip_vs_mh": False, "ipip": False}
+
+
+def test_with_xdp_no_module_of_ipvs_is_needed(edge: Edge) -> None:
+    assert modules_at_work(edge.view.plan, edge.view.observed, "xdp") == {"ipip": True}
 
 
 def test_modules_count_as_at_work_by_what_the_kernel_shows(edge: Edge) -> None:

@@ -53,6 +53,15 @@ def test_the_first_value_stays_and_outlives_the_process(tmp_path: Path) -> None:
     assert Record(tmp_path / "state", "edge").values == {}
 
 
+def test_one_name_is_forgotten_and_the_others_stay(tmp_path: Path) -> None:
+    record = Record(tmp_path, "edge")
+    record.keep(NAME, "0")
+    record.keep("ipvs-timeouts", "900 120 300")
+    record.drop("ipvs-timeouts")
+    record.drop("never there")
+    assert record.values == Record(tmp_path, "edge").values == {NAME: "0"}
+
+
 def test_a_record_of_another_boot_or_in_pieces_counts_for_nothing(tmp_path: Path) -> None:
     file = tmp_path / "edge.json"
     for text in (json.dumps({"boot": "another", "before": {NAME: "0"}}), "{", "[]", '{"boot": 1}', ""):

@@ -101,9 +101,19 @@ def test_operations_and_rejections_are_counted() -> None:
 def test_a_refused_settings_file_counts_once_however_often_it_is_looked_at() -> None:
     metrics = WorkerMetrics()
     for refused in (True, True, False, True):
-        metrics.settings_refused(refused)
+        metrics.settings(refused)
     assert of(metrics, "samegate_settings_refused") == {(): 1}
     assert of(metrics, "samegate_config_errors_total") == {(): 2}
+
+
+def test_settings_that_wait_for_the_next_agent_are_no_configuration_error() -> None:
+    metrics = EdgeMetrics()
+    metrics.settings(refused=False, pending=True)
+    assert of(metrics, "samegate_settings_pending") == {(): 1}
+    assert of(metrics, "samegate_settings_refused") == {(): 0}
+    assert of(metrics, "samegate_config_errors_total") == {(): 0}
+    metrics.settings(refused=False, pending=False)
+    assert of(metrics, "samegate_settings_pending") == {(): 0}
 
 
 def test_only_config_errors_count_as_such() -> None:

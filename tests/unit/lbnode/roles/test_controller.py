@@ -289,6 +289,24 @@ def test_a_cluster_policy_is_told_that_it_hides_the_clients_address() -> None:
     assert "hides the client's address" in cluster.condition("Accepted")["message"]
 
 
+def test_what_xdp_does_not_forward_is_a_condition_of_the_service_and_goes_with_the_data_plane() -> None:
+    cluster = Cluster()
+    with_ipvs = cluster.settings
+    cluster.settings = parse(SETTINGS | {"dataplane": "xdp", "xdp": {"devices": ["eth0"]}})
+    asking = service(vip=None)
+    asking["metadata"]["annotations"] = {"samegate.dev/forwarding": "nat"}
+    cluster.put(asking, service("plain", vip=None))
+    cluster.run()
+    told = cluster.condition("Accepted")
+    assert told["reason"] == "NotByXdp"
+    assert "samegate.dev/forwarding" in told["message"] and "dataplane ipvs" in told["message"]
+    assert cluster.condition("Accepted", ServiceName("shop", "plain"))["reason"] == "Accepted"
+
+    cluster.settings = with_ipvs
+    cluster.run()
+    assert cluster.condition("Accepted")["reason"] == "Accepted"
+
+
 def test_a_full_pool_shows_as_full_though_its_first_and_last_address_are_not_given_out() -> None:
     cluster = Cluster()
     cluster.settings = parse(SETTINGS | {"pools": [{"name": "tiny", "cidrs": ["203.0.113.8/30"]}]})

@@ -111,6 +111,16 @@ def test_a_kernel_that_refuses_to_be_mended_withdraws_in_that_pass() -> None:
     assert world.speaker.history[-1] == frozenset()
 
 
+def test_a_program_that_its_device_lost_is_back_in_that_pass_and_nothing_is_withdrawn() -> None:
+    world = World()
+    assert announced_after(world, 2)
+    changes = len(world.speaker.history)
+    world.kernel.lost_programs = frozenset({"eth0"})
+    assert announced_after(world, 1)
+    assert world.kernel.lost_programs == frozenset()
+    assert len(world.speaker.history) == changes
+
+
 def test_one_unreadable_answer_of_the_kernel_is_no_reason_to_withdraw_but_two_in_a_row_are() -> None:
     world = World()
     assert announced_after(world, 2)

@@ -196,6 +196,55 @@ def test_a_file_that_vanishes_for_a_moment_leaves_the_good_one_in_force(tmp_path
     assert "No such file" in settings.error
 
 
+XDP = SETTINGS | {"dataplane": "xdp", "xdp": {"devices": ["eth0"]}}
+
+
+def test_settings_with_another_data_plane_than_the_pods_leave_the_last_ones_in_force_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(SETTINGS))
+    settings = SettingsFile(path, "ipvs")
+    good = settings.current
+    path.write_text(json.dumps(XDP | {"logLevel": "debug"}))
+    assert settings.poll()
+    assert settings.current == good
+    assert "dataplane xdp" in settings.pending and "rollout status daemonset samegate-edge" in settings.pending
+    assert settings.error == "", "nothing is wrong with them"
+    assert not settings.poll(), "the same is told once"
+    path.write_text("{")
+    assert settings.poll()
+    assert (settings.pending, "not JSON" in settings.error) == ("", True)
+    path.write_text(json.dumps(SETTINGS | {"logLevel": "debug"}))
+    assert settings.poll()
+    assert (settings.current.log_level, settings.error, settings.pending) == ("debug", "", "")
+
+
+def test_at_the_start_settings_with_another_data_plane_are_taken_but_for_it_and_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(XDP | {"logLevel": "debug"}))
+    settings = SettingsFile(path, "ipvs")
+    assert (settings.current.dataplane, settings.current.log_level) == ("ipvs", "debug")
+    assert ("dataplane xdp" in settings.pending, settings.error) == (True, "")
+    assert not settings.poll()
+
+
+def test_at_the_start_settings_that_the_pods_data_plane_cannot_serve_are_an_error_with_the_way_out(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(SETTINGS))
+    with pytest.raises(ConfigError, match=r"dataplane ipvs: this agent was started with xdp.*rollout status"):
+        SettingsFile(path, "xdp")
+
+
+def test_roles_that_do_not_balance_take_settings_with_either_data_plane(tmp_path: Path) -> None:
+    path, settings = settings_file(tmp_path)
+    path.write_text(json.dumps(XDP))
+    assert settings.poll()
+    assert (settings.current.dataplane, settings.error) == ("xdp", "")
+
+
 def test_a_bad_text_at_the_start_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text("{")

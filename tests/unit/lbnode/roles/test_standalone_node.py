@@ -149,6 +149,29 @@ def test_a_bad_file_leaves_the_last_good_one_in_force_and_a_good_one_ends_that(
     assert (world.kernel.writes, len(world.speaker.history)) == (writes, changes)
 
 
+def test_another_data_plane_in_the_file_is_taken_by_the_next_agent_and_not_by_this_one(world: StandaloneWorld) -> None:
+    assert not asyncio.run(world.outside.changes_dataplane())
+    settings = FILE["settings"] | {"dataplane": "xdp", "xdp": {"devices": ["eth0"]}}
+    world.path.write_text(text_of(with_value(settings, "settings")))
+    assert world.outside.poll()
+    assert world.outside.settings.dataplane == "ipvs"
+    assert "systemctl restart samegate-edge" in world.outside.settings_pending
+    assert world.outside.settings_error == ""
+    assert asyncio.run(world.outside.changes_dataplane())
+    assert StandaloneNode(world.path, "edge", "edge1").settings.dataplane == "xdp"
+
+
+def test_a_worker_takes_a_file_with_either_data_plane(tmp_path: Path) -> None:
+    path = tmp_path / "standalone.yaml"
+    path.write_text(text_of(FILE))
+    outside = StandaloneNode(path, "worker", "worker1")
+    settings = FILE["settings"] | {"dataplane": "xdp", "xdp": {"devices": ["eth0"]}}
+    path.write_text(text_of(with_value(settings, "settings")))
+    assert outside.poll()
+    assert outside.settings_error == ""
+    assert not asyncio.run(outside.changes_dataplane())
+
+
 def test_at_the_start_a_bad_file_is_an_error_because_there_is_no_good_one(tmp_path: Path) -> None:
     path = tmp_path / "standalone.yaml"
     path.write_text("settings: {}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from ipaddress import ip_network
@@ -11,10 +12,68 @@ from typing import Any
 import pytest
 
 from lbnode import __version__
+from lbnode.dataplane.memory import MemoryEdge
+from lbnode.errors import ConfigError
 from lbnode.observe import Metrics, Pages
 from lbnode.roles import start
 from lbnode.roles.loop import Loop, SettingsFile
 from tests.unit.lbnode.roles.world import SETTINGS
+
+
+class Ending:
+    """An outside of an agent that ends."""
+
+    def __init__(self, removed: bool, changes: bool) -> None:
+        self.removed, self.changes = removed, changes
+
+    async def is_removed(self) -> bool:
+        return self.removed
+
+    async def changes_dataplane(self) -> bool:
+        return self.changes
+
+
+class Kernel(MemoryEdge):
+    """Notes what is taken away."""
+
+    def __init__(self, refuses: Exception | None = None) -> None:
+        super().__init__(NETWORKS)
+        self.taken_away: list[str] = []
+        self.refuses = refuses
+
+    def clear(self) -> None:
+        self.taken_away.append("what balances")
+        if self.refuses is not None:
+            raise self.refuses
+
+    def clean(self) -> None:
+        self.taken_away.append("everything")
+
+
+@pytest.mark.parametrize(
+    ("removed", "changes", "taken_away"),
+    [
+        (False, False, []),
+        (False, True, ["what balances"]),
+        (True, False, ["everything"]),
+        (True, True, ["everything"]),
+    ],
+)
+def test_an_edge_agent_leaves_all_but_for_another_data_plane_or_for_good(
+    removed: bool, changes: bool, taken_away: list[str]
+) -> None:
+    kernel = Kernel()
+    outside: Any = Ending(removed, changes)
+    asyncio.run(start._leave_edge(outside, kernel))
+    assert kernel.taken_away == taken_away
+
+
+def test_what_cannot_be_taken_away_is_not_tried_again_and_ends_no_process_in_an_error() -> None:
+    kernel = Kernel(ConfigError("eth0", "its program is out of reach", "Remove it by hand"))
+    outside: Any = Ending(removed=False, changes=True)
+    asyncio.run(start._leave_edge(outside, kernel))
+    assert kernel.taken_away == ["what balances"]
+
 
 NETWORKS = (ip_network("203.0.113.0/24"), ip_network("2001:db8:113::/64"))
 
