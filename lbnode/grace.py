@@ -5,7 +5,8 @@ status anew, and the parts of the picture arrive in any order: slices before Nod
 app. So an endpoint that counted as ready a moment ago goes on counting
 
 - for :data:`UNREADY_SECONDS` in any case, so that the Node's event may come after the slice's;
-- for :data:`RECOVERY_SECONDS` after its Node was last seen anything but Ready, or after the API server returned.
+- for :data:`RECOVERY_SECONDS` after its Node was last seen anything but Ready;
+- while the API server does not answer, and for :data:`API_RECOVERY_SECONDS` after it returned.
 
 Endpoints that terminate or vanish have no grace. :mod:`lbnode.translate` uses grace only for a Service without any endpoint that is really
 ready, and the tunnel probe has to succeed as ever.
@@ -21,8 +22,12 @@ from lbnode.objects import EndpointSliceObject, Snapshot
 
 #: A watch event takes milliseconds; withdrawal has three seconds.
 UNREADY_SECONDS = 1.0
-#: client-go's reflectors come back within 30 s of an outage, kubelets write pod status every 10 s, and the endpoint controller follows.
+#: Kubelets write pod status every 10 s, and the endpoint controller follows.
 RECOVERY_SECONDS = 60.0
+#: Three watches have to be back one after the other, for each lets the next one write something: a kubelet's and the endpoint controller's of pods, and
+#: that controller's of slices, which until then it cannot mend. client-go waits up to 30 s between tries, doubled by jitter (``NewReflector``). In a rack
+#: slices were as they should be 137 s after the API server had returned.
+API_RECOVERY_SECONDS = 180.0
 
 Place = tuple[ServiceName, str]
 """A Service on a Node, by the Node's name."""
@@ -49,9 +54,12 @@ class Memory:
 
 
 def step(
-    memory: Memory, snapshot: Snapshot, now_seconds: float, api_returned_seconds: float | None
+    memory: Memory, snapshot: Snapshot, now_seconds: float, api_away_seconds: float | None
 ) -> tuple[Memory, frozenset[Place]]:
-    """The memory after one look at the cluster, and the places that have grace now."""
+    """The memory after one look at the cluster, and the places that have grace now.
+
+    ``api_away_seconds`` is when the API server was last known to be away: now, while it is; ``None`` when it never was.
+    """
     trouble = {name: at for name, at in memory.trouble_seconds.items() if name in snapshot.nodes}
     trouble |= {name: now_seconds for name, node in snapshot.nodes.items() if node.ready != "True"}
     looks: dict[tuple[str, str], Look] = {}
@@ -77,11 +85,12 @@ def step(
                 last_ready = memory.ready_seconds[service, node]
             else:
                 continue
-            troubled = max(
-                trouble.get(node, float("-inf")),
-                api_returned_seconds if api_returned_seconds is not None else float("-inf"),
+            excused = (
+                now_seconds - last_ready <= UNREADY_SECONDS
+                or now_seconds - trouble.get(node, float("-inf")) <= RECOVERY_SECONDS
+                or (api_away_seconds is not None and now_seconds - api_away_seconds <= API_RECOVERY_SECONDS)
             )
-            if now_seconds - last_ready <= UNREADY_SECONDS or now_seconds - troubled <= RECOVERY_SECONDS:
+            if excused:
                 graced[service, node] = last_ready
     return Memory(looks, now_seconds, graced, trouble), frozenset(graced)
 

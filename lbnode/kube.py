@@ -211,7 +211,8 @@ def _askable(plugin: UserExec) -> UserExec:
 @dataclass
 class Copy:
     """What the API server said last. ``synced`` once every one of ``kinds`` was listed; ``returned_seconds`` is the event loop's time at which it last
-    answered after it had not; ``answered`` is the Unix time in seconds at which it last said anything of each kind."""
+    answered after it had been away, ``unanswered`` are the kinds for which it is away now: two tries in a row failed, for one watch that is cut is no
+    outage. ``answered`` is the Unix time in seconds at which it last said anything of each kind."""
 
     services: dict[ServiceName, Raw] = field(default_factory=dict)
     slices: dict[ServiceName, Raw] = field(default_factory=dict)
@@ -221,12 +222,17 @@ class Copy:
     listed: set[str] = field(default_factory=set)
     version: int = 0
     returned_seconds: float | None = None
+    unanswered: set[str] = field(default_factory=set)
     answered: dict[str, float] = field(default_factory=dict)
     _reader: SnapshotReader = field(default_factory=SnapshotReader, repr=False, compare=False)
 
     @property
     def synced(self) -> bool:
         return self.kinds <= self.listed
+
+    def away_seconds(self, now_seconds: float) -> float | None:
+        """As :meth:`lbnode.roles.cluster_view.Source.away_seconds`."""
+        return now_seconds if self.unanswered else self.returned_seconds
 
     def snapshot(self) -> Snapshot:
         """The objects as values."""
@@ -289,6 +295,8 @@ class Watcher:
                     await self._ask_whether_it_answers()
                 await self._list_and_watch(kind)
             except WATCH_ERRORS as error:
+                if kind in self._failing:
+                    self.copy.unanswered.add(kind)
                 self._failing.add(kind)
                 failures += 1
                 log.warning("api.unreachable", kind=kind, error=str(error) or type(error).__name__, failures=failures)
@@ -340,8 +348,9 @@ class Watcher:
         setattr(self.copy, kind, objects)
         self.copy.listed.add(kind)
         self.copy.answered[kind] = time.time()
-        if kind in self._failing:
-            self._failing.discard(kind)
+        self._failing.discard(kind)
+        if kind in self.copy.unanswered:
+            self.copy.unanswered.discard(kind)
             self.copy.returned_seconds = loop.time()
         if differs:
             self._note_change()

@@ -14,9 +14,8 @@ from lbnode.settings import AgentSettings
 class Source(Protocol):
     """Where objects come from: the API server (:class:`lbnode.kube.Copy`) or a file (:class:`lbnode.roles.outside.FileObjects`)."""
 
-    @property
-    def returned_seconds(self) -> float | None:
-        """The event loop's time at which an API server last answered after it had not."""
+    def away_seconds(self, now_seconds: float) -> float | None:
+        """The event loop's time, of which ``now_seconds`` is now, at which an API server was last known to be away; ``None`` when it never was."""
 
     @property
     def answered(self) -> Mapping[str, float]:

@@ -236,7 +236,7 @@ class Edge:
         # The same value stays the same object, so that what depends on it need not be worked out again.
         self._health = self._health if (health := self.health(snapshot.nodes)) == self._health else health
         health = self._health
-        self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.returned_seconds)
+        self._grace, graced = grace.step(self._grace, snapshot, now, self.cluster.raw.away_seconds(now))
         plan = translate_edge(
             snapshot,
             settings,

@@ -141,12 +141,15 @@ class FileObjects:
     file: Standalone
     version: int
     synced: bool = True
-    returned_seconds: float | None = None
 
     @property
     def answered(self) -> Mapping[str, float]:
         """Nobody has to answer."""
         return {}
+
+    def away_seconds(self, now_seconds: float) -> float | None:
+        """Nobody is away."""
+        return None
 
     def snapshot(self) -> Snapshot:
         return self.file.snapshot()

@@ -91,7 +91,7 @@ class Worker:
         if not self._cluster.synced:
             raise Retry("the Kubernetes API has not answered yet; what is programmed stays", 0.5)
         snapshot, now = self._cluster.snapshot(), self._clock()
-        self._grace, graced = grace.step(self._grace, snapshot, now, self._cluster.raw.returned_seconds)
+        self._grace, graced = grace.step(self._grace, snapshot, now, self._cluster.raw.away_seconds(now))
         failing, silent = backends.failing(self._probed), self._silent_edges()
         plan = translate_worker(snapshot, self._settings(), self._node_name, graced, failing, silent)
         if (refused := self._refusal()) is not None:

@@ -50,6 +50,11 @@ class ApiServer:
         self._talks.set()
         await asyncio.sleep(0)
 
+    def cut(self) -> None:
+        """Reset every connection, and answer the next."""
+        for writer in list(self._connections):
+            writer.transport.abort()
+
     def put(self, raw: dict[str, Any]) -> None:
         """Create or replace an object."""
         self._change(raw, "MODIFIED" if self._key(raw) in self._objects[PLURALS[raw["kind"]]] else "ADDED")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS, Memory, Place, step
+from lbnode.grace import API_RECOVERY_SECONDS, RECOVERY_SECONDS, UNREADY_SECONDS, Memory, Place, step
 from lbnode.model import ServiceName
 from tests.unit.lbnode.kube_objects import endpoint, endpoint_slice, node, snapshot
 
@@ -18,13 +18,13 @@ class Clock:
     def __init__(self) -> None:
         self.memory = Memory()
         self.now = 1000.0
-        self.returned: float | None = None
+        self.away: float | None = None
 
     def see(self, state: str | None, ready: str = "True", after: float = 0.0) -> bool:
         self.now += after
         endpoints = [] if state is None else [endpoint("198.18.131.2", "worker1", state)]
         cluster = snapshot(node("worker1", "198.18.0.21", ready=ready), endpoint_slice(endpoints))
-        self.memory, graced = step(self.memory, cluster, self.now, self.returned)
+        self.memory, graced = step(self.memory, cluster, self.now, self.away)
         return PLACE in graced
 
 
@@ -73,11 +73,22 @@ def test_slices_that_arrive_before_nodes_after_an_outage_have_grace() -> None:
     """The outage is over for slices; the Node in the copy is still the one from before it, and Ready."""
     clock = Clock()
     clock.see("ready")
-    clock.returned = clock.now + 120
+    clock.away = clock.now + 120
     assert clock.see("unready", after=120.1)
     assert clock.see("unready", ready="Unknown", after=0.5)
     assert clock.see("unready", after=10)
     assert not clock.see("ready", after=10)
+
+
+def test_while_the_api_server_is_away_no_grace_ends_and_then_it_lasts_for_three_minutes() -> None:
+    clock = Clock()
+    clock.see("ready")
+    clock.see("unready", ready="Unknown", after=0.5)
+    for _ in range(20):
+        clock.away = clock.now + 30
+        assert clock.see("unready", after=30)
+    assert clock.see("unready", after=API_RECOVERY_SECONDS - 1)
+    assert not clock.see("unready", after=2)
 
 
 def test_the_trouble_of_one_node_is_no_grace_for_another() -> None:

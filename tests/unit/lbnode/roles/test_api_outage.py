@@ -119,6 +119,52 @@ def test_an_api_server_that_is_away_for_ten_minutes_changes_nothing_and_is_caugh
     simulate(main())
 
 
+def withdrawn_by_late_slices(outage: bool) -> bool:
+    """Whether the VIP is withdrawn when slices are unready from 69 s after the API server's return on, and ready again 68 s later, as they were in a
+    rack whose endpoint controller came back slowly; meanwhile, from 95 s on, the API server is away a second time."""
+
+    async def main() -> bool:
+        async with running() as (world, api):
+            if outage:
+                await api.stop()
+                await asyncio.sleep(60)
+                await api.start()
+            await asyncio.sleep(69)
+            api.put(endpoints(worker1="unready", worker2="unready"))
+            await asyncio.sleep(26)
+            if outage:
+                await api.stop()
+            await asyncio.sleep(42)
+            api.put(endpoints(worker1="ready", worker2="ready"))
+            if outage:
+                await api.start()
+            await asyncio.sleep(10)
+            return world.speaker.history != [{VIP}]
+
+    found: bool = simulate(main())
+    return found
+
+
+def test_slices_that_are_mended_late_after_an_outage_withdraw_nothing() -> None:
+    assert not withdrawn_by_late_slices(outage=True)
+
+
+def test_without_an_outage_the_same_slices_do_withdraw() -> None:
+    assert withdrawn_by_late_slices(outage=False)
+
+
+def test_one_watch_that_is_cut_is_no_outage() -> None:
+    async def main() -> None:
+        async with running() as (world, api):
+            api.cut()
+            # LISTs go at their pace.
+            await asyncio.sleep(3 * LIST_INTERVAL_SECONDS)
+            api.put(endpoints(worker1="unready", worker2="unready"))
+            await until(lambda: world.speaker.history[-1] == frozenset(), 3)
+
+    simulate(main())
+
+
 def test_an_api_server_that_says_that_the_service_is_gone_is_believed() -> None:
     """The control: in the same rig a withdrawal does show, and so do changes of the kernel."""
 

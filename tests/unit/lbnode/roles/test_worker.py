@@ -14,7 +14,7 @@ from lbnode.backend_probe import BackendResult
 from lbnode.command.pages import MUST_TELL, read_status
 from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
-from lbnode.grace import RECOVERY_SECONDS, UNREADY_SECONDS
+from lbnode.grace import API_RECOVERY_SECONDS, UNREADY_SECONDS
 from lbnode.kube import Copy
 from lbnode.kube_proxy import RULES_SECONDS
 from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
@@ -201,7 +201,7 @@ def test_a_pod_that_turns_unready_in_an_api_outage_is_delivered_to_until_its_gra
     world.run()
     world.copy.returned_seconds = world.now
     set_endpoints(world, "unready")
-    world.now += RECOVERY_SECONDS - 1
+    world.now += API_RECOVERY_SECONDS - 1
     world.run()
     assert [str(d.key.address) for d in delivered(world)] == ["203.0.113.7"]
     world.now += 2
