@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -273,31 +273,38 @@ def measure_no_endpoints(bench: Bench) -> Mapping[str, Measured]:
             wait_until("the last endpoint is gone", lambda: endpoints.emptied_at(began), _LAST_POD_ENDED_SECONDS)
             bench.wait_announced(target.vip, set(), 20)
             emptied = endpoints.emptied_at(began)
-            gone = [
-                lost_at(watch.events, target.vip, str(e.address), began)
-                for watch in (tor1, tor2)
-                for e in topology.EDGES
-            ]
+            gone = _once_seen(
+                lambda: [
+                    lost_at(watch.events, target.vip, str(e.address), began)
+                    for watch in (tor1, tor2)
+                    for e in topology.EDGES
+                ]
+            )
         finally:
             returned = time.monotonic()
             cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, f"--replicas={replicas}")
         wait_until("the first endpoint is back", lambda: endpoints.filled_at(returned), 90)
         bench.wait_announced(target.vip, bench.edges, 20)
         filled = endpoints.filled_at(returned)
-        back = [
-            gained_at(watch.events, target.vip, str(e.address), returned)
-            for watch in (tor1, tor2)
-            for e in topology.EDGES
-        ]
+        back = _once_seen(
+            lambda: [
+                gained_at(watch.events, target.vip, str(e.address), returned)
+                for watch in (tor1, tor2)
+                for e in topology.EDGES
+            ]
+        )
     cluster.kubectl("rollout", "status", "deployment", "-n", APPS, ECHO, "--timeout=120s")
-    if emptied is None or filled is None or None in gone or None in back:
-        raise LookupError(f"a route change was not seen: gone {gone}, back {back}")
-    value = {
-        "withdrawn_s": round(max(at for at in gone if at) - emptied, 3),
-        "announced_s": round(max(at for at in back if at) - filled, 3),
-    }
+    if emptied is None or filled is None:
+        raise LookupError(f"a change of the endpoints was not seen: {endpoints.events}")
+    value = {"withdrawn_s": round(max(gone) - emptied, 3), "announced_s": round(max(back) - filled, 3)}
     samples = {"emptied": emptied, "gone": gone, "filled": filled, "back": back, "endpoints": endpoints.events}
     return {"no_endpoints": Measured(value, samples, control)}
+
+
+def _once_seen(times: Callable[[], list[float | None]]) -> list[float]:
+    """When the watches saw each route change: a moment after it is in the routers' tables they tell of it."""
+    wait_until("the watches have seen it", lambda: None not in times(), 5, 0.05)
+    return [at for at in times() if at is not None]
 
 
 def measure_backend_drained(bench: Bench) -> Mapping[str, Measured]:
