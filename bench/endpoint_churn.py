@@ -227,8 +227,9 @@ def windows(found: Sequence[tuple[Change, float]], count: int) -> list[Sequence[
 
 
 _WHY_SLOW = (
-    "A pass that finds little changed still looks at every Service and every VIP, about 20 ms of a processor here; passes begin at least 30 ms apart, so that "
-    "a change waits up to 30 ms for the next one. The API server has its share on the same processors."
+    "Python's collector of reference cycles goes over all of the agent's million objects every few seconds, a quarter to half a second each time (measured in the "
+    "agent's own pass without an API server), and whoever comes meanwhile waits; the API server has its share on the same two processors. Without that a "
+    "pass, which looks at every Service and every VIP, takes about 20 ms, and passes begin at least 30 ms apart."
 )
 CASE = Case(
     name="endpoint-churn",
@@ -277,6 +278,7 @@ CASE = Case(
             "%",
             "growth",
             target=2.0,
+            why_missed="Not known yet. Objects that wait for the collector of reference cycles count, too.",
         ),
         Row(
             "endpoint-restart",
