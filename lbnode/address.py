@@ -11,26 +11,24 @@ from ipaddress import IPv4Address, IPv6Address
 from lbnode.model import IPAddress
 
 
-class _Hashed4(IPv4Address):
-    __slots__ = ("_hash",)
-
-    def __init__(self, address: object) -> None:
-        super().__init__(address)
-        self._hash = super().__hash__()
+class _KnowsItsHash:
+    __slots__ = ()
+    _hash: int
 
     def __hash__(self) -> int:
-        return self._hash
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", super().__hash__())
+            return self._hash
 
 
-class _Hashed6(IPv6Address):
+class _Hashed4(_KnowsItsHash, IPv4Address):
     __slots__ = ("_hash",)
 
-    def __init__(self, address: object) -> None:
-        super().__init__(address)
-        self._hash = super().__hash__()
 
-    def __hash__(self) -> int:
-        return self._hash
+class _Hashed6(_KnowsItsHash, IPv6Address):
+    __slots__ = ("_hash",)
 
 
 def with_hash(address: IPAddress) -> IPAddress:

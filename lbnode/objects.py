@@ -385,7 +385,7 @@ def read_node(raw: object) -> tuple[NodeObject | None, tuple[Rejection, ...]]:
             labels=_text_map(meta, "labels"),
             annotations=_text_map(meta, "annotations"),
             addresses=tuple(
-                _address(_text(a, "address"))
+                with_hash(_address(_text(a, "address")))
                 for a in map(_as_mapping, _list(status, "addresses"))
                 if a.get("type") == "InternalIP"
             ),
@@ -472,7 +472,7 @@ def _port(value: object, lowest: int) -> int:
 
 def _address(text: str) -> IPAddress:
     try:
-        return with_hash(ip_address(text))
+        return ip_address(text)
     except ValueError:
         raise _Unreadable(f"{_shown(text)} is not an IP address") from None
 
@@ -488,7 +488,7 @@ def _addresses(status: Mapping[str, Any]) -> Iterator[IPAddress]:
     for ingress in map(_as_mapping, _list(_mapping(status, "loadBalancer"), "ingress")):
         # Other load balancers write host names; such an entry is no address of ours.
         if text := _text(ingress, "ip"):
-            yield _address(text)
+            yield with_hash(_address(text))
 
 
 def _conditions(status: Mapping[str, Any]) -> Iterator[Condition]:
