@@ -234,10 +234,10 @@ def translate_edge(
     translated = frozenset(a for a in here if not vips[a].probed)
     closed = _closed_families(snapshot, settings, translated, vips)
     links = router_links(node, settings, frozenset(unserved))
-    max_syn_per_second = settings.ipvs.max_syn_per_second if limits_syn else None
-    if max_syn_per_second != settings.ipvs.max_syn_per_second:
+    max_syn_per_second = settings.ipvs.max_syn_per_second
+    if max_syn_per_second is not None and not limits_syn:
         warnings.append(
-            f"ipvs.maxSynPerSecond {settings.ipvs.max_syn_per_second} is not in force: this node's kernel cannot limit new connections. "
+            f"ipvs.maxSynPerSecond {max_syn_per_second} is not in force: this node's kernel cannot limit new connections. "
             "Run `modprobe xt_hashlimit` on the node, name it in /etc/modules-load.d/samegate.conf, and start the agent anew"
         )
     table = EdgeFilter(
@@ -248,7 +248,7 @@ def translate_edge(
         frozenset(a.ip for link in links for a in link.addresses),
         link_sessions(links, node_name, settings.bgp),
         _returning(node, settings),
-        max_syn_per_second,
+        max_syn_per_second if limits_syn else None,
     )
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -68,6 +68,7 @@ NODE_REASONS = (
 )
 
 log = structlog.get_logger()
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -286,21 +287,20 @@ class Edge:
         """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
         if not any(p.protocol == Protocol.SCTP for s in snapshot.services.values() for p in s.ports):
             return frozenset()
-        try:
-            found: frozenset[Protocol] = await self._in_thread(self._kernel.missing_protocols)
-        except (ConfigError, Retry):
-            # A kernel that cannot be asked now is told of by the pass, which has to go on for the sake of the announcements.
-            return frozenset()
-        return found
+        return await self._tried(self._kernel.missing_protocols, frozenset())
 
     async def _limits_syn(self, settings: AgentSettings) -> bool:
         """Asked only where somebody wants it: a filter that is refused for the sake of it would take all announcements with it."""
         if settings.ipvs.max_syn_per_second is None:
             return True
+        return await self._tried(self._kernel.limits_syn, True)
+
+    async def _tried(self, ask: Callable[[], Found], unknown: Found) -> Found:
         try:
-            found: bool = await self._in_thread(self._kernel.limits_syn)
+            found: Found = await self._in_thread(ask)
         except (ConfigError, Retry):
-            return True
+            # A kernel that cannot be asked now is told of by the pass, which has to go on for the sake of the announcements.
+            return unknown
         return found
 
     async def _read_speaker(self, speaker: Speaker) -> SpeakerState:

@@ -196,15 +196,18 @@ class SettingsFile(WatchedFile[AgentSettings]):
     decoding_errors = "surrogateescape"
 
     def __init__(self, path: Path, own: DataPlane | None = None) -> None:
+        if own is None:
+            super().__init__(path, parse_json)
+            return
+
         def read(text: str, where: str) -> AgentSettings:
             settings = parse_json(text, where)
-            if own is not None and settings.dataplane != own:
+            if settings.dataplane != own:
                 raise other_dataplane(settings.dataplane, own, _ROLLED)
             return settings
 
         def first(text: str, where: str) -> AgentSettings:
-            settings = parse_json(text, where)
-            return settings if own is None else with_dataplane(settings, own, _ROLLED)
+            return with_dataplane(parse_json(text, where), own, _ROLLED)
 
         super().__init__(path, read, first)
 
