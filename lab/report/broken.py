@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from lab.report.catalogue import CONNECTIONS, FLOWS
 from lab.report.endpoint_watch import EndpointWatch
 from lab.report.live_flows import LEAVER
 from lab.report.measurement import Control, Measured
-from lab.report.route_watch import RouteWatch, first_lost_at, gained_at, lost_at
+from lab.report.route_watch import RouteEvent, RouteWatch, first_lost_at, gained_at, lost_at
 from lab.report.steady import ECHO, ipvs_connections
 from lab.topology import Node
 from lab.traffic.connections import Sample
@@ -273,26 +273,14 @@ def measure_no_endpoints(bench: Bench) -> Mapping[str, Measured]:
             wait_until("the last endpoint is gone", lambda: endpoints.emptied_at(began), _LAST_POD_ENDED_SECONDS)
             bench.wait_announced(target.vip, set(), 20)
             emptied = endpoints.emptied_at(began)
-            gone = _once_seen(
-                lambda: [
-                    lost_at(watch.events, target.vip, str(e.address), began)
-                    for watch in (tor1, tor2)
-                    for e in topology.EDGES
-                ]
-            )
+            gone = _once_seen(lost_at, (tor1, tor2), target.vip, began)
         finally:
             returned = time.monotonic()
             cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, f"--replicas={replicas}")
         wait_until("the first endpoint is back", lambda: endpoints.filled_at(returned), 90)
         bench.wait_announced(target.vip, bench.edges, 20)
         filled = endpoints.filled_at(returned)
-        back = _once_seen(
-            lambda: [
-                gained_at(watch.events, target.vip, str(e.address), returned)
-                for watch in (tor1, tor2)
-                for e in topology.EDGES
-            ]
-        )
+        back = _once_seen(gained_at, (tor1, tor2), target.vip, returned)
     cluster.kubectl("rollout", "status", "deployment", "-n", APPS, ECHO, "--timeout=120s")
     if emptied is None or filled is None:
         raise LookupError(f"a change of the endpoints was not seen: {endpoints.events}")
@@ -301,8 +289,17 @@ def measure_no_endpoints(bench: Bench) -> Mapping[str, Measured]:
     return {"no_endpoints": Measured(value, samples, control)}
 
 
-def _once_seen(times: Callable[[], list[float | None]]) -> list[float]:
-    """When the watches saw each route change: a moment after it is in the routers' tables they tell of it."""
+def _once_seen(
+    change_at: Callable[[Sequence[RouteEvent], str, str, float], float | None],
+    watches: Iterable[RouteWatch],
+    vip: str,
+    since: float,
+) -> list[float]:
+    """When the watches saw the route to each edge node change: a moment after it is in the routers' tables they tell of it."""
+
+    def times() -> list[float | None]:
+        return [change_at(watch.events, vip, str(e.address), since) for watch in watches for e in topology.EDGES]
+
     wait_until("the watches have seen it", lambda: None not in times(), 5, 0.05)
     return [at for at in times() if at is not None]
 
