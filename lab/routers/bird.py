@@ -119,7 +119,13 @@ def start(router: Router) -> None:
     _socket(router).unlink(missing_ok=True)
     (daemon,) = daemons(router)
     processes.start(daemon)
-    wait(f"{router.name}: BIRD opens its socket", _socket(router).exists)
+    # The socket is there before the configuration is read (BIRD 2, main()): only an answer says that it was.
+    wait(f"{router.name}: BIRD answers", lambda: _answers(router))
+
+
+def _answers(router: Router) -> bool:
+    argv = ["birdc", "-s", str(_socket(router)), "show", "status"]
+    return netns.run(router.namespace, argv, check=False).returncode == 0
 
 
 def birdc(router: Router, *words: str) -> str:
