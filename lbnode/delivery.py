@@ -36,7 +36,7 @@ def delivery_table(
     graced: frozenset[tuple[ServiceName, str]],
     failing: frozenset[tuple[ServiceName, IPAddress]] = frozenset(),
 ) -> tuple[DeliveryTable, frozenset[ServiceName]]:
-    """The table of the worker ``node_name``, and the Services in it. ``graced`` as in :func:`lbnode.translate.translate_edge`;
+    """The table of the worker ``node_name``, and the Services in it. ``graced`` as in :func:`lbnode.translate.edge.translate_edge`;
     ``failing`` are the pods of this node that fail their active probe.
 
     Of two Services with the same address and port the older one is served, as on the edge nodes.

@@ -48,7 +48,7 @@ def destinations_of(
 ) -> tuple[Target, list[Rejection]]:
     """The destinations of one port of ``service`` in the IP version ``family``, and why there are none where a mistake is the reason.
 
-    ``slices`` are the Service's own; ``graced`` as in :func:`lbnode.translate.translate_edge`; ``nat`` asks for pods instead of workers.
+    ``slices`` are the Service's own; ``graced`` as in :func:`lbnode.translate.edge.translate_edge`; ``nat`` asks for pods instead of workers.
     """
     ports, known = endpoints_of(slices, port, family)
     endpoints = list(ports)

@@ -33,7 +33,7 @@ from lbnode.pools import pool_of
 from lbnode.settings import AgentSettings, parse, parse_json
 from lbnode.standalone import Standalone, is_standalone
 from lbnode.standalone import parse as parse_standalone
-from lbnode.translate import EdgePlan, translate_edge
+from lbnode.translate.edge import EdgePlan, translate_edge
 
 #: Stand-in when no settings are given: documentation networks only (RFC 5737, RFC 2544, RFC 5398).
 EXAMPLE_SETTINGS = {

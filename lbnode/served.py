@@ -78,7 +78,7 @@ def serve(
     """Serve one Service of ours.
 
     ``slices`` are its own; ``holders`` are for each of its addresses the older Services that hold it; the last three are as in
-    :func:`lbnode.translate.translate_edge` and :class:`lbnode.model.WorkerHealth`, as far as they name this Service.
+    :func:`lbnode.translate.edge.translate_edge` and :class:`lbnode.model.WorkerHealth`, as far as they name this Service.
     """
     settings = around.settings
     forwarding = forwarding_of(service, settings)

@@ -30,7 +30,7 @@ from lbnode.roles.edge import announced_by
 from lbnode.roles.neighbours import Neighbours, Status
 from lbnode.served import NAT_NOTE
 from lbnode.settings import AgentSettings
-from lbnode.translate import translate_edge
+from lbnode.translate.edge import translate_edge
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 #: A Service that is deleted waits for edge nodes that do not answer at most so long.

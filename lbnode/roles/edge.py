@@ -46,7 +46,7 @@ from lbnode.roles.neighbours import Neighbours
 from lbnode.routes import routes_of
 from lbnode.settings import AgentSettings
 from lbnode.speaker.base import Session, Speaker, SpeakerState
-from lbnode.translate import EdgePlan, Memory, retain_announced, translate_edge
+from lbnode.translate.edge import EdgePlan, Memory, retain_announced, translate_edge
 
 #: What another agent said longer ago than this no longer counts as what it says now.
 FRESH_SECONDS = 3.0

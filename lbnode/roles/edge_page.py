@@ -9,7 +9,7 @@ from lbnode.announce import Differences
 from lbnode.model import EdgeState, IPAddress, VirtualService, WorkerHealth, address_order
 from lbnode.probe import ProbeResult
 from lbnode.settings import DataPlane
-from lbnode.translate import EdgePlan
+from lbnode.translate.edge import EdgePlan
 
 
 def node_page(

@@ -14,7 +14,7 @@ from bench import churn_objects
 from bench.endpoint_churn import Applied, Change, delays, endless_pairs, read_log, windows
 from lbnode.model import WorkerHealth
 from lbnode.objects import read_snapshot
-from lbnode.translate import translate_edge
+from lbnode.translate.edge import translate_edge
 
 SERVICES, WORKERS = 3, 4
 

@@ -11,7 +11,7 @@ from lbnode.dataplane.rules import render
 from lbnode.errors import ConfigError
 from lbnode.model import LinkSession, RouterLink
 from lbnode.settings import parse
-from lbnode.translate import EdgePlan, translate_edge
+from lbnode.translate.edge import EdgePlan, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, node, snapshot
 
 LINK: dict[str, Any] = {

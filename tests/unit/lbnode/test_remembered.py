@@ -28,7 +28,7 @@ from lbnode.model import (
 )
 from lbnode.objects import SnapshotReader, read_snapshot
 from lbnode.remembered import Comparison, Remembered
-from lbnode.translate import Memory, translate_edge
+from lbnode.translate.edge import Memory, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service
 from tests.unit.lbnode.kube_objects import settings as agent_settings
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lbnode.allocate import Allocation, allocate
 from lbnode.model import Destination, RouteAttributes, ServiceName
 from lbnode.objects import ServiceObject, read_service
-from lbnode.translate import EdgePlan, translate_edge
+from lbnode.translate.edge import EdgePlan, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, service, settings, snapshot
 
 VIP = ip_address("203.0.113.10")

@@ -16,7 +16,7 @@ from lbnode.errors import ConfigError
 from lbnode.plan import plan as offline_plan
 from lbnode.roles.xdp import how, sizes_of
 from lbnode.settings import AgentSettings, parse, parse_json, with_dataplane
-from lbnode.translate import EdgePlan, translate_edge
+from lbnode.translate.edge import EdgePlan, translate_edge
 from lbnode.xdp_settings import Xdp
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, service, settings, snapshot
 from tests.unit.lbnode.test_nat import NAT, WEB
