@@ -17,7 +17,7 @@ from lab import throwaway
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.model import Destination, EdgeFilter, EdgeState, Protocol, VirtualKey, VirtualService
-from lbnode.translate.edge import EDGE_SYSCTLS
+from lbnode.translate.sysctls import EDGE_SYSCTLS
 
 PORT = 80
 SMALL_BYTES, LARGE_BYTES = 100, 100_000

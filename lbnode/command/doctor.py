@@ -16,7 +16,7 @@ from lbnode.command.pages import Agent, MachineFacts, of_role
 from lbnode.command.view import View
 from lbnode.model import address_order
 from lbnode.roles.surroundings import BGP_PORT, PROXY_MODE_PORT, edge_refusal, worker_refusal
-from lbnode.translate.edge import SYSCTLS_OF, WORKER_NEEDS
+from lbnode.translate.sysctls import SYSCTLS_OF, WORKER_NEEDS
 
 #: Clocks that NTP keeps differ by milliseconds; at seconds, certificates and tokens of the future, and logs that cannot be put in order, begin.
 CLOCK_SECONDS = 2.0

@@ -55,7 +55,7 @@ from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate.edge import ALL_WORKER_SYSCTLS, EVERY_SYSCTL_OF, WORKER_NEEDS
+from lbnode.translate.sysctls import ALL_WORKER_SYSCTLS, EVERY_SYSCTL_OF, WORKER_NEEDS
 
 #: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
 MOUNTED_SYSCTLS = Path("/host/proc/sys/net")

@@ -8,7 +8,7 @@ never its place in the table.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -52,47 +52,8 @@ from lbnode.remembered import Remembered
 from lbnode.return_path import Standing, return_paths
 from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
-from lbnode.settings import AgentSettings, DataPlane
-
-#: Answers to probes come back by the uplink though their source is routed into a tunnel, which a strict reverse path filter drops; the kernel
-#: takes the larger of this and the device's own value (ip-sysctl), and 2 is loose.
-XDP_SYSCTLS = {"net.ipv4.conf.all.rp_filter": "2"}
-#: Kernel: Documentation/networking/ipvs-sysctl.rst. Mid-stream packets of flows that another edge node saw open are scheduled; connections to
-#: a removed destination end at once; a reused source port is scheduled anew; ICMP errors follow the packet that they quote.
-EDGE_SYSCTLS = {
-    **XDP_SYSCTLS,
-    "net.ipv4.vs.conn_reuse_mode": "1",
-    "net.ipv4.vs.expire_nodest_conn": "1",
-    "net.ipv4.vs.schedule_icmp": "1",
-    "net.ipv4.vs.sloppy_tcp": "1",
-}
-#: What an edge node always has, by its data plane.
-SYSCTLS_OF: Mapping[DataPlane, Mapping[str, str]] = {"ipvs": EDGE_SYSCTLS, "xdp": XDP_SYSCTLS}
-#: With translation, in addition: IPVS shows connection tracking what it does, so that the source can be translated too; and replies are
-#: forwarded, for which the kernel has a switch of its own in each family.
-NAT_SYSCTLS = {"net.ipv4.vs.conntrack": "1"}
-FORWARDING_SYSCTLS = {4: {"net.ipv4.ip_forward": "1"}, 6: {"net.ipv6.conf.all.forwarding": "1"}}
-#: With SCTP, in addition: as ``sloppy_tcp``.
-SCTP_SYSCTLS = {"net.ipv4.vs.sloppy_sctp": "1"}
-_FORWARDING_NAMES = tuple(name for names in FORWARDING_SYSCTLS.values() for name in names)
-#: Every sysctl that a plan may ask for, with IPVS and by the data plane.
-ALL_EDGE_SYSCTLS = (*EDGE_SYSCTLS, *NAT_SYSCTLS, *SCTP_SYSCTLS, *_FORWARDING_NAMES)
-EVERY_SYSCTL_OF: Mapping[DataPlane, tuple[str, ...]] = {
-    "ipvs": ALL_EDGE_SYSCTLS,
-    "xdp": (*XDP_SYSCTLS, *_FORWARDING_NAMES),
-}
-
-#: Of a worker whose replies go through edge nodes: all flows of one client shall not go through one of them (ip-sysctl: 1 is by the ports too).
-RETURN_SYSCTLS = {
-    4: {"net.ipv4.fib_multipath_hash_policy": "1"},
-    6: {"net.ipv6.fib_multipath_hash_policy": "1"},
-}
-#: Every sysctl that a worker's plan may ask for.
-ALL_WORKER_SYSCTLS = tuple(name for names in RETURN_SYSCTLS.values() for name in names)
-
-#: Not set by the agent, because kube-proxy and the pod network own it; without it no packet reaches a pod (ip-sysctl).
-WORKER_NEEDS = {"net.ipv4.ip_forward": "1"}
-
+from lbnode.settings import AgentSettings
+from lbnode.translate.sysctls import RETURN_SYSCTLS, edge_sysctls
 
 Other = TypeVar("Other")
 
@@ -253,7 +214,7 @@ def translate_edge(
     digest = memory.digests.get("filter", (table,), lambda: table.digest)
     translation = TranslationTable(pools, translated) if translated else None
     state = EdgeState(
-        sysctls=_sysctls(
+        sysctls=edge_sysctls(
             settings.dataplane,
             {a.version for a in translated},
             any(s.key.protocol is Protocol.SCTP for s in services),
@@ -436,12 +397,6 @@ def _workers(nodes: Mapping[str, NodeObject], settings: AgentSettings) -> tuple[
                 probe = None
             found.append(Worker(node.name, address, probe))
     return tuple(sorted(found, key=lambda w: address_order(w.address))), tuple(warnings)
-
-
-def _sysctls(dataplane: DataPlane, translated: Set[int], sctp: bool, returning: Set[int]) -> dict[str, str]:
-    """``translated`` and ``returning`` are IP versions: with VIPs that are served by translation, and with replies that come back this way."""
-    wanted = {**SYSCTLS_OF[dataplane], **(SCTP_SYSCTLS if sctp else {}), **(NAT_SYSCTLS if translated else {})}
-    return wanted | {n: v for f in sorted(translated | returning) for n, v in FORWARDING_SYSCTLS[f].items()}
 
 
 def _returning(node: NodeObject | None, settings: AgentSettings) -> frozenset[tuple[IPNetwork, IPAddress]]:

@@ -30,7 +30,7 @@ from lbnode.model import (
     VirtualKey,
     VirtualService,
 )
-from lbnode.translate.edge import ALL_EDGE_SYSCTLS, EDGE_SYSCTLS, SCTP_SYSCTLS
+from lbnode.translate.sysctls import ALL_EDGE_SYSCTLS, EDGE_SYSCTLS, SCTP_SYSCTLS
 from tests.conformance.node import POOLS, sh, with_port
 from tests.conformance.star import at, build_star
 

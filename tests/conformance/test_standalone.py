@@ -29,7 +29,7 @@ from lbnode.roles.edge import Edge
 from lbnode.roles.outside import StandaloneNode
 from lbnode.settings import AgentSettings
 from lbnode.speaker.memory import MemorySpeaker
-from lbnode.translate.edge import EDGE_SYSCTLS
+from lbnode.translate.sysctls import EDGE_SYSCTLS
 from tests.conformance.node import (
     IPV4,
     POOLS,

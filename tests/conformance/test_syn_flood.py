@@ -19,7 +19,7 @@ import pytest
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.model import Destination, EdgeFilter, EdgeState, IpvsTimeouts, VirtualService
-from lbnode.translate.edge import EDGE_SYSCTLS
+from lbnode.translate.sysctls import EDGE_SYSCTLS
 from tests.conformance.node import sh
 from tests.conformance.star import at, build_star
 from tests.conformance.test_packets import WAYS, Way, checksum, packet

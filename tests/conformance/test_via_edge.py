@@ -37,7 +37,7 @@ from lbnode.model import (
     WorkerState,
 )
 from lbnode.probe import Prober, ensure_ping_allowed
-from lbnode.translate.edge import EDGE_SYSCTLS, FORWARDING_SYSCTLS, RETURN_SYSCTLS
+from lbnode.translate.sysctls import EDGE_SYSCTLS, FORWARDING_SYSCTLS, RETURN_SYSCTLS
 from tests.conformance.node import POOLS, PROBE_NETWORKS, sh, with_port
 from tests.conformance.star import at
 from tests.conformance.test_packets import WAYS, Way, count, packet, udp
