@@ -37,7 +37,6 @@ from lbnode.model import (
     WorkerFilter,
     WorkerHealth,
     WorkerState,
-    address_order,
 )
 from lbnode.objects import (
     SHARING_ANNOTATION,
@@ -53,6 +52,7 @@ from lbnode.return_path import Standing, return_paths
 from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
 from lbnode.settings import AgentSettings
+from lbnode.translate.nodes import edge_blocked, silent_pools, unserved_families, unspoken, workers_of
 from lbnode.translate.sysctls import RETURN_SYSCTLS, edge_sysctls
 
 Other = TypeVar("Other")
@@ -140,12 +140,12 @@ def translate_edge(
     memory = Memory() if memory is None else memory
     pools = settings.pool_networks
     seen = (snapshot.nodes, settings)
-    workers, doubts = memory.workers.get("", seen, partial(_workers, *seen))
+    workers, doubts = memory.workers.get("", seen, partial(workers_of, *seen))
     warnings = list(doubts)
     node = snapshot.nodes.get(node_name)
-    unserved = _unserved(node, settings)
+    unserved = unserved_families(node, settings)
     edges = [n for _, n in sorted(snapshot.nodes.items()) if n.matches(settings.edge_node_selector)]
-    warnings += [w for edge in edges for w in _unspoken(edge, settings)] + link_warnings(edges, settings)
+    warnings += [w for edge in edges for w in unspoken(edge, settings)] + link_warnings(edges, settings)
     kernels = {n.kernel_version for n in edges if n.kernel_version}
     if len(kernels) > 1 and settings.dataplane == "ipvs":
         shown = ", ".join(f"{n.name} {n.kernel_version}" for n in edges if n.kernel_version)
@@ -250,10 +250,10 @@ def translate_edge(
         vips=vips,
         workers=workers,
         draining=node is not None and node.draining,
-        blocked=_edge_blocked(node, node_name, settings),
+        blocked=edge_blocked(node, node_name, settings),
         unserved=unserved,
         rejections=tuple(rejections),
-        warnings=tuple(warnings + _silent_pools(edges, settings) + strays),
+        warnings=tuple(warnings + silent_pools(edges, settings) + strays),
     )
 
 
@@ -271,7 +271,7 @@ def translate_worker(
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
-    workers, warnings = _workers(snapshot.nodes, settings)
+    workers, warnings = workers_of(snapshot.nodes, settings)
     probe_addresses = tuple(w.probe_address for w in workers if w.name == node_name and w.probe_address is not None)
     families = sorted({n.version for n in pools})
     table = WorkerFilter(
@@ -369,36 +369,6 @@ def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[I
     return replace(plan, state=state, filter=table)
 
 
-def _workers(nodes: Mapping[str, NodeObject], settings: AgentSettings) -> tuple[tuple[Worker, ...], tuple[str, ...]]:
-    """Workers by address, with their probe addresses; two that would share one get it for the first only."""
-    found: list[Worker] = []
-    warnings: list[str] = []
-    owners: dict[IPAddress, str] = {}
-    families = sorted({n.version for n in settings.pool_networks})
-    for _, node in sorted(nodes.items()):
-        if not node.matches(settings.worker_node_selector):
-            continue
-        for family in families:
-            if (address := node.address(family)) is None:
-                warnings.append(
-                    f"worker {node.name} has no internal IPv{family} address: it gets no IPv{family} traffic"
-                )
-                continue
-            probe = settings.probe_address(address)
-            if probe is None:
-                warnings.append(
-                    f"worker {node.name} cannot be probed: no IPv{family} network in network.probeCidrs. Add one"
-                )
-            elif (owner := owners.setdefault(probe, node.name)) != node.name:
-                warnings.append(
-                    f"workers {owner} and {node.name} would share the probe address {probe}: {node.name} is not probed and gets no VIP announced. "
-                    "Make network.probeCidrs as long as the node network"
-                )
-                probe = None
-            found.append(Worker(node.name, address, probe))
-    return tuple(sorted(found, key=lambda w: address_order(w.address))), tuple(warnings)
-
-
 def _returning(node: NodeObject | None, settings: AgentSettings) -> frozenset[tuple[IPNetwork, IPAddress]]:
     """Who probes through the tunnels from workers, and the address of this node that answers, by family."""
     if settings.return_path != "via-edge" or node is None:
@@ -436,14 +406,6 @@ def _attributes_that_differ(service: ServiceObject, own: VipFacts, vip: VipFacts
     return [Rejection(service.name, "SharingAttributesDiffer", message)]
 
 
-def _silent_pools(edges: Sequence[NodeObject], settings: AgentSettings) -> list[str]:
-    return [
-        f"pool {pool.name} is announced by nobody: no edge node is among its nodes or matches its nodeSelector. Mend them, or label a node"
-        for pool in settings.pools
-        if edges and not any(pool.announced_by(n.name, n.labels) for n in edges)
-    ]
-
-
 def _by_seniority(services: Mapping[ServiceName, ServiceObject], settings: AgentSettings) -> list[ServiceObject]:
     """Those that are for us."""
     return sorted((s for s in services.values() if is_ours(s, settings)), key=lambda s: s.seniority)
@@ -463,50 +425,6 @@ def _by_name(pairs: Iterable[tuple[ServiceName, Other]]) -> dict[ServiceName, fr
     for pair in pairs:
         found[pair[0]].add(pair)
     return {name: frozenset(each) for name, each in found.items()}
-
-
-def _unserved(node: NodeObject | None, settings: AgentSettings) -> dict[int, tuple[str, str]]:
-    """Why an edge node cannot serve a family of the pools, by IP version."""
-    if node is None:
-        return {}
-    return {
-        family: (
-            "NoNodeAddress",
-            f"edge node {node.name} has no internal IPv{family} address to be the next hop. Give it one (kubelet --node-ip), or drop the IPv{family} pools",
-        )
-        for family in sorted({n.version for n in settings.pool_networks})
-        if node.address(family) is None
-    }
-
-
-def _unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
-    """What an edge node does not announce, or not to every router, for want of an address."""
-    silent = [
-        f"edge node {edge.name} has no internal IPv{peer.address.version} address to speak from to peer {peer.name} = {peer.address}: "
-        "it announces nothing to it. Give the node one, or name the router's address of the other family"
-        for peer in settings.bgp.peers
-        if (not peer.nodes or edge.name in peer.nodes)
-        and edge.address(peer.address.version) is None
-        and not peer.local_addresses
-    ]
-    return [*(message for _, message in _unserved(edge, settings).values()), *silent]
-
-
-def _edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettings) -> tuple[str, str] | None:
-    if node is None:
-        return ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
-    if not node.matches(settings.edge_node_selector):
-        return (
-            "NotAnEdgeNode",
-            f"Node {node_name} does not match edgeNodeSelector {settings.edge_node_selector}. Label it",
-        )
-    if node.matches(settings.worker_node_selector):
-        message = (
-            f"Node {node_name} matches edgeNodeSelector and workerNodeSelector: a worker's kube-proxy would take the VIPs from IPVS. "
-            "Make it one of the two"
-        )
-        return ("EdgeNodeIsWorker", message)
-    return None
 
 
 def _stray_endpoints(
