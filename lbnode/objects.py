@@ -6,6 +6,7 @@ exception. Defaults are those of the Kubernetes API (``core/v1`` and ``discovery
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -158,6 +159,15 @@ class Snapshot:
     nodes: Mapping[str, NodeObject] = field(default_factory=dict)
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
+
+
+def slices_by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[EndpointSliceObject]]:
+    """The EndpointSlices of each Service; of one without any the empty list."""
+    found: defaultdict[ServiceName, list[EndpointSliceObject]] = defaultdict(list)
+    for piece in snapshot.slices:
+        if piece.service is not None:
+            found[piece.service].append(piece)
+    return found
 
 
 def is_on(annotation: str | None) -> bool:

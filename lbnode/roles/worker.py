@@ -28,7 +28,7 @@ from lbnode.pace import pause_seconds
 from lbnode.probe import ProbeResult
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.settings import AgentSettings
-from lbnode.translate.edge import HealthCheck, WorkerPlan, translate_worker
+from lbnode.translate.worker import HealthCheck, WorkerPlan, translate_worker
 
 #: kube-proxy is not asked for more Services than so many at once.
 CHECKS_AT_ONCE = 16

@@ -21,7 +21,8 @@ from lbnode.active_probe import (
 from lbnode.model import Protocol, ServiceName
 from lbnode.objects import Snapshot, read_service
 from lbnode.settings import ActiveProbes
-from lbnode.translate.edge import translate_edge, translate_worker
+from lbnode.translate.edge import translate_edge
+from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, service, settings, snapshot
 
 WEB = ServiceName("default", "web")

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from lbnode.model import DeliveryTable, IPAddress, Protocol, ServiceName, VirtualKey
-from lbnode.translate.edge import WorkerPlan, translate_worker
+from lbnode.translate.worker import WorkerPlan, translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, endpoint, endpoint_slice, node, service, settings, snapshot
 
 WEB = ServiceName("default", "web")

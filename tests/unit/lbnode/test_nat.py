@@ -16,7 +16,8 @@ from lbnode.model import Destination, IPAddress, Protocol, Verdict, VirtualKey, 
 from lbnode.plan import plan_file
 from lbnode.settings import Health
 from lbnode.standalone import parse as parse_standalone
-from lbnode.translate.edge import EdgePlan, retain_announced, translate_edge, translate_worker
+from lbnode.translate.edge import EdgePlan, retain_announced, translate_edge
+from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
 from tests.unit.lbnode.standalone_file import text_of, with_value
 

@@ -12,7 +12,8 @@ from lbnode.errors import ConfigError
 from lbnode.model import Tunnel
 from lbnode.objects import Snapshot
 from lbnode.settings import parse
-from lbnode.translate.edge import EdgePlan, translate_edge, translate_worker
+from lbnode.translate.edge import EdgePlan, translate_edge
+from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, endpoint, endpoint_slice, node, service, snapshot
 
 VM: dict[str, Any] = {"name": "vm1", "addresses": ["198.18.0.13"]}

@@ -14,7 +14,8 @@ from lbnode.dataplane.rules import render
 from lbnode.errors import Retry
 from lbnode.model import EdgeFilter, Protocol, VirtualKey, WorkerHealth
 from lbnode.settings import Health
-from lbnode.translate.edge import EdgePlan, translate_edge, translate_worker
+from lbnode.translate.edge import EdgePlan, translate_edge
+from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, service, settings, snapshot
 from tests.unit.lbnode.roles.world import World
 from tests.unit.lbnode.test_nat import NAT, VIP, WEB

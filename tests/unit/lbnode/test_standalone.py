@@ -16,7 +16,8 @@ from lbnode.errors import ConfigError
 from lbnode.model import Destination, Protocol, VirtualKey
 from lbnode.plan import check_file, plan_file
 from lbnode.standalone import json_schema, parse
-from lbnode.translate.edge import translate_edge, translate_worker
+from lbnode.translate.edge import translate_edge
+from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.standalone_file import FILE, text_of, with_value
 
 W1, W2 = ip_address("198.51.100.21"), ip_address("198.51.100.22")

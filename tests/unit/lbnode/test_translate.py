@@ -19,7 +19,8 @@ from lbnode.model import (
     VirtualService,
     WorkerHealth,
 )
-from lbnode.translate.edge import EdgePlan, retain_announced, translate_edge, translate_worker
+from lbnode.translate.edge import EdgePlan, retain_announced, translate_edge
+from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot
 
 VIP = IPv4Address("203.0.113.10")

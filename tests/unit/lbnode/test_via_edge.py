@@ -29,7 +29,8 @@ from lbnode.model import (
 from lbnode.objects import NodeObject
 from lbnode.return_path import Standing, standings
 from lbnode.settings import parse
-from lbnode.translate.edge import EdgePlan, WorkerPlan, translate_edge, translate_worker
+from lbnode.translate.edge import EdgePlan, translate_edge
+from lbnode.translate.worker import WorkerPlan, translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, node, snapshot
 
 EDGE1, EDGE2 = ip_address("198.18.0.11"), ip_address("198.18.0.12")
