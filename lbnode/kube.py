@@ -53,7 +53,8 @@ from lightkube.types import PatchType
 from lbnode.errors import ConfigError, Retry
 from lbnode.lease import LeaseRecord
 from lbnode.model import ServiceName
-from lbnode.objects import Snapshot, SnapshotReader
+from lbnode.object_reader import SnapshotReader
+from lbnode.objects import Snapshot
 from lbnode.pace import Pace
 
 #: A watch without any event for so long is ended and listed anew: finds half-open connections within a minute.

@@ -27,7 +27,8 @@ from lbnode.model import (
     WorkerHealth,
     address_order,
 )
-from lbnode.objects import EXCLUDE_SERVICE_LABEL, NodeObject, ServiceObject, Snapshot, is_ours, read_snapshot
+from lbnode.object_reader import read_snapshot
+from lbnode.objects import EXCLUDE_SERVICE_LABEL, NodeObject, ServiceObject, Snapshot, is_ours
 from lbnode.plan_report import Report, ServiceReport, VipReport, as_json_text, findings, service_lines
 from lbnode.pools import pool_of
 from lbnode.settings import AgentSettings, parse, parse_json

@@ -19,7 +19,8 @@ from lbnode.command.installed import read_settings
 from lbnode.command.pages import Agent, Role, Unreadable, age_notes, read_node_page, read_status
 from lbnode.errors import ConfigError, Retry, SamegateError
 from lbnode.model import IPAddress
-from lbnode.objects import ServiceObject, Snapshot, read_snapshot
+from lbnode.object_reader import read_snapshot
+from lbnode.objects import ServiceObject, Snapshot
 from lbnode.settings import AgentSettings
 
 NAMESPACE = "samegate-system"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lbnode.objects import Snapshot, read_snapshot
+from lbnode.object_reader import read_snapshot
+from lbnode.objects import Snapshot
 from lbnode.settings import AgentSettings, parse
 
 SETTINGS: dict[str, Any] = {

@@ -19,7 +19,8 @@ from lbnode.active_probe import (
     read_active_probe,
 )
 from lbnode.model import Protocol, ServiceName
-from lbnode.objects import Snapshot, read_service
+from lbnode.object_reader import read_service
+from lbnode.objects import Snapshot
 from lbnode.settings import ActiveProbes
 from lbnode.translate.edge import translate_edge
 from lbnode.translate.worker import translate_worker

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lbnode.allocate import Allocation, allocate
 from lbnode.model import ServiceName
-from lbnode.objects import ServiceObject, read_service
+from lbnode.object_reader import read_service
+from lbnode.objects import ServiceObject
 from lbnode.settings import AgentSettings
 from tests.unit.lbnode.kube_objects import service, settings
 

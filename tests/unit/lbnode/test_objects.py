@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbnode.model import Rejection
-from lbnode.objects import (
-    Condition,
-    ServicePort,
-    is_on,
-    is_ours,
-    read_endpoint_slice,
-    read_node,
-    read_service,
-    read_snapshot,
-)
+from lbnode.object_reader import read_endpoint_slice, read_node, read_service, read_snapshot
+from lbnode.objects import Condition, ServicePort, is_on, is_ours
 from lbnode.plan import plan
 from tests.unit.lbnode import kube_objects
 from tests.unit.lbnode.kube_objects import endpoint, endpoint_slice, node, service

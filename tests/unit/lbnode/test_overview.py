@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.objects import read_snapshot
+from lbnode.object_reader import read_snapshot
 from lbnode.overview import Overview, Withheld, edge_rows, vip_rows
 from lbnode.roles.edge import announced_by
 from lbnode.settings import parse

@@ -26,7 +26,7 @@ from lbnode.model import (
     WorkerHealth,
     alike,
 )
-from lbnode.objects import SnapshotReader, read_snapshot
+from lbnode.object_reader import SnapshotReader, read_snapshot
 from lbnode.remembered import Comparison, Remembered
 from lbnode.translate.edge import Memory, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service

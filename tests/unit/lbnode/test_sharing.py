@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lbnode.allocate import Allocation, allocate
 from lbnode.model import Destination, RouteAttributes, ServiceName
-from lbnode.objects import ServiceObject, read_service
+from lbnode.object_reader import read_service
+from lbnode.objects import ServiceObject
 from lbnode.translate.edge import EdgePlan, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, service, settings, snapshot
 

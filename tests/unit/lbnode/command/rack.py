@@ -16,7 +16,7 @@ import yaml
 from lbnode import __version__
 from lbnode.command.pages import Agent, Role, age_notes, read_node_page, read_status
 from lbnode.command.view import View, pod_names
-from lbnode.objects import read_snapshot
+from lbnode.object_reader import read_snapshot
 from lbnode.settings import AgentSettings, parse
 from tests.unit.lbnode.kube_objects import SETTINGS, endpoint, endpoint_slice, node, service
 

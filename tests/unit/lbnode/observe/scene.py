@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
-from lbnode.objects import read_snapshot
+from lbnode.object_reader import read_snapshot
 from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows
 from lbnode.roles.edge import announced_by
 from lbnode.settings import parse
