@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 from bench.churn_objects import EDGE, settings
-from lbnode import kube
 from lbnode.dataplane.memory import MemoryEdge
+from lbnode.kube.watcher import Watcher, client
 from lbnode.model import AddDestination, IPAddress, Operation, SetWeight
 from lbnode.observe import EdgeMetrics, configure_logging
 from lbnode.probe import ProbeResult
@@ -53,7 +53,7 @@ async def run(output: TextIO, services: int) -> None:
     now = settings()
     metrics = EdgeMetrics()
     loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
-    watcher = kube.Watcher(kube.client(), loop.wake)
+    watcher = Watcher(client(), loop.wake)
 
     def make_speaker(current: AgentSettings, addresses: tuple[IPAddress, ...]) -> MemorySpeaker:
         return MemorySpeaker(current.bgp, current.pools, EDGE, addresses)

@@ -12,7 +12,7 @@ from lbnode.settings import AgentSettings
 
 
 class Source(Protocol):
-    """Where objects come from: the API server (:class:`lbnode.kube.Copy`) or a file (:class:`lbnode.roles.outside.FileObjects`)."""
+    """Where objects come from: the API server (:class:`lbnode.kube.watcher.Copy`) or a file (:class:`lbnode.roles.outside.FileObjects`)."""
 
     def away_seconds(self, now_seconds: float) -> float | None:
         """The event loop's time, of which ``now_seconds`` is now, at which an API server was last known to be away; ``None`` when it never was."""

@@ -20,7 +20,7 @@ from lbnode.allocate import Allocation, allocate
 from lbnode.candidates import usable_addresses
 from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
-from lbnode.kube import Copy
+from lbnode.kube.watcher import Copy
 from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
 from lbnode.objects import ServiceObject, Snapshot, forwarding_of, is_of_our_class, is_ours
 from lbnode.observe import ControllerMetrics
@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 
 class ServiceWriter(Protocol):
-    """The controller's writes: :class:`lbnode.kube.Writer`, or a twin."""
+    """The controller's writes: :class:`lbnode.kube.watcher.Writer`, or a twin."""
 
     async def patch_status(self, service: ServiceName, status: dict[str, Any]) -> None: ...
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
-from lbnode import kube
 from lbnode.errors import ConfigError, Retry
+from lbnode.kube.watcher import client, config_map_text, secret_values
 from lbnode.outside_edge import OutsideEdge
 from lbnode.roles.loop import WatchedFile
 from lbnode.roles.outside import BGP_KEYS, NAMESPACE, Task, Watching
@@ -53,19 +53,19 @@ class FromOutside(Watching):
         self._kept = directory / SETTINGS_KEY if settings_path is None else None
         if self._kept is not None:
             # A client of its own: connections belong to the event loop that they were opened in.
-            asyncio.run(_first_copy(partial(_text, kube.client(kubeconfig)), self._kept))
+            asyncio.run(_first_copy(partial(_text, client(kubeconfig)), self._kept))
 
         def read(text: str, where: str) -> AgentSettings:
             settings = parse_json(text, where)
             _own(settings, node_name)
             return settings
 
-        super().__init__(kube.client(kubeconfig), WatchedFile(settings_path or directory / SETTINGS_KEY, read))
+        super().__init__(client(kubeconfig), WatchedFile(settings_path or directory / SETTINGS_KEY, read))
         self.node_address = _own(self.settings, node_name).addresses[0]
         self._fetches_keys = self._kept is not None and not keys_by_hand.is_dir()
         self.key_directory = directory / "bgp-keys" if self._fetches_keys else keys_by_hand
         if self._fetches_keys:
-            asyncio.run(_first_keys(partial(self._copy_keys, kube.client(kubeconfig))))
+            asyncio.run(_first_keys(partial(self._copy_keys, client(kubeconfig))))
 
     def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
         following = super().tasks(woken, settings_changed)
@@ -82,7 +82,7 @@ class FromOutside(Watching):
             if kept.name not in wanted:
                 kept.unlink()
         if wanted:
-            values = await kube.secret_values(api, KEYS_SECRET, NAMESPACE)
+            values = await secret_values(api, KEYS_SECRET, NAMESPACE)
             for name in sorted(wanted & values.keys()):
                 _keep(self.key_directory / name, values[name])
 
@@ -108,7 +108,7 @@ def _own(settings: AgentSettings, node_name: str) -> OutsideEdge:
 
 
 async def _text(api: Any) -> str:
-    return await kube.config_map_text(api, SETTINGS_MAP, NAMESPACE, SETTINGS_KEY)
+    return await config_map_text(api, SETTINGS_MAP, NAMESPACE, SETTINGS_KEY)
 
 
 async def _first_copy(read: Read, path: Path) -> None:

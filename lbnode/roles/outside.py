@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from lbnode import kube
 from lbnode.errors import ConfigError
+from lbnode.kube.watcher import Copy, Watcher, client, daemonset_environment, daemonset_is_going
 from lbnode.model import IPAddress
 from lbnode.objects import Snapshot
 from lbnode.roles.cluster_view import Source
@@ -66,7 +66,7 @@ class Watching:
     def __init__(self, api: Any, settings: WatchedFile[AgentSettings]) -> None:
         self._settings = settings
         self._api = api
-        self._watcher = kube.Watcher(api, self._changed)
+        self._watcher = Watcher(api, self._changed)
         self._woken: Callable[[], None] | None = None
 
     def _changed(self) -> None:
@@ -85,7 +85,7 @@ class Watching:
     def settings_pending(self) -> str:
         return self._settings.pending
 
-    def copy(self) -> kube.Copy:
+    def copy(self) -> Copy:
         return self._watcher.copy
 
     def tasks(self, woken: Callable[[], None], settings_changed: Callable[[], None]) -> list[Task]:
@@ -99,17 +99,17 @@ class Cluster(Watching):
     def __init__(self, settings: SettingsFile) -> None:
         self.node_name = required("NODE_NAME")
         self.node_address = ip_address(required("NODE_ADDRESS"))
-        super().__init__(kube.client(), settings)
+        super().__init__(client(), settings)
 
     async def is_removed(self) -> bool:
         """Whether this agent's DaemonSet is going. A silent API server means no."""
         name, namespace = _daemon_set()
-        return bool(name) and await kube.daemonset_is_going(self._api, name, namespace) is True
+        return bool(name) and await daemonset_is_going(self._api, name, namespace) is True
 
     async def changes_dataplane(self) -> bool:
         """Whether the DaemonSet makes pods with another data plane now. A silent API server means no."""
         name, namespace = _daemon_set()
-        coming = await kube.daemonset_environment(self._api, name, namespace, AGENT_CONTAINER) if name else None
+        coming = await daemonset_environment(self._api, name, namespace, AGENT_CONTAINER) if name else None
         # As text: a later image may know a data plane that this one does not.
         return coming is not None and (coming.get(DATA_PLANE_VARIABLE) or "ipvs") != dataplane_of(os.environ)
 

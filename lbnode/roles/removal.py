@@ -12,7 +12,7 @@ import structlog
 
 from lbnode.conditions import ACCEPTED, ANNOUNCED
 from lbnode.errors import Retry
-from lbnode.kube import Copy
+from lbnode.kube.watcher import Copy
 from lbnode.object_reader import read_snapshot
 from lbnode.objects import ServiceObject, is_ours
 from lbnode.roles.controller import FINALIZER, ServiceWriter

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import structlog
 
-from lbnode import __version__, kube
+from lbnode import __version__
 from lbnode.backend_probe import BackendProber
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.dataplane.bpf_pins import BPF_DIRECTORY
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
+from lbnode.kube.watcher import Watcher, Writer, client, deployment_is_going
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import (
     ControllerMetrics,
@@ -252,12 +253,12 @@ async def _worker(outside: Outside) -> None:
 
 async def _controller(settings: SettingsFile) -> None:
     identity = os.environ.get("POD_NAME", os.uname().nodename)
-    api = kube.client()
+    api = client()
     metrics = ControllerMetrics()
     loop = Loop(CONTROLLER_RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     namespace = os.environ.get("POD_NAMESPACE", NAMESPACE)
-    writer = kube.Writer(api, namespace, identity)
-    watcher = kube.Watcher(api, loop.wake, with_namespaces=settings.current.needs_namespaces)
+    writer = Writer(api, namespace, identity)
+    watcher = Watcher(api, loop.wake, with_namespaces=settings.current.needs_namespaces)
     leadership = Leadership(writer, LEASE_NAME, identity, time.monotonic, loop.wake)
     controller = Controller(
         lambda: settings.current,
@@ -293,7 +294,7 @@ async def _controller(settings: SettingsFile) -> None:
     addresses = [ip_address(os.environ.get("POD_IP") or required("NODE_ADDRESS")), LOOPBACK]
     await _until_terminated(loop, controller.pass_once, tasks, pages, settings.current.ports.controller, addresses)
     deployment = os.environ.get("DEPLOYMENT_NAME", "")
-    if leadership.leads and deployment and await kube.deployment_is_going(api, deployment, namespace) is True:
+    if leadership.leads and deployment and await deployment_is_going(api, deployment, namespace) is True:
         await release_services(watcher.copy, settings.current, writer)
     await leadership.release()
 

@@ -213,7 +213,7 @@ def test_bgp_keys_are_mounted_files_of_one_owner_and_in_no_other_object() -> Non
         assert not [e for e in container.get("env", []) if "secretKeyRef" in e.get("valueFrom", {})]
 
 
-# What the agents call, from reading lbnode/kube.py, not from the manifests.
+# What the agents call, from reading lbnode/kube, not from the manifests.
 ALLOWED = {
     "samegate-edge": {
         ("", "services", "list"), ("", "services", "watch"), ("", "services", "get"),

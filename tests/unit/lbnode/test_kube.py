@@ -15,7 +15,7 @@ from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
 
-from lbnode import kube
+from lbnode.kube.watcher import SILENCE_SECONDS, Copy, Watcher
 from lbnode.model import ServiceName
 
 WEB = ServiceName("shop", "web")
@@ -87,18 +87,16 @@ async def _stream(chunks: list[bytes] | None) -> AsyncIterator[bytes]:
         await asyncio.Event().wait()
 
 
-def follow(
-    script: Script, until: Callable[[kube.Copy], bool], monkeypatch: pytest.MonkeyPatch, **options: bool
-) -> kube.Copy:
+def follow(script: Script, until: Callable[[Copy], bool], monkeypatch: pytest.MonkeyPatch, **options: bool) -> Copy:
     """Watch until the condition holds; fails after ten seconds."""
-    monkeypatch.setattr(kube, "RETRY_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(kube, "LIST_INTERVAL_SECONDS", 0.01)
-    monkeypatch.setattr(kube, "WATCH_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr("lbnode.kube.watcher.RETRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("lbnode.kube.watcher.LIST_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr("lbnode.kube.watcher.WATCH_INTERVAL_SECONDS", 0.01)
     seen = asyncio.Event()
 
-    async def go() -> kube.Copy:
+    async def go() -> Copy:
         config = KubeConfig.from_one(cluster=Cluster(server="http://api.example"), user=User(token="t"))
-        watcher = kube.Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set, **options)
+        watcher = Watcher(AsyncClient(config=config, transport=httpx2.MockTransport(script)), seen.set, **options)
         running = asyncio.create_task(watcher.run())
         try:
             async with asyncio.timeout(10):
@@ -111,7 +109,7 @@ def follow(
     return asyncio.run(go())
 
 
-def port_is(port: int) -> Callable[[kube.Copy], bool]:
+def port_is(port: int) -> Callable[[Copy], bool]:
     wanted = service(1, port=port)["spec"]["ports"]
     # What the API server says may have lost any of its keys on the way.
     return lambda copy: copy.services.get(WEB, {}).get("spec", {}).get("ports") == wanted
@@ -202,7 +200,7 @@ def test_refused_lists_are_tried_again_and_what_was_known_stays(status: int, mon
     script = Script([[service(1)], status, status, [service(30, port=83)]], [[EXPIRED]])
     kept: list[bool] = []
 
-    def until(copy: kube.Copy) -> bool:
+    def until(copy: Copy) -> bool:
         kept.append(WEB in copy.services)
         return port_is(83)(copy)
 
@@ -223,7 +221,7 @@ def test_a_list_that_lost_more_than_half_is_not_believed_at_once(
     script = Script([full, left, [service(30, port=85), *others("a", "b")]], [[EXPIRED], [EXPIRED]])
     kept: list[bool] = []
 
-    def until(copy: kube.Copy) -> bool:
+    def until(copy: Copy) -> bool:
         kept.append(len(copy.services) == 3)
         return port_is(85)(copy)
 
@@ -244,7 +242,7 @@ def test_a_list_that_lost_half_is_believed_at_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_silent_watch_is_taken_for_half_open_and_listed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("lbnode.kube.watcher.SILENCE_SECONDS", 0.05)
     script = Script([[service(1)], [service(20, port=84)]], [])
     follow(script, port_is(84), monkeypatch)
     assert script.listed >= 2
@@ -252,15 +250,15 @@ def test_a_silent_watch_is_taken_for_half_open_and_listed_anew(monkeypatch: pyte
 
 def test_half_open_connections_are_found_within_a_minute() -> None:
     longest_jitter = 1.2
-    assert kube.SILENCE_SECONDS * longest_jitter <= 60
+    assert SILENCE_SECONDS * longest_jitter <= 60
 
 
 def test_a_list_that_says_the_same_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("lbnode.kube.watcher.SILENCE_SECONDS", 0.05)
     script = Script([[service(1)]], [])
     versions: list[int] = []
 
-    def until(copy: kube.Copy) -> bool:
+    def until(copy: Copy) -> bool:
         versions.append(copy.version)
         return script.listed >= 4
 
@@ -270,10 +268,10 @@ def test_a_list_that_says_the_same_wakes_nobody(monkeypatch: pytest.MonkeyPatch)
 
 def test_each_kind_remembers_when_it_was_last_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100, 100_000))
-    monkeypatch.setattr(kube.time, "time", lambda: next(clock))
+    monkeypatch.setattr("lbnode.kube.watcher.time.time", lambda: next(clock))
     seen: list[dict[str, float]] = []
 
-    def until(copy: kube.Copy) -> bool:
+    def until(copy: Copy) -> bool:
         seen.append(dict(copy.answered))
         return port_is(82)(copy)
 

@@ -11,12 +11,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
 
-from lbnode import kube
+from lbnode.kube.watcher import REQUEST_TIMEOUT_SECONDS, Watcher
 from lbnode.roles.loop import Loop
 from lbnode.roles.start import RESYNC_SECONDS
 from tests.unit.lbnode.api_server import ApiServer
@@ -41,8 +42,8 @@ async def running() -> AsyncIterator[tuple[World, ApiServer]]:
     await api.start()
     loop = Loop(RESYNC_SECONDS)
     config = KubeConfig.from_one(cluster=Cluster(server=f"http://127.0.0.1:{api.port}"), user=User(token="t"))
-    client = AsyncClient(config=config, timeout=kube.httpx2.Timeout(kube.REQUEST_TIMEOUT_SECONDS), trust_env=False)
-    watcher = kube.Watcher(client, loop.wake)
+    client = AsyncClient(config=config, timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS), trust_env=False)
+    watcher = Watcher(client, loop.wake)
     world.copy = watcher.copy
 
     async def pass_once() -> None:
@@ -200,7 +201,7 @@ def test_a_node_whose_watches_are_all_cut_lists_once_in_five_seconds() -> None:
 
 def test_without_the_pace_it_would_list_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control for the test above."""
-    monkeypatch.setattr(kube, "LIST_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("lbnode.kube.watcher.LIST_INTERVAL_SECONDS", 0.0)
     assert most_above_the_pace(lists_of_a_minute_of_cut_watches(), 3) > 10
 
 
@@ -232,7 +233,7 @@ def test_a_node_whose_watches_end_at_once_asks_for_them_once_a_second() -> None:
 
 def test_without_that_pace_it_would_ask_in_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control for the test above."""
-    monkeypatch.setattr(kube, "WATCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("lbnode.kube.watcher.WATCH_INTERVAL_SECONDS", 0.0)
     assert shortest_time_between_watches(ENDED_WATCHES) < 1e-3
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lbnode.errors import Retry
-from lbnode.kube import Copy
+from lbnode.kube.watcher import Copy
 from lbnode.model import IPAddress, ServiceName
 from lbnode.observe import ControllerMetrics
 from lbnode.overview import Overview

@@ -14,7 +14,6 @@ from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster as KubeCluster
 from lightkube.config.models import User
 
-from lbnode import kube
 from lbnode.errors import ConfigError
 from lbnode.roles.loop import SettingsFile
 from lbnode.roles.outside import Cluster, dataplane_of
@@ -47,7 +46,9 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: httpx2.Respon
         return answer
 
     config = KubeConfig.from_one(cluster=KubeCluster(server="http://api.example"), user=User(token="t"))
-    monkeypatch.setattr(kube, "client", lambda: AsyncClient(config=config, transport=httpx2.MockTransport(server)))
+    monkeypatch.setattr(
+        "lbnode.roles.outside.client", lambda: AsyncClient(config=config, transport=httpx2.MockTransport(server))
+    )
     for name, value in (("NODE_NAME", "edge1"), ("NODE_ADDRESS", "198.18.0.11"), ("DAEMONSET_NAME", "samegate-edge")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DATA_PLANE", own)

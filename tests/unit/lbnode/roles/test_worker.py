@@ -15,7 +15,7 @@ from lbnode.command.pages import MUST_TELL, read_status
 from lbnode.dataplane.memory import MemoryWorker
 from lbnode.errors import Retry
 from lbnode.grace import API_RECOVERY_SECONDS, UNREADY_SECONDS
-from lbnode.kube import Copy
+from lbnode.kube.watcher import Copy
 from lbnode.kube_proxy import RULES_SECONDS
 from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
 from lbnode.observe import WorkerMetrics

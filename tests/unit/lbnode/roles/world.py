@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from lbnode.dataplane.memory import MemoryEdge
-from lbnode.kube import Copy
+from lbnode.kube.watcher import Copy
 from lbnode.model import IPAddress, ServiceName
 from lbnode.observe import EdgeMetrics
 from lbnode.probe import ProbeResult
