@@ -15,7 +15,8 @@ from typing import TextIO
 
 from bench.churn_objects import EDGE, settings
 from lbnode.dataplane.memory import MemoryEdge
-from lbnode.kube.watcher import Watcher, client
+from lbnode.kube.client import client
+from lbnode.kube.watcher import Watcher
 from lbnode.model import AddDestination, IPAddress, Operation, SetWeight
 from lbnode.observe import EdgeMetrics, configure_logging
 from lbnode.probe import ProbeResult

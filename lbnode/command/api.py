@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from lbnode.errors import ConfigError, Retry
-from lbnode.kube.watcher import CREDENTIAL_ERRORS
+from lbnode.kube.client import CREDENTIAL_ERRORS
 
 #: Objects of one answer to a list; the API server hands out the rest on demand.
 PAGE_SIZE = 500
@@ -50,7 +50,7 @@ class MissingRights(ConfigError):
 
 
 class Api:
-    """Over a client of :func:`lbnode.kube.watcher.operator_client`; ``called`` is what messages call the context."""
+    """Over a client of :func:`lbnode.kube.client.operator_client`; ``called`` is what messages call the context."""
 
     def __init__(self, client: httpx2.AsyncClient, called: str) -> None:
         self._client = client

@@ -27,7 +27,7 @@ from lbnode.command.api import Api
 from lbnode.command.terminal import show
 from lbnode.command.view import NAMESPACE, look
 from lbnode.errors import SamegateError
-from lbnode.kube.watcher import operator_client
+from lbnode.kube.client import operator_client
 
 #: Longer than drain.withdrawSeconds and the routers' reconvergence together.
 DRAIN_TIMEOUT_SECONDS = 60.0

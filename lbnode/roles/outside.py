@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lbnode.errors import ConfigError
-from lbnode.kube.watcher import Copy, Watcher, client, daemonset_environment, daemonset_is_going
+from lbnode.kube.client import client
+from lbnode.kube.watcher import Copy, Watcher, daemonset_environment, daemonset_is_going
 from lbnode.model import IPAddress
 from lbnode.objects import Snapshot
 from lbnode.roles.cluster_view import Source

@@ -20,7 +20,8 @@ from lbnode.dataplane.bpf_pins import BPF_DIRECTORY
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
-from lbnode.kube.watcher import Watcher, Writer, client, deployment_is_going
+from lbnode.kube.client import client
+from lbnode.kube.watcher import Watcher, Writer, deployment_is_going
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import (
     ControllerMetrics,

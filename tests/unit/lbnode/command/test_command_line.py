@@ -152,7 +152,7 @@ def test_a_node_without_an_agent_is_told_and_the_others_are_shown(rack: Rack) ->
 def test_an_agent_that_stands_still_costs_its_own_answer_only(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process still has its connections accepted by the kernel."""
     monkeypatch.setattr(view, "DIRECT_TIMEOUT", httpx2.Timeout(0.3))
-    monkeypatch.setattr("lbnode.kube.watcher.REQUEST_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("lbnode.kube.client.REQUEST_TIMEOUT_SECONDS", 0.5)
     real, released = rack.cluster.page, threading.Event()
 
     def stopped(who: str, path: str) -> tuple[int, str, bytes]:

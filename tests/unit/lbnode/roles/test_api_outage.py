@@ -17,7 +17,8 @@ from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
 
-from lbnode.kube.watcher import REQUEST_TIMEOUT_SECONDS, Watcher
+from lbnode.kube.client import REQUEST_TIMEOUT_SECONDS
+from lbnode.kube.watcher import Watcher
 from lbnode.roles.loop import Loop
 from lbnode.roles.start import RESYNC_SECONDS
 from tests.unit.lbnode.api_server import ApiServer
