@@ -10,8 +10,6 @@ one in :data:`LIST_INTERVAL_SECONDS`; and after an error none goes out before th
 share for the moment of its return.
 A list replaces the copy in one step and never clears it first. One that has lost more than half of what was there is believed only when the next
 one has lost as much: a server that has just started, or was restored from a backup, may know little for a moment.
-
-Writes: :class:`Writer`, used by the controller alone.
 """
 
 from __future__ import annotations
@@ -22,25 +20,18 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 import structlog
 from lightkube import AsyncClient, operators
 from lightkube.core.exceptions import ApiError
-from lightkube.models.coordination_v1 import LeaseSpec
-from lightkube.models.core_v1 import EventSource, ObjectReference
-from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Secret, Service, ServiceStatus
+from lightkube.resources.core_v1 import ConfigMap, Namespace, Node, Secret, Service
 from lightkube.resources.discovery_v1 import EndpointSlice
-from lightkube.types import PatchType
 
 from lbnode.errors import Retry
 from lbnode.kube.client import API_ERRORS, CREDENTIAL_ERRORS, Raw
-from lbnode.lease import LeaseRecord
 from lbnode.model import ServiceName
 from lbnode.object_reader import SnapshotReader
 from lbnode.objects import Snapshot
@@ -282,86 +273,6 @@ async def _is_going(api: AsyncClient, kind: Any, name: str, namespace: str) -> b
     except API_ERRORS:
         return None
     return bool(found.metadata is not None and found.metadata.deletionTimestamp is not None)
-
-
-class Writer:
-    """The controller's writes. Every method raises :class:`lbnode.errors.Retry` when the API server refuses or does not answer."""
-
-    def __init__(self, api: AsyncClient, namespace: str, identity: str) -> None:
-        self._api = api
-        self._namespace = namespace
-        self._identity = identity
-
-    async def patch_status(self, service: ServiceName, status: Raw) -> None:
-        """Strategic merge into the Service's status: conditions merge by type, the ingress list is replaced."""
-        await self._patch(ServiceStatus, service, {"status": status}, PatchType.STRATEGIC)
-
-    async def set_finalizers(self, service: ServiceName, finalizers: list[str], resource_version: str) -> None:
-        """Replace the finalizers, only if the Service is still the one that was read."""
-        await self._patch(
-            Service,
-            service,
-            {"metadata": {"finalizers": finalizers, "resourceVersion": resource_version}},
-            PatchType.MERGE,
-        )
-
-    async def _patch(self, resource: Any, service: ServiceName, patch: Raw, kind: PatchType) -> None:
-        try:
-            await self._api.patch(resource, service.name, patch, namespace=service.namespace, patch_type=kind)
-        except ApiError as error:
-            if error.status.code == 404:
-                return
-            raise Retry(f"{service}: {error.status.message}") from error
-        except API_ERRORS as error:
-            raise Retry(f"{service}: {error}") from error
-
-    async def event(self, service: ServiceName, uid: str, kind: str, reason: str, message: str) -> None:
-        """Create a core/v1 Event about the Service. ``kind`` is Normal or Warning."""
-        now = datetime.now(UTC)
-        body = Event(
-            metadata=ObjectMeta(generateName=f"{service.name[:200]}.", namespace=service.namespace),
-            involvedObject=ObjectReference(
-                apiVersion="v1", kind="Service", name=service.name, namespace=service.namespace, uid=uid
-            ),
-            type=kind,
-            reason=reason,
-            message=message[:1024],
-            source=EventSource(component="samegate"),
-            reportingComponent="samegate.dev/controller",
-            reportingInstance=self._identity,
-            firstTimestamp=now,
-            lastTimestamp=now,
-            count=1,
-        )
-        try:
-            await self._api.create(body)
-        except API_ERRORS as error:
-            raise Retry(f"event for {service}: {error}") from error
-
-    async def read_lease(self, name: str) -> tuple[LeaseRecord | None, str]:
-        """The lease's record and resource version; ``(None, "")`` where there is none."""
-        try:
-            found = await self._api.get(Lease, name, namespace=self._namespace)
-        except ApiError as error:
-            if error.status.code == 404:
-                return None, ""
-            raise Retry(f"lease {name}: {error.status.message}") from error
-        except API_ERRORS as error:
-            raise Retry(f"lease {name}: {error}") from error
-        spec = found.spec or LeaseSpec()
-        version = (found.metadata.resourceVersion if found.metadata else None) or ""
-        return LeaseRecord(spec.holderIdentity or "", str(spec.renewTime), spec.leaseDurationSeconds or 0), version
-
-    async def write_lease(self, name: str, holder: str, duration_seconds: int, resource_version: str) -> None:
-        """Create the lease (no resource version) or replace the one that was read; a conflict is a Retry."""
-        body = Lease(
-            metadata=ObjectMeta(name=name, namespace=self._namespace, resourceVersion=resource_version or None),
-            spec=LeaseSpec(holderIdentity=holder, leaseDurationSeconds=duration_seconds, renewTime=datetime.now(UTC)),
-        )
-        try:
-            await (self._api.replace(body) if resource_version else self._api.create(body))
-        except API_ERRORS as error:
-            raise Retry(f"lease {name}: {error}") from error
 
 
 async def config_map_text(api: AsyncClient, name: str, namespace: str, key: str) -> str:

@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 
 class ServiceWriter(Protocol):
-    """The controller's writes: :class:`lbnode.kube.watcher.Writer`, or a twin."""
+    """The controller's writes: :class:`lbnode.kube.writer.Writer`, or a twin."""
 
     async def patch_status(self, service: ServiceName, status: dict[str, Any]) -> None: ...
 

@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 class LeaseStore(Protocol):
-    """Where the lease lies: :class:`lbnode.kube.watcher.Writer`, or a twin."""
+    """Where the lease lies: :class:`lbnode.kube.writer.Writer`, or a twin."""
 
     async def read_lease(self, name: str) -> tuple[LeaseRecord | None, str]: ...
 
