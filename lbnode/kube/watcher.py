@@ -1,6 +1,6 @@
-"""The one place that talks to the Kubernetes API.
+"""A copy of the cluster's objects, kept current.
 
-Reads: :class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes (and, if asked to, Namespaces), by list and watch. An outage changes nothing: the last
+:class:`Watcher` keeps a copy of the Services, EndpointSlices and Nodes (and, if asked to, Namespaces), by list and watch. An outage changes nothing: the last
 copy stays. lightkube's own retry of a watch reuses an expired resource version, so any error here ends the watch and lists anew, after
 :data:`RETRY_PAUSE_SECONDS`; a watch that stays silent for :data:`SILENCE_SECONDS` is taken for half-open and ended likewise. One that ends as it should
 is asked for anew from where it was, but no kind more often than each :data:`WATCH_INTERVAL_SECONDS`.
@@ -15,7 +15,6 @@ one has lost as much: a server that has just started, or was restored from a bac
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -26,12 +25,10 @@ import httpx2
 import structlog
 from lightkube import AsyncClient, operators
 from lightkube.core.exceptions import ApiError
-from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.core_v1 import ConfigMap, Namespace, Node, Secret, Service
+from lightkube.resources.core_v1 import Namespace, Node, Service
 from lightkube.resources.discovery_v1 import EndpointSlice
 
-from lbnode.errors import Retry
-from lbnode.kube.client import API_ERRORS, CREDENTIAL_ERRORS, Raw
+from lbnode.kube.client import API_ERRORS, Raw
 from lbnode.model import ServiceName
 from lbnode.object_reader import SnapshotReader
 from lbnode.objects import Snapshot
@@ -241,64 +238,3 @@ class Watcher:
 async def _as_raw(listing: Any) -> Any:
     async for found in listing:
         yield found.to_dict()
-
-
-async def daemonset_is_going(api: AsyncClient, name: str, namespace: str) -> bool | None:
-    """Whether the DaemonSet is deleted or being deleted; ``None`` when the API server does not say."""
-    return await _is_going(api, DaemonSet, name, namespace)
-
-
-async def deployment_is_going(api: AsyncClient, name: str, namespace: str) -> bool | None:
-    """The same of a Deployment."""
-    return await _is_going(api, Deployment, name, namespace)
-
-
-async def daemonset_environment(api: AsyncClient, name: str, namespace: str, container: str) -> dict[str, str] | None:
-    """The plain variables that this container of the DaemonSet's pods to come has; ``None`` when the API server does not say."""
-    try:
-        found = await api.get(DaemonSet, name, namespace=namespace)
-    except API_ERRORS:
-        return None
-    pod = found.spec.template.spec if found.spec is not None else None
-    containers = pod.containers if pod is not None else []
-    variables = [variable for each in containers if each.name == container for variable in each.env or []]
-    return {variable.name: variable.value for variable in variables if variable.value is not None}
-
-
-async def _is_going(api: AsyncClient, kind: Any, name: str, namespace: str) -> bool | None:
-    try:
-        found = await api.get(kind, name, namespace=namespace)
-    except ApiError as error:
-        return True if error.status.code == 404 else None
-    except API_ERRORS:
-        return None
-    return bool(found.metadata is not None and found.metadata.deletionTimestamp is not None)
-
-
-async def config_map_text(api: AsyncClient, name: str, namespace: str, key: str) -> str:
-    """The text under ``key`` of a ConfigMap.
-
-    Raises:
-        Retry: no answer, or no such ConfigMap or key yet.
-    """
-    try:
-        found = await api.get(ConfigMap, name, namespace=namespace)
-    except (*CREDENTIAL_ERRORS, *API_ERRORS) as error:
-        raise Retry(f"ConfigMap {namespace}/{name} cannot be read: {error}", 5.0) from None
-    text = (found.data or {}).get(key)
-    if text is None:
-        raise Retry(f"ConfigMap {namespace}/{name} has no {key}", 5.0)
-    return str(text)
-
-
-async def secret_values(api: AsyncClient, name: str, namespace: str) -> dict[str, bytes]:
-    """The values of a Secret by their keys.
-
-    Raises:
-        Retry: no answer, no such Secret yet, or no right to read it.
-    """
-    try:
-        found = await api.get(Secret, name, namespace=namespace)
-        return {key: base64.b64decode(value, validate=True) for key, value in (found.data or {}).items()}
-    except (*CREDENTIAL_ERRORS, *API_ERRORS) as error:
-        raise Retry(f"Secret {namespace}/{name} cannot be read: {error}", 5.0) from None

@@ -13,7 +13,7 @@ import structlog
 
 from lbnode.errors import ConfigError, Retry
 from lbnode.kube.client import client
-from lbnode.kube.watcher import config_map_text, secret_values
+from lbnode.kube.lookups import config_map_text, secret_values
 from lbnode.outside_edge import OutsideEdge
 from lbnode.roles.loop import WatchedFile
 from lbnode.roles.outside import BGP_KEYS, NAMESPACE, Task, Watching

@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 
 from lbnode.errors import ConfigError
 from lbnode.kube.client import client
-from lbnode.kube.watcher import Copy, Watcher, daemonset_environment, daemonset_is_going
+from lbnode.kube.lookups import daemonset_environment, daemonset_is_going
+from lbnode.kube.watcher import Copy, Watcher
 from lbnode.model import IPAddress
 from lbnode.objects import Snapshot
 from lbnode.roles.cluster_view import Source

@@ -21,7 +21,8 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError, Retry
 from lbnode.kube.client import client
-from lbnode.kube.watcher import Watcher, deployment_is_going
+from lbnode.kube.lookups import deployment_is_going
+from lbnode.kube.watcher import Watcher
 from lbnode.kube.writer import Writer
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.observe import (
