@@ -26,7 +26,7 @@ from lbnode.objects import ServiceObject, Snapshot, forwarding_of, is_of_our_cla
 from lbnode.observe import ControllerMetrics
 from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows
 from lbnode.roles.cluster_view import ClusterView
-from lbnode.roles.edge import announced_by
+from lbnode.roles.edge_status import announced_by
 from lbnode.roles.neighbours import Neighbours, Status
 from lbnode.served import NAT_NOTE
 from lbnode.settings import AgentSettings

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import structlog
@@ -32,55 +30,30 @@ from lbnode.model import (
     ServiceName,
     Verdict,
     WorkerHealth,
-    address_order,
 )
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.pace import pause_seconds
 from lbnode.probe import ProbeResult
 from lbnode.remembered import Comparison, Remembered
-from lbnode.roles import worker_page
+from lbnode.roles import edge_status, worker_page
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.edge_page import modules_at_work, node_page
+from lbnode.roles.edge_status import EdgeView, families_reached
 from lbnode.roles.neighbours import Neighbours
 from lbnode.routes import routes_of
 from lbnode.settings import AgentSettings
-from lbnode.speaker.base import Session, Speaker, SpeakerState
+from lbnode.speaker.base import Speaker, SpeakerState
 from lbnode.translate.edge import EdgePlan, Memory, retain_announced, translate_edge
 
 #: What another agent said longer ago than this no longer counts as what it says now.
 FRESH_SECONDS = 3.0
-#: So long after its start an edge node is not ready until all its BGP sessions are up; later one will do.
-SESSIONS_MUST_BE_UP_SECONDS = 30.0
 #: Between two looks at the kernel's counters; shorter than scrapes are apart.
 TRAFFIC_SECONDS = 5.0
 #: Looks take at most this share of the time: those at 100,000 destinations are further apart, or changes would wait for them.
 TRAFFIC_SHARE = 0.005
-#: Reasons for no announcement that lie in the node itself.
-NODE_REASONS = (
-    "Starting",
-    "AllProbesFail",
-    "DataPlaneDiffers",
-    "FilterMissing",
-    "TranslationMissing",
-    "SysctlDiffers",
-    "NodeUnknown",
-)
-
 log = structlog.get_logger()
 Found = TypeVar("Found")
-
-
-@dataclass
-class EdgeView:
-    """What the last pass found; the status page shows it."""
-
-    plan: EdgePlan | None = None
-    observed: EdgeState | None = None
-    verdicts: Mapping[IPAddress, Verdict] = field(default_factory=dict)
-    announced: frozenset[IPAddress] = frozenset()
-    sessions: Mapping[str, Session] = field(default_factory=dict)
-    kernel_writes: int = 0
 
 
 class Edge:
@@ -201,7 +174,7 @@ class Edge:
             within_seconds = self._peers_count_within_seconds(version)
             answers = [s for node in self.peer_pages() if (s := self.peers.said(node, within_seconds)) is not None]
             if answers:
-                found[version] = any(version in _families_reached(answer) for answer in answers)
+                found[version] = any(version in families_reached(answer) for answer in answers)
         return found
 
     def _peers_count_within_seconds(self, version: int) -> float:
@@ -418,74 +391,14 @@ class Edge:
     # What the pages show.
 
     def not_ready(self) -> list[str]:
-        """Reasons why this node is not ready: something about *this node* keeps a VIP from being announced.
-
-        A roll-out goes on to the next edge node only when this one is ready, so a Service that is broken for every edge node does not count.
-        Missing sessions count while the process is young: a router that is down for good must not stop a roll-out for ever.
-        """
-        if self.view.plan is None:
-            return ["Starting: no pass is complete yet"]
-        if self.view.plan.blocked is not None:
-            return [": ".join(self.view.plan.blocked)]
-        links = self.view.observed.links if self.view.observed is not None else frozenset()
-        reached = {w.version for w in rise_and_fall.summary(self._workers).healthy}
-        reasons = [
-            f"{a}: {v.reason} {v.detail}"
-            for a, v in self.view.verdicts.items()
-            if not v.announce
-            and (v.reason in NODE_REASONS or (v.reason == "NoHealthyWorker" and a.version not in reached))
-        ]
-        reasons += [
-            f"LinkMissing: {each.device} to {each.router_address} is not as desired"
-            for each in sorted(self.view.plan.state.links - links, key=lambda each: each.name)
-        ]
-        wanted = {a for a, v in self.view.verdicts.items() if v.announce}
-        reasons += [
-            f"{a}: BIRD does not announce it yet" for a in sorted(wanted - self.view.announced, key=address_order)
-        ]
-        sessions = list(self.view.sessions.values())
-        up = [s for s in sessions if s.established]
-        is_young = self._clock() - self._started < SESSIONS_MUST_BE_UP_SECONDS
-        if wanted and (not up or (is_young and len(up) < len(sessions))):
-            reasons += [f"BGP session {s.peer}: {s.state} {s.last_error}" for s in sessions if not s.established] or [
-                "no BGP session"
-            ]
-        return reasons
+        """Reasons why this node is not ready."""
+        healthy = rise_and_fall.summary(self._workers).healthy
+        return edge_status.not_ready(self.view, healthy, self._clock() - self._started)
 
     def status(self) -> dict[str, Any]:
         """The status page: plain JSON values."""
-        plan = self.view.plan
-        vips = plan.vips if plan is not None else {}
         healthy = rise_and_fall.summary(self._workers).healthy
-        return {
-            "node": self._node_name,
-            "role": "edge",
-            "draining": self.terminating or (plan is not None and plan.draining),
-            "blocked": list(plan.blocked) if plan is not None and plan.blocked is not None else None,
-            "vips": {
-                str(a): {
-                    "announce": v.announce,
-                    "announced": a in self.view.announced,
-                    "reason": v.reason,
-                    "detail": v.detail,
-                    "service": str(vips[a].service) if a in vips else None,
-                    "sharing": [str(s.service) for s in vips[a].sharing] if a in vips else [],
-                    "attributes": str(vips[a].attributes) if a in vips else "",
-                }
-                for a, v in self.view.verdicts.items()
-            },
-            "sessions": {
-                s.peer: {"state": s.state, "bfd": s.bfd, "exported": s.exported, "last_error": s.last_error}
-                for s in self.view.sessions.values()
-            },
-            "healthy_workers": sorted(str(a) for a in healthy),
-            "rejections": [
-                {"service": str(r.service), "reason": r.reason, "message": r.message}
-                for r in (plan.rejections if plan is not None else ())
-            ],
-            "warnings": list(plan.warnings) if plan is not None else [],
-            "kernel_writes": self.view.kernel_writes,
-        }
+        return edge_status.status_page(self._node_name, self.view, healthy, self.terminating)
 
     def node_page(self) -> dict[str, Any]:
         """What only people ask for. May be called from another thread."""
@@ -496,37 +409,3 @@ class Edge:
         """The kernel modules that are needed now, and whether their work is seen."""
         view = self.view
         return modules_at_work(view.plan, view.observed, self._settings().dataplane)
-
-
-def reaches_a_worker(status: Mapping[str, Any]) -> bool:
-    """Whether an edge node's status page names a healthy worker."""
-    listed = status.get("healthy_workers")
-    return isinstance(listed, list) and any(isinstance(address, str) for address in listed)
-
-
-def _families_reached(status: Mapping[str, Any]) -> set[int]:
-    """The IP versions of the healthy workers in an edge node's status page; what cannot be read is left out."""
-    found: set[int] = set()
-    listed = status.get("healthy_workers")
-    for text in listed if isinstance(listed, list) else ():
-        with suppress(ValueError):
-            found.add(ip_address(text).version)
-    return found
-
-
-def announced_by(status: Mapping[str, Any]) -> dict[IPAddress, Verdict]:
-    """The verdicts in an edge node's status page; what cannot be read is left out."""
-    verdicts: dict[IPAddress, Verdict] = {}
-    vips = status.get("vips")
-    for text, said in vips.items() if isinstance(vips, Mapping) else ():
-        try:
-            address = ip_address(text)
-        except ValueError:
-            continue
-        if isinstance(said, Mapping):
-            on_air = bool(said.get("announce")) and bool(said.get("announced"))
-            reason, detail = str(said.get("reason", "Unknown")), str(said.get("detail", ""))
-            if said.get("announce") and not on_air:
-                reason, detail = "NotAnnouncedYet", "the BGP daemon has not taken it yet"
-            verdicts[address] = Verdict(on_air, reason, detail)
-    return verdicts

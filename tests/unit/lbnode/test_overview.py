@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lbnode.object_reader import read_snapshot
 from lbnode.overview import Overview, Withheld, edge_rows, vip_rows
-from lbnode.roles.edge import announced_by
+from lbnode.roles.edge_status import announced_by
 from lbnode.settings import parse
 from tests.unit.lbnode.observe.scene import API, NAMES, WEB, overview, statuses, verdict
 from tests.unit.lbnode.roles.world import SETTINGS, service

@@ -7,7 +7,7 @@ from typing import Any
 
 from lbnode.object_reader import read_snapshot
 from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows
-from lbnode.roles.edge import announced_by
+from lbnode.roles.edge_status import announced_by
 from lbnode.settings import parse
 from tests.unit.lbnode.roles.world import SETTINGS, node, service
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.model import IPAddress, ServiceName, Verdict
-from lbnode.roles.edge import announced_by, reaches_a_worker
+from lbnode.roles.edge_status import announced_by, reaches_a_worker
 from lbnode.roles.worker_page import active_probes, without_endpoints
 
 WEB = ServiceName("shop", "web")
