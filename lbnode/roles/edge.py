@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from lbnode import backends, grace, traffic
+from lbnode import backends, grace
 from lbnode import health as rise_and_fall
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
@@ -40,6 +40,7 @@ from lbnode.roles import edge_status, worker_page
 from lbnode.roles.cluster_view import ClusterView, Source
 from lbnode.roles.edge_page import modules_at_work, node_page
 from lbnode.roles.edge_status import EdgeView, families_reached
+from lbnode.roles.edge_traffic import EdgeTraffic
 from lbnode.roles.neighbours import Neighbours
 from lbnode.routes import routes_of
 from lbnode.settings import AgentSettings
@@ -48,10 +49,7 @@ from lbnode.translate.edge import EdgePlan, Memory, retain_announced, translate_
 
 #: What another agent said longer ago than this no longer counts as what it says now.
 FRESH_SECONDS = 3.0
-#: Between two looks at the kernel's counters; shorter than scrapes are apart.
-TRAFFIC_SECONDS = 5.0
-#: Looks take at most this share of the time: those at 100,000 destinations are further apart, or changes would wait for them.
-TRAFFIC_SHARE = 0.005
+
 log = structlog.get_logger()
 Found = TypeVar("Found")
 
@@ -100,9 +98,7 @@ class Edge:
         self._routes: Remembered[dict[IPNetwork, RouteAttributes]] = Remembered()
         self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
-        self._traffic_seen: traffic.Seen | None = None
-        self._traffic_at = float("-inf")
-        self._traffic_pause_seconds = TRAFFIC_SECONDS
+        self._traffic = EdgeTraffic(lambda keys: self._in_thread(lambda: kernel.traffic(keys)), metrics, clock)
         self.workers: Neighbours | None = None
         self.peers: Neighbours | None = None
         self.terminating = False
@@ -252,7 +248,7 @@ class Edge:
         await speaker.set(routes)
         if routes != speaks.routes:
             self.view.announced = (await self._read_speaker(speaker)).announced
-        await self._measure_traffic(now)
+        await self._traffic.look(self.view.observed, now)
         if trouble is not None:
             raise trouble
 
@@ -353,24 +349,6 @@ class Edge:
         self._metrics.rejections(plan.rejections)
         self._metrics.draining(plan.draining or self.terminating)
         self._metrics.probe_alarm(any(v.reason == "AllProbesFail" for v in verdicts.values()))
-
-    async def _measure_traffic(self, now: float) -> None:
-        """Last in a pass, and not in each: reading the counters of a large table takes as long as reading the table."""
-        if self.view.observed is None or now - self._traffic_at < self._traffic_pause_seconds:
-            return
-        self._traffic_at = now
-        keys = [s.key for s in self.view.observed.services]
-        try:
-            looks = await self._in_thread(lambda: self._kernel.traffic(keys))
-        except (ConfigError, Retry) as error:
-            # Counters are worth no failed pass; what was missed is counted by the next look.
-            log.warning("traffic.unread", error=str(error))
-            return
-        finally:
-            self._traffic_pause_seconds = max(TRAFFIC_SECONDS, (self._clock() - now) / TRAFFIC_SHARE)
-        now_seen = traffic.seen(looks)
-        self._metrics.traffic(looks, traffic.growth(self._traffic_seen, now_seen))
-        self._traffic_seen = now_seen
 
     # The end.
 
