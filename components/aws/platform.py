@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pulumi
 import pulumi_aws as aws
-import pulumi_kubernetes
 
 from components.aws import cost, plan
 from components.aws.cluster import Cluster
 from components.aws.edge import EdgeNodes, RouteServerFabric, TransitGatewayFabric
 from components.aws.network import Network
 from components.aws.settings import Aws
+from components.kubernetes_provider import kubernetes_provider
 from components.platform import Platform
 from lbnode.settings import AgentSettings, Peer
 
@@ -42,15 +42,10 @@ def provision(settings: Aws, agent: AgentSettings) -> Platform:
         peers = pulumi.Output.all(**{zone: list(found) for zone, found in server.endpoint_addresses.items()}).apply(
             lambda known: plan.route_server_peers(settings, known)
         )
-    kubernetes = pulumi_kubernetes.Provider(
-        "kubernetes",
-        # It holds no secret: the credential is fetched at every use.
-        kubeconfig=cluster.kubeconfig,
-        # Without it any change of the cluster would replace the provider and with it every object.
-        cluster_identifier=f"aws-{settings.region}",
-        enable_config_map_mutable=True,
-        enable_secret_mutable=True,
-        enable_server_side_apply=True,
+    # It holds no secret: the credential is fetched at every use.
+    kubernetes = kubernetes_provider(
+        cluster.kubeconfig,
+        f"aws-{settings.region}",
         opts=pulumi.ResourceOptions(depends_on=[cluster.nodes]),
     )
     return Platform(

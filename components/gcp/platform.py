@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import pulumi
 import pulumi_gcp as gcp
-import pulumi_kubernetes
 
 from components.gcp import plan
 from components.gcp.cluster import Cluster
 from components.gcp.edge import EdgeNodes, InternetIngress, PassthroughFabric, RouterApplianceFabric
 from components.gcp.network import Network
 from components.gcp.settings import Gcp
+from components.kubernetes_provider import kubernetes_provider
 from components.platform import Platform
 from lbnode.settings import AgentSettings
 
@@ -44,15 +44,10 @@ def provision(
         if settings.internet_ingress == "passthrough"
         else None
     )
-    kubernetes = pulumi_kubernetes.Provider(
-        "kubernetes",
-        # It holds no secret: the credential is fetched at every use.
-        kubeconfig=cluster.kubeconfig,
-        # Without it any change of the cluster would replace the provider and with it every object.
-        cluster_identifier=f"gcp-{settings.project}-{settings.region}",
-        enable_config_map_mutable=True,
-        enable_secret_mutable=True,
-        enable_server_side_apply=True,
+    # It holds no secret: the credential is fetched at every use.
+    kubernetes = kubernetes_provider(
+        cluster.kubeconfig,
+        f"gcp-{settings.project}-{settings.region}",
         opts=pulumi.ResourceOptions(depends_on=[cluster.nodes]),
     )
     return Platform(

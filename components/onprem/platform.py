@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import cast
 
 import pulumi
-import pulumi_kubernetes
 from pulumi.output import UNKNOWN
 
+from components.kubernetes_provider import kubernetes_provider
 from components.onprem.cluster import answers, api_server, read_kubeconfig
 from components.onprem.edge import edge_nodes, liveness
 from components.platform import Platform
@@ -22,16 +22,8 @@ def provision(settings: StackSettings, platform: OnPrem, project: Path, kubeconf
     Raises:
         ConfigError: the kubeconfig is missing or wrong.
     """
-    provider = pulumi_kubernetes.Provider(
-        "kubernetes",
-        kubeconfig=_kubeconfig(platform, project, kubeconfig_secret),
-        context=platform.context,
-        # Without it any change of the kubeconfig, a renewed token say, would replace the provider and with it every object.
-        cluster_identifier="onprem",
-        # The agents read both from a mounted volume and follow changes; a new name would need new pods.
-        enable_config_map_mutable=True,
-        enable_secret_mutable=True,
-        enable_server_side_apply=True,
+    provider = kubernetes_provider(
+        _kubeconfig(platform, project, kubeconfig_secret), "onprem", context=platform.context
     )
     return Platform(
         name="onprem",
