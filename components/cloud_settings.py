@@ -1,4 +1,4 @@
-"""What stacks say alike of every cloud: access to the API server, and where edge nodes stand."""
+"""What stacks say alike of every cloud: access to the API server, where edge nodes stand, and which pools it can carry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+
+from lbnode.errors import ConfigError
+from lbnode.settings import AgentSettings
 
 
 class CloudSettings(BaseModel):
@@ -79,3 +82,24 @@ def check_zones(nodes: Sequence[NumberedNode], zones: Sequence[str]) -> None:
         raise ValueError(
             f"all edge nodes are in zone {nodes[0].zone}: the loss of a zone would take every VIP. Put at least one into another zone"
         )
+
+
+def check_pools(
+    agent: AgentSettings, taken: Sequence[tuple[str, IPv4Network]], cloud: str, why_not: str, way_out: str
+) -> None:
+    """Pools are IPv4 and overlap none of the ``taken`` networks, which are given with their names.
+
+    Raises:
+        ConfigError: one is or does; ``why_not`` and ``way_out`` say what is wrong with the latter, and what to do.
+    """
+    for pool in agent.pools:
+        for network in pool.cidrs:
+            if network.version == 6:
+                raise ConfigError(
+                    f"pool {pool.name} {network}",
+                    f"IPv6 VIPs on {cloud} are not there yet",
+                    "Leave IPv6 networks out of this stack",
+                )
+            for what, block in taken:
+                if network.overlaps(block):
+                    raise ConfigError(f"pool {pool.name} {network}", f"overlaps {what} {block}, {why_not}", way_out)

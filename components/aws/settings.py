@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from components.aws.instance_types import KNOWN_FAMILIES, family
-from components.cloud_settings import ApiAccess, CloudSettings, NumberedNode, check_zones
+from components.cloud_settings import ApiAccess, CloudSettings, NumberedNode, check_pools, check_zones
 from lbnode.errors import ConfigError
 from lbnode.settings import AgentSettings
 
@@ -256,21 +256,7 @@ def check_agent(settings: Aws, agent: AgentSettings) -> None:
             f"is also the {settings.fabric}'s own: the session would be internal, and AWS would pass no route on",
             "Change one of the two",
         )
-    for pool in agent.pools:
-        for network in pool.cidrs:
-            if network.version == 6:
-                raise ConfigError(
-                    f"pool {pool.name} {network}",
-                    "IPv6 VIPs on AWS are not there yet",
-                    "Leave IPv6 networks out of this stack",
-                )
-            for what, block in _taken(settings):
-                if network.overlaps(block):
-                    raise ConfigError(
-                        f"pool {pool.name} {network}",
-                        f"overlaps {what} {block}, whose own route wins",
-                        "Take a network that lies outside every VPC",
-                    )
+    check_pools(agent, _taken(settings), "AWS", "whose own route wins", "Take a network that lies outside every VPC")
     if settings.fabric == "route-server":
         routes = sum(n.num_addresses for pool in agent.pools for n in pool.cidrs)
         if routes > ROUTE_SERVER_ROUTES:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from components.cloud_settings import ApiAccess, CloudSettings, NumberedNode, check_zones
+from components.cloud_settings import ApiAccess, CloudSettings, NumberedNode, check_pools, check_zones
 from lbnode.errors import ConfigError
 from lbnode.settings import AgentSettings
 
@@ -219,23 +219,14 @@ def check_agent(settings: Gcp, agent: AgentSettings) -> None:
             "is also cloudRouter.asn: router appliances must have another number than the Cloud Router",
             "Change one of the two",
         )
-    prefixes = 0
-    for pool in agent.pools:
-        for network in pool.cidrs:
-            if network.version == 6:
-                raise ConfigError(
-                    f"pool {pool.name} {network}",
-                    "IPv6 VIPs on GCP are not there yet",
-                    "Leave IPv6 networks out of this stack",
-                )
-            for what, block in taken(settings):
-                if network.overlaps(block):
-                    raise ConfigError(
-                        f"pool {pool.name} {network}",
-                        f"overlaps {what} {block}, whose subnet route cannot be overridden",
-                        "Take a network that nothing in the VPC uses",
-                    )
-            prefixes += network.num_addresses
+    check_pools(
+        agent,
+        taken(settings),
+        "GCP",
+        "whose subnet route cannot be overridden",
+        "Take a network that nothing in the VPC uses",
+    )
+    prefixes = sum(n.num_addresses for pool in agent.pools for n in pool.cidrs)
     if settings.fabric == "router-appliance" and prefixes > settings.router.unique_prefixes:
         raise ConfigError(
             f"pools of {prefixes} addresses",
