@@ -17,8 +17,9 @@ from bench.churn_objects import EDGE, settings
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.kube.client import client
 from lbnode.kube.watcher import Watcher
-from lbnode.model import AddDestination, IPAddress, Operation, SetWeight
+from lbnode.model import IPAddress
 from lbnode.observe import EdgeMetrics, configure_logging
+from lbnode.operations import AddDestination, Operation, SetWeight
 from lbnode.probe import ProbeResult
 from lbnode.roles.edge import Edge
 from lbnode.roles.loop import Loop

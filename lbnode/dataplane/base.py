@@ -6,18 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from lbnode.dataplane.service_list import ServiceOperation
-from lbnode.model import (
-    DestinationTraffic,
-    EdgeState,
-    IPNetwork,
-    IpvsTimeouts,
-    Operation,
-    SetTimeouts,
-    VirtualKey,
-    VirtualService,
-    WorkerState,
-)
+from lbnode.model import DestinationTraffic, EdgeState, IPNetwork, IpvsTimeouts, VirtualKey, VirtualService, WorkerState
 from lbnode.model import Protocol as TransportProtocol
+from lbnode.operations import Operation, SetTimeouts
 from lbnode.settings import DataPlane
 
 BalancerOperation = ServiceOperation | SetTimeouts

@@ -20,21 +20,26 @@ from lbnode.dataplane.tunnels import Tunnels
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     TUNNEL_OVERHEAD_BYTES,
+    DestinationTraffic,
+    EdgeFilter,
+    EdgeState,
+    IPAddress,
+    IPNetwork,
+    IpvsTimeouts,
+    Protocol,
+    Remains,
+    ReturnTunnel,
+    RouterLink,
+    VirtualKey,
+)
+from lbnode.operations import (
     AddAddress,
     AddProbeDevice,
     AddProbeRoute,
     AttachPrograms,
-    DestinationTraffic,
-    EdgeFilter,
-    EdgeState,
     EnsureLink,
     EnsureReturnTunnel,
-    IPAddress,
-    IPNetwork,
-    IpvsTimeouts,
     Operation,
-    Protocol,
-    Remains,
     RemoveAddress,
     RemoveFilter,
     RemoveLink,
@@ -46,11 +51,8 @@ from lbnode.model import (
     RemoveTranslation,
     ReplaceFilter,
     ReplaceTranslation,
-    ReturnTunnel,
-    RouterLink,
     SetSysctl,
     SetTimeouts,
-    VirtualKey,
 )
 
 # Names in the record beside those of sysctls. The idle times are those of IPVS: the ones of XDP stand in its maps and go with them.

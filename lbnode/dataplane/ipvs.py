@@ -39,22 +39,15 @@ from pyroute2.netlink.generic.ipvs import (
 from lbnode.dataplane.base import BalancerOperation
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump, get
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import (
+from lbnode.model import Destination, IPAddress, IPNetwork, IpvsTimeouts, Place, Protocol, VirtualKey, VirtualService
+from lbnode.operations import (
     AddDestination,
     AddService,
-    Destination,
-    IPAddress,
-    IPNetwork,
-    IpvsTimeouts,
-    Place,
-    Protocol,
     RemoveDestination,
     RemoveService,
     SetTimeouts,
     SetWeight,
     UpdateService,
-    VirtualKey,
-    VirtualService,
 )
 
 _FLAG_PERSISTENT, _FLAG_ONE_PACKET, _FLAG_MH_FALLBACK, _FLAG_MH_PORT = 0x1, 0x4, 0x8, 0x10

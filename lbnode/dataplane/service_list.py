@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lbnode.errors import Retry
-from lbnode.model import (
-    AddDestination,
-    AddService,
-    Destination,
-    RemoveDestination,
-    RemoveService,
-    SetWeight,
-    UpdateService,
-    VirtualKey,
-    VirtualService,
-)
+from lbnode.model import Destination, VirtualKey, VirtualService
+from lbnode.operations import AddDestination, AddService, RemoveDestination, RemoveService, SetWeight, UpdateService
 
 ServiceOperation = AddService | UpdateService | RemoveService | AddDestination | SetWeight | RemoveDestination
 

@@ -13,10 +13,10 @@ from lbnode.dataplane.rules import DELIVERY_TABLES
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.dataplane.tunnels import Tunnels
 from lbnode.errors import Bug
-from lbnode.model import (
+from lbnode.model import IPNetwork, Tunnel, WorkerState
+from lbnode.operations import (
     AddAddress,
     EnsureTunnel,
-    IPNetwork,
     Operation,
     RemoveAddress,
     RemoveDelivery,
@@ -27,8 +27,6 @@ from lbnode.model import (
     ReplaceFilter,
     SetReturnPath,
     SetSysctl,
-    Tunnel,
-    WorkerState,
 )
 
 # A name in the record beside those of sysctls.

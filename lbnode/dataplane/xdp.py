@@ -17,20 +17,16 @@ from lbnode.dataplane.xdp_state import XdpState, no_source
 from lbnode.dataplane.xdp_table import Limited, Served
 from lbnode.errors import Retry
 from lbnode.model import (
-    AddDestination,
-    AddService,
     DestinationTraffic,
     IPAddress,
     IPNetwork,
     IpvsTimeouts,
     Protocol,
-    RemoveService,
-    SetTimeouts,
-    UpdateService,
     VirtualKey,
     VirtualService,
     address_order,
 )
+from lbnode.operations import AddDestination, AddService, RemoveService, SetTimeouts, UpdateService
 from lbnode.settings import DataPlane
 
 _IPVS = Path("/proc/thread-self/net/ip_vs")

@@ -22,7 +22,8 @@ from prometheus_client import (
 )
 
 from lbnode import __version__
-from lbnode.model import Operation, Rejection
+from lbnode.model import Rejection
+from lbnode.operations import Operation
 
 #: From a pass that finds nothing to do to one that stalls for the longest deadline of a withdrawal (3 s).
 RECONCILE_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0)

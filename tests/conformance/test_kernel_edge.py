@@ -21,10 +21,6 @@ from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError, Retry
 from lbnode.maglev import choose, table
 from lbnode.model import (
-    AddAddress,
-    AddDestination,
-    AddProbeDevice,
-    AddService,
     Counters,
     Destination,
     EdgeFilter,
@@ -32,16 +28,22 @@ from lbnode.model import (
     IPAddress,
     IpvsTimeouts,
     Protocol,
+    TranslationTable,
+    VirtualKey,
+    VirtualService,
+    address_order,
+)
+from lbnode.operations import (
+    AddAddress,
+    AddDestination,
+    AddProbeDevice,
+    AddService,
     RemoveDestination,
     ReplaceFilter,
     ReplaceTranslation,
     SetSysctl,
     SetTimeouts,
     SetWeight,
-    TranslationTable,
-    VirtualKey,
-    VirtualService,
-    address_order,
 )
 from tests.conformance.node import (
     FAMILIES,

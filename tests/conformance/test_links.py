@@ -14,16 +14,8 @@ from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError
-from lbnode.model import (
-    EdgeFilter,
-    EdgeState,
-    EnsureLink,
-    LinkSession,
-    Protocol,
-    RemoveLink,
-    RouterLink,
-    VirtualKey,
-)
+from lbnode.model import EdgeFilter, EdgeState, LinkSession, Protocol, RouterLink, VirtualKey
+from lbnode.operations import EnsureLink, RemoveLink
 from tests.conformance.node import IPV4, IPV6, POOLS, sh
 from tests.conformance.star import at, build_star
 

@@ -32,14 +32,13 @@ from lbnode.model import (
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
-    RemoveDelivery,
-    ReplaceDelivery,
     Tunnel,
     VirtualKey,
     VirtualService,
     WorkerFilter,
     WorkerState,
 )
+from lbnode.operations import RemoveDelivery, ReplaceDelivery
 from lbnode.probe import Prober, ensure_ping_allowed
 from tests.conformance.node import POOLS, PROBE_NETWORKS, inside, sh, with_port
 

@@ -17,8 +17,6 @@ import pytest
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.model import (
-    AddDestination,
-    AddService,
     Destination,
     EdgeFilter,
     EdgeState,
@@ -26,10 +24,10 @@ from lbnode.model import (
     IPNetwork,
     IpvsTimeouts,
     Protocol,
-    ReplaceFilter,
     VirtualKey,
     VirtualService,
 )
+from lbnode.operations import AddDestination, AddService, ReplaceFilter
 from lbnode.translate.sysctls import ALL_EDGE_SYSCTLS, EDGE_SYSCTLS, SCTP_SYSCTLS
 from tests.conformance.node import POOLS, sh, with_port
 from tests.conformance.star import at, build_star

@@ -27,7 +27,6 @@ from lbnode.model import (
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
-    RemoveReturnTunnel,
     ReturnPath,
     ReturnTunnel,
     Tunnel,
@@ -36,6 +35,7 @@ from lbnode.model import (
     WorkerFilter,
     WorkerState,
 )
+from lbnode.operations import RemoveReturnTunnel
 from lbnode.probe import Prober, ensure_ping_allowed
 from lbnode.translate.sysctls import EDGE_SYSCTLS, FORWARDING_SYSCTLS, RETURN_SYSCTLS
 from tests.conformance.node import POOLS, PROBE_NETWORKS, sh, with_port

@@ -14,12 +14,10 @@ from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.diff import diff_worker
 from lbnode.errors import Bug, Retry
-from lbnode.model import (
+from lbnode.model import Delivery, DeliveryTable, Protocol, ReturnPath, Tunnel, VirtualKey, WorkerFilter, WorkerState
+from lbnode.operations import (
     AddAddress,
-    Delivery,
-    DeliveryTable,
     EnsureTunnel,
-    Protocol,
     RemoveAddress,
     RemoveDelivery,
     RemoveFilter,
@@ -28,12 +26,7 @@ from lbnode.model import (
     RemoveTunnel,
     ReplaceDelivery,
     ReplaceFilter,
-    ReturnPath,
     SetReturnPath,
-    Tunnel,
-    VirtualKey,
-    WorkerFilter,
-    WorkerState,
 )
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, Family, loopback_addresses, new_namespace, sh
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError
-from lbnode.model import AddProbeDevice, AddService, EdgeFilter, EnsureTunnel, Protocol, ReplaceFilter, Tunnel, VirtualKey, VirtualService
+from lbnode.model import EdgeFilter, Protocol, Tunnel, VirtualKey, VirtualService
+from lbnode.operations import AddProbeDevice, AddService, EnsureTunnel, ReplaceFilter
 
 POOLS = (ip_network("203.0.113.0/24"),)
 NODE = ip_address("198.51.100.11")

@@ -22,7 +22,7 @@ from lbnode.dataplane.xdp import XdpBalancer
 from lbnode.dataplane.xdp_program import PROGRAM, Attachment, Sizes, kernel_hertz, load_program
 from lbnode.dataplane.xdp_records import Drop, LinkRecord, Tag, limits, timeouts
 from lbnode.dataplane.xdp_state import XdpState
-from lbnode.model import AddDestination, AddService
+from lbnode.operations import AddDestination, AddService
 from tests.root.xdp_fixtures import (
     CUT_OFF,
     EDGE,

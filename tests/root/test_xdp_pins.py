@@ -21,22 +21,16 @@ from lbnode.dataplane.xdp_program import PROGRAM, Mode, Sizes
 from lbnode.dataplane.xdp_state import XdpState
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import (
+from lbnode.model import Destination, EdgeFilter, EdgeState, IpvsTimeouts, Protocol, VirtualKey, VirtualService
+from lbnode.operations import (
     AddDestination,
     AddService,
     AttachPrograms,
-    Destination,
-    EdgeFilter,
-    EdgeState,
-    IpvsTimeouts,
-    Protocol,
     RemoveDestination,
     RemoveService,
     ReplaceFilter,
     SetTimeouts,
     SetWeight,
-    VirtualKey,
-    VirtualService,
 )
 from tests.conformance.node import IPV4, POOLS, new_namespace, sh
 from tests.conformance.xdp import XdpNode, bpf_file_system, xdp_node

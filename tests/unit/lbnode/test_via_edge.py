@@ -12,21 +12,18 @@ from hypothesis import strategies as st
 from lbnode.dataplane.rules import render
 from lbnode.diff import diff_worker
 from lbnode.errors import ConfigError
-from lbnode.model import (
+from lbnode.model import IPAddress, ReturnPath, ReturnTunnel, WorkerState
+from lbnode.objects import NodeObject
+from lbnode.operations import (
     AddAddress,
     EnsureTunnel,
-    IPAddress,
     RemoveAddress,
     RemoveReturnPath,
     RemoveTunnel,
     ReplaceFilter,
-    ReturnPath,
-    ReturnTunnel,
     SetReturnPath,
     SetSysctl,
-    WorkerState,
 )
-from lbnode.objects import NodeObject
 from lbnode.return_path import Standing, standings
 from lbnode.settings import parse
 from lbnode.translate.edge import EdgePlan, translate_edge

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from lbnode.dataplane.ipvs import IpvsMessage, destination_of, message_of, service_of, staged
 from lbnode.errors import Retry
-from lbnode.model import (
-    AddDestination,
-    AddService,
-    Destination,
-    Protocol,
-    RemoveService,
-    SetWeight,
-    VirtualKey,
-    VirtualService,
-)
+from lbnode.model import Destination, Protocol, VirtualKey, VirtualService
+from lbnode.operations import AddDestination, AddService, RemoveService, SetWeight
 
 WEB = VirtualKey(ip_address("203.0.113.1"), Protocol.TCP, 80)
 NAMES = VirtualKey(ip_address("2001:db8:113::1"), Protocol.UDP, 53)

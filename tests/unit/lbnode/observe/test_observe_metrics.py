@@ -10,19 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import lbnode
-from lbnode.model import (
-    AddAddress,
-    Counters,
-    DestinationTraffic,
-    Protocol,
-    Rejection,
-    RemoveFilter,
-    ServiceName,
-    SetSysctl,
-    Verdict,
-    VirtualKey,
-)
+from lbnode.model import Counters, DestinationTraffic, Protocol, Rejection, ServiceName, Verdict, VirtualKey
 from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
+from lbnode.operations import AddAddress, RemoveFilter, SetSysctl
 from lbnode.probe import ProbeResult
 from lbnode.speaker.base import Session
 

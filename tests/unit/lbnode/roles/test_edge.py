@@ -12,16 +12,8 @@ import pytest
 
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.errors import Retry
-from lbnode.model import (
-    Counters,
-    DestinationTraffic,
-    EdgeState,
-    IPAddress,
-    Operation,
-    Protocol,
-    RouteAttributes,
-    VirtualKey,
-)
+from lbnode.model import Counters, DestinationTraffic, EdgeState, IPAddress, Protocol, RouteAttributes, VirtualKey
+from lbnode.operations import Operation
 from lbnode.settings import parse
 from lbnode.speaker.memory import MemorySpeaker
 from tests.unit.lbnode.roles.world import EDGES, SETTINGS, VIP, WORKERS, World, also, endpoints, node, service

@@ -17,8 +17,9 @@ from lbnode.errors import Retry
 from lbnode.grace import API_RECOVERY_SECONDS, UNREADY_SECONDS
 from lbnode.kube.watcher import Copy
 from lbnode.kube_proxy import RULES_SECONDS
-from lbnode.model import AddAddress, Delivery, Operation, ReplaceDelivery, ServiceName
+from lbnode.model import Delivery, ServiceName
 from lbnode.observe import WorkerMetrics
+from lbnode.operations import AddAddress, Operation, ReplaceDelivery
 from lbnode.probe import ProbeResult
 from lbnode.roles.worker import Worker
 from lbnode.settings import parse
