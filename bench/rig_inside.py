@@ -16,7 +16,8 @@ from pathlib import Path
 from lab import throwaway
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
-from lbnode.model import Destination, EdgeFilter, EdgeState, Protocol, VirtualKey, VirtualService
+from lbnode.model import Destination, EdgeState, Protocol, VirtualKey, VirtualService
+from lbnode.packet_tables import EdgeFilter
 from lbnode.translate.sysctls import EDGE_SYSCTLS
 
 PORT = 80

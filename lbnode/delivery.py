@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lbnode.destinations import counting_as_ready, endpoints_of
-from lbnode.model import Delivery, DeliveryTable, IPAddress, Protocol, ServiceName, VirtualKey, address_order
+from lbnode.model import IPAddress, Protocol, ServiceName, VirtualKey, address_order
 from lbnode.objects import (
     SERVICE_PROXY_LABEL,
     EndpointSliceObject,
@@ -24,6 +24,7 @@ from lbnode.objects import (
     forwarding_of,
     is_ours,
 )
+from lbnode.packet_tables import Delivery, DeliveryTable
 from lbnode.settings import AgentSettings
 
 

@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lbnode.model import (
-    DeliveryTable,
     Destination,
     EdgeState,
-    FilterTable,
     IPAddress,
     Place,
     RouterLink,
-    TranslationTable,
     VirtualKey,
     VirtualService,
     WorkerState,
@@ -57,6 +54,7 @@ from lbnode.operations import (
     SetWeight,
     UpdateService,
 )
+from lbnode.packet_tables import DeliveryTable, FilterTable, TranslationTable
 
 #: While destinations move, packets of their connections must wait for them to come back rather than end the connection (ipvs-sysctl).
 EXPIRE_NODEST_CONN = "net.ipv4.vs.expire_nodest_conn"

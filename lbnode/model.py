@@ -152,123 +152,6 @@ def _without_drained_weights(service: VirtualService) -> VirtualService:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkSession:
-    """A BGP session over a link: who may speak to one of the node's addresses there, and by which ports. ``bfd`` lets BFD in too."""
-
-    address: IPAddress
-    listen_port: int
-    router_address: IPAddress
-    router_port: int
-    bfd: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeFilter:
-    """The packet filter of an edge node: no connection tracking for the pools, no port but the served ones, no loop.
-
-    ``translated`` are the VIPs that are tracked because they are served by translation. ``limited`` says for some of the served keys which
-    clients alone may come in; where kube-proxy sees the packets it limits them itself. Nothing but ``sessions`` answers on ``link_addresses``,
-    and nothing else but VIPs is reached through a link. ``returning`` is there when replies come back by way of edge nodes: what comes out of
-    the tunnels from workers is from a VIP and goes on, or belongs to a probe between one of these networks and the node's own address.
-    ``max_syn_per_second`` bounds the TCP connections that begin at a VIP each second, and with them what IPVS keeps of forged ones.
-    """
-
-    pools: tuple[IPNetwork, ...]
-    served: frozenset[VirtualKey]
-    translated: frozenset[IPAddress] = frozenset()
-    limited: frozenset[tuple[VirtualKey, IPNetwork]] = frozenset()
-    link_addresses: frozenset[IPAddress] = frozenset()
-    sessions: frozenset[LinkSession] = frozenset()
-    returning: frozenset[tuple[IPNetwork, IPAddress]] = frozenset()
-    max_syn_per_second: int | None = None
-
-    @property
-    def digest(self) -> str:
-        return _digest(
-            "edge",
-            [str(p) for p in self.pools],
-            sorted(map(str, self.served)),
-            sorted(map(str, self.translated)),
-            sorted(f"{key} {network}" for key, network in self.limited),
-            sorted(map(str, self.link_addresses)),
-            sorted(map(str, self.sessions)),
-            sorted(map(str, self.returning)),
-            self.max_syn_per_second,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TranslationTable:
-    """Of the VIPs that an edge node serves by translation: kube-proxy leaves them alone, and pods see the node's address, so that replies
-    come back to it. ``pools`` say for which IP versions there is a table at all.
-    """
-
-    pools: tuple[IPNetwork, ...]
-    vips: frozenset[IPAddress]
-
-    @property
-    def digest(self) -> str:
-        return _digest("translation", [str(p) for p in self.pools], sorted(map(str, self.vips)))
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFilter:
-    """The packet filter of a worker: only pools and the probe address come out of tunnels, no loop, clamped segments.
-
-    ``max_segment_bytes`` maps the IP version to the largest TCP segment that replies may offer. With a ``return_mask``, connections that came by
-    a tunnel get this bit as their mark, what goes back gets it too, and clients are offered no larger segments either.
-    """
-
-    pools: tuple[IPNetwork, ...]
-    probe_addresses: tuple[IPAddress, ...]
-    max_segment_bytes: tuple[tuple[int, int], ...]
-    return_mask: int | None = None
-
-    @property
-    def digest(self) -> str:
-        return _digest(
-            "worker",
-            [str(p) for p in self.pools],
-            [str(a) for a in self.probe_addresses],
-            self.max_segment_bytes,
-            self.return_mask,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where a worker sends new connections to ``key`` that its kube-proxy does not take: its own pods, as address and port.
-
-    ``source_ranges`` limits the clients; empty means everybody. ``by_client`` is for session affinity: all connections of a client get one of them.
-    """
-
-    key: VirtualKey
-    endpoints: tuple[tuple[IPAddress, int], ...]
-    source_ranges: tuple[IPNetwork, ...] = ()
-    by_client: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryTable:
-    """All deliveries of a worker, by ``VirtualKey.order``. ``pools`` say for which IP versions there is a table at all."""
-
-    pools: tuple[IPNetwork, ...]
-    deliveries: tuple[Delivery, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        return _digest("delivery", [str(p) for p in self.pools], [repr(d) for d in self.deliveries])
-
-
-FilterTable = EdgeFilter | WorkerFilter
-PacketTable = FilterTable | DeliveryTable | TranslationTable
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
 class IpvsTimeouts:
     """Idle seconds after which IPVS forgets a connection (kernel: ``ipvs-sysctl``, ``ipvsadm --set``)."""
 
@@ -343,7 +226,7 @@ class EdgeState:
 
     ``sysctls`` maps names below ``net.`` in dotted form (``net.ipv4.vs.sloppy_tcp``) to their text; an observed state holds just the
     names that the reader was asked for. ``filter_digest`` is ``None`` when our table is absent or was changed behind our back, and so is
-    ``translation_digest``, that of the :class:`TranslationTable`, which is there only while some VIP is served by translation.
+    ``translation_digest``, that of the :class:`lbnode.packet_tables.TranslationTable`, which is there only while some VIP is served by translation.
     ``probe_devices`` are the IP versions that have their probe device.
     ``services`` are sorted by ``VirtualKey.order``; observed destinations are in the kernel's list order. An observed link that lacks anything
     has ``ready=False``. ``remains``, and ``lost_programs``, the devices that the XDP program was put at and is not at any more, are never desired.
@@ -428,7 +311,7 @@ class ReturnPath:
 class WorkerState:
     """The worker data plane, desired or observed. Probe addresses are held only while everything else is in place.
 
-    ``delivery_digest`` is that of the :class:`DeliveryTable` in force; ``None`` when there is none or it was changed behind our back.
+    ``delivery_digest`` is that of the :class:`lbnode.packet_tables.DeliveryTable` in force; ``None`` when there is none or it was changed behind our back.
     ``return_paths`` are at most one a family; an observed one that is not exactly such a path has ``ready=False``.
     """
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lbnode.model import (
-    DeliveryTable,
-    FilterTable,
     IPAddress,
     IpvsTimeouts,
     ProbeRoute,
@@ -14,11 +12,11 @@ from lbnode.model import (
     ReturnPath,
     ReturnTunnel,
     RouterLink,
-    TranslationTable,
     Tunnel,
     VirtualKey,
     VirtualService,
 )
+from lbnode.packet_tables import DeliveryTable, FilterTable, TranslationTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lbnode.model import LinkSession, RouterLink
+from lbnode.model import RouterLink
 from lbnode.objects import NodeObject
+from lbnode.packet_tables import LinkSession
 from lbnode.settings import AgentSettings, Bgp
 
 

@@ -57,7 +57,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """``facts`` are those of each VIP that the Service has; ``limited`` as in :class:`lbnode.model.EdgeFilter`."""
+    """``facts`` are those of each VIP that the Service has; ``limited`` as in :class:`lbnode.packet_tables.EdgeFilter`."""
 
     facts: tuple[VipFacts, ...] = ()
     services: tuple[VirtualService, ...] = ()

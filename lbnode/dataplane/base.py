@@ -46,7 +46,7 @@ class Balancer(Protocol):
         """Whether what :meth:`limit` was told last is still in force."""
 
     def limit(self, limited: frozenset[tuple[VirtualKey, IPNetwork]]) -> None:
-        """Which clients alone may use some of the services, as in :class:`lbnode.model.EdgeFilter`: for a balancer that takes packets before the
+        """Which clients alone may use some of the services, as in :class:`lbnode.packet_tables.EdgeFilter`: for a balancer that takes packets before the
         packet filter sees them. Raises as :meth:`apply`.
         """
 

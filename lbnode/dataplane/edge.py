@@ -21,7 +21,6 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     TUNNEL_OVERHEAD_BYTES,
     DestinationTraffic,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -54,6 +53,7 @@ from lbnode.operations import (
     SetSysctl,
     SetTimeouts,
 )
+from lbnode.packet_tables import EdgeFilter
 
 # Names in the record beside those of sysctls. The idle times are those of IPVS: the ones of XDP stand in its maps and go with them.
 _TIMEOUTS = "ipvs-timeouts"

@@ -27,7 +27,8 @@ from lbnode.dataplane.rules import (
 )
 from lbnode.dataplane.xtables import Outline, fingerprint, fingerprint_and_outline
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import IPNetwork, PacketTable
+from lbnode.model import IPNetwork
+from lbnode.packet_tables import PacketTable
 
 _PROBE_CHAIN = "SAMEGATE-TRIAL"
 _TIMEOUT_SECONDS = 20

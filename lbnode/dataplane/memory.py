@@ -14,7 +14,6 @@ from lbnode.dataplane.service_list import ServiceOperation, carry_out
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     Counters,
-    DeliveryTable,
     DestinationTraffic,
     EdgeState,
     IPAddress,
@@ -59,6 +58,7 @@ from lbnode.operations import (
     SetSysctl,
     SetTimeouts,
 )
+from lbnode.packet_tables import DeliveryTable
 
 
 class _Node:

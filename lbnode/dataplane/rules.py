@@ -20,18 +20,13 @@ from lbnode.model import (
     PROBE_DEVICES,
     RETURN_DEVICE_PREFIX,
     TUNNEL_DEVICE_PREFIX,
-    Delivery,
-    DeliveryTable,
-    EdgeFilter,
     IPAddress,
     IPNetwork,
-    PacketTable,
     Protocol,
-    TranslationTable,
     VirtualKey,
-    WorkerFilter,
     address_order,
 )
+from lbnode.packet_tables import Delivery, DeliveryTable, EdgeFilter, PacketTable, TranslationTable, WorkerFilter
 
 TABLES = ("raw", "mangle")
 DELIVERY_TABLES = ("nat",)

@@ -21,7 +21,7 @@ from lbnode.errors import ConfigError
 from lbnode.model import Destination, IPAddress, IPNetwork, Place, Protocol, VirtualKey, VirtualService
 from lbnode.ring import MIX, halves, seed
 
-#: Clients that alone may use a service, as in :class:`lbnode.model.EdgeFilter`.
+#: Clients that alone may use a service, as in :class:`lbnode.packet_tables.EdgeFilter`.
 Limited = frozenset[tuple[VirtualKey, IPNetwork]]
 _PROTOCOLS = {p.number: p for p in Protocol}
 _VIP_BITS = 32

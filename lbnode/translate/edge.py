@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from lbnode.attributes import asks_for_attributes
 from lbnode.model import (
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -25,7 +24,6 @@ from lbnode.model import (
     Rejection,
     ReturnTunnel,
     ServiceName,
-    TranslationTable,
     VipFacts,
     VirtualKey,
     VirtualService,
@@ -42,6 +40,7 @@ from lbnode.objects import (
     is_ours,
     slices_by_service,
 )
+from lbnode.packet_tables import EdgeFilter, TranslationTable
 from lbnode.remembered import Remembered
 from lbnode.router_links import link_sessions, link_warnings, router_links
 from lbnode.served import Served, Surroundings, ports_of, selector_text, serve

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from lbnode.active_probe import ActiveProbe, Backend, local_backends, read_active_probe
 from lbnode.delivery import delivery_table
-from lbnode.model import DeliveryTable, IPAddress, ServiceName, Tunnel, WorkerFilter, WorkerState
+from lbnode.model import IPAddress, ServiceName, Tunnel, WorkerState
 from lbnode.objects import EndpointSliceObject, Snapshot, forwarding_of, is_ours, slices_by_service
+from lbnode.packet_tables import DeliveryTable, WorkerFilter
 from lbnode.return_path import Standing, return_paths
 from lbnode.settings import AgentSettings
 from lbnode.translate.nodes import workers_of

@@ -16,14 +16,12 @@ from lbnode.errors import Bug, Retry
 from lbnode.model import (
     Counters,
     Destination,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
     ReturnTunnel,
-    TranslationTable,
     VirtualKey,
     VirtualService,
 )
@@ -51,6 +49,7 @@ from lbnode.operations import (
     SetWeight,
     UpdateService,
 )
+from lbnode.packet_tables import EdgeFilter, TranslationTable
 from tests.conformance.node import (
     FAMILIES,
     IPV4,

@@ -23,12 +23,10 @@ from lbnode.maglev import choose, table
 from lbnode.model import (
     Counters,
     Destination,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IpvsTimeouts,
     Protocol,
-    TranslationTable,
     VirtualKey,
     VirtualService,
     address_order,
@@ -45,6 +43,7 @@ from lbnode.operations import (
     SetTimeouts,
     SetWeight,
 )
+from lbnode.packet_tables import EdgeFilter, TranslationTable
 from tests.conformance.node import (
     FAMILIES,
     IPV4,

@@ -14,8 +14,9 @@ from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError
-from lbnode.model import EdgeFilter, EdgeState, LinkSession, Protocol, RouterLink, VirtualKey
+from lbnode.model import EdgeState, Protocol, RouterLink, VirtualKey
 from lbnode.operations import EnsureLink, RemoveLink
+from lbnode.packet_tables import EdgeFilter, LinkSession
 from tests.conformance.node import IPV4, IPV6, POOLS, sh
 from tests.conformance.star import at, build_star
 

@@ -19,16 +19,15 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.model import (
     Destination,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IPNetwork,
     IpvsTimeouts,
     Protocol,
-    TranslationTable,
     VirtualKey,
     VirtualService,
 )
+from lbnode.packet_tables import EdgeFilter, TranslationTable
 from lbnode.translate.sysctls import ALL_EDGE_SYSCTLS, EDGE_SYSCTLS, FORWARDING_SYSCTLS, NAT_SYSCTLS
 from tests.conformance.node import POOLS, sh, with_port
 from tests.conformance.star import at, build_star

@@ -22,10 +22,7 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.diff import diff_edge, diff_worker
 from lbnode.model import (
-    Delivery,
-    DeliveryTable,
     Destination,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -35,10 +32,10 @@ from lbnode.model import (
     Tunnel,
     VirtualKey,
     VirtualService,
-    WorkerFilter,
     WorkerState,
 )
 from lbnode.operations import RemoveDelivery, ReplaceDelivery
+from lbnode.packet_tables import Delivery, DeliveryTable, EdgeFilter, WorkerFilter
 from lbnode.probe import Prober, ensure_ping_allowed
 from tests.conformance.node import POOLS, PROBE_NETWORKS, inside, sh, with_port
 

@@ -18,7 +18,6 @@ from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.model import (
     Destination,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -28,6 +27,7 @@ from lbnode.model import (
     VirtualService,
 )
 from lbnode.operations import AddDestination, AddService, ReplaceFilter
+from lbnode.packet_tables import EdgeFilter
 from lbnode.translate.sysctls import ALL_EDGE_SYSCTLS, EDGE_SYSCTLS, SCTP_SYSCTLS
 from tests.conformance.node import POOLS, sh, with_port
 from tests.conformance.star import at, build_star

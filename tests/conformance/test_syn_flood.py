@@ -18,7 +18,8 @@ import pytest
 
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
-from lbnode.model import Destination, EdgeFilter, EdgeState, IpvsTimeouts, VirtualService
+from lbnode.model import Destination, EdgeState, IpvsTimeouts, VirtualService
+from lbnode.packet_tables import EdgeFilter
 from lbnode.translate.sysctls import EDGE_SYSCTLS
 from tests.conformance.node import sh
 from tests.conformance.star import at, build_star

@@ -21,7 +21,6 @@ from lbnode.dataplane.worker import KernelWorker
 from lbnode.diff import diff_edge, diff_worker
 from lbnode.model import (
     Destination,
-    EdgeFilter,
     EdgeState,
     IPAddress,
     IpvsTimeouts,
@@ -32,10 +31,10 @@ from lbnode.model import (
     Tunnel,
     VirtualKey,
     VirtualService,
-    WorkerFilter,
     WorkerState,
 )
 from lbnode.operations import RemoveReturnTunnel
+from lbnode.packet_tables import EdgeFilter, WorkerFilter
 from lbnode.probe import Prober, ensure_ping_allowed
 from lbnode.translate.sysctls import EDGE_SYSCTLS, FORWARDING_SYSCTLS, RETURN_SYSCTLS
 from tests.conformance.node import POOLS, PROBE_NETWORKS, sh, with_port

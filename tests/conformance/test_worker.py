@@ -14,7 +14,7 @@ from lbnode.dataplane.base import WorkerDataPlane
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.diff import diff_worker
 from lbnode.errors import Bug, Retry
-from lbnode.model import Delivery, DeliveryTable, Protocol, ReturnPath, Tunnel, VirtualKey, WorkerFilter, WorkerState
+from lbnode.model import Protocol, ReturnPath, Tunnel, VirtualKey, WorkerState
 from lbnode.operations import (
     AddAddress,
     EnsureTunnel,
@@ -28,6 +28,7 @@ from lbnode.operations import (
     ReplaceFilter,
     SetReturnPath,
 )
+from lbnode.packet_tables import Delivery, DeliveryTable, WorkerFilter
 from tests.conformance.node import FAMILIES, POOLS, PROBE_NETWORKS, Family, loopback_addresses, new_namespace, sh
 
 FILTER = WorkerFilter(POOLS, tuple(f.probe for f in FAMILIES), ((4, 1440), (6, 1400)))

@@ -13,7 +13,8 @@ import pytest
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError
-from lbnode.model import Destination, EdgeFilter, EdgeState, IpvsTimeouts, Protocol, Remains, VirtualKey, VirtualService
+from lbnode.model import Destination, EdgeState, IpvsTimeouts, Protocol, Remains, VirtualKey, VirtualService
+from lbnode.packet_tables import EdgeFilter
 from tests.conformance.node import IPV4, POOLS, SYSCTLS, loopback_addresses, new_namespace, sh
 from tests.conformance.xdp import bpf_file_system, xdp_node
 from tools.bpf import CLANG, OUTPUT

@@ -12,7 +12,8 @@ import pytest
 
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.rules import DELIVERY_TABLES
-from lbnode.model import Delivery, DeliveryTable, EdgeFilter, FilterTable, Protocol, VirtualKey, WorkerFilter
+from lbnode.model import Protocol, VirtualKey
+from lbnode.packet_tables import Delivery, DeliveryTable, EdgeFilter, FilterTable, WorkerFilter
 
 pytestmark = pytest.mark.root
 

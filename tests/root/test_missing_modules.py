@@ -22,7 +22,8 @@ from pathlib import Path
 from lbnode.dataplane.edge import KernelEdge
 from lbnode.dataplane.worker import KernelWorker
 from lbnode.errors import ConfigError
-from lbnode.model import EdgeFilter, Protocol, Tunnel, VirtualKey, VirtualService
+from lbnode.model import Protocol, Tunnel, VirtualKey, VirtualService
+from lbnode.packet_tables import EdgeFilter
 from lbnode.operations import AddProbeDevice, AddService, EnsureTunnel, ReplaceFilter
 
 POOLS = (ip_network("203.0.113.0/24"),)

@@ -21,7 +21,7 @@ from lbnode.dataplane.xdp_program import PROGRAM, Mode, Sizes
 from lbnode.dataplane.xdp_state import XdpState
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import Destination, EdgeFilter, EdgeState, IpvsTimeouts, Protocol, VirtualKey, VirtualService
+from lbnode.model import Destination, EdgeState, IpvsTimeouts, Protocol, VirtualKey, VirtualService
 from lbnode.operations import (
     AddDestination,
     AddService,
@@ -32,6 +32,7 @@ from lbnode.operations import (
     SetTimeouts,
     SetWeight,
 )
+from lbnode.packet_tables import EdgeFilter
 from tests.conformance.node import IPV4, POOLS, new_namespace, sh
 from tests.conformance.xdp import XdpNode, bpf_file_system, xdp_node
 from tests.root.xdp_model import DROP, TX

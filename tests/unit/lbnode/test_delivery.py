@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from lbnode.model import DeliveryTable, IPAddress, Protocol, ServiceName, VirtualKey
+from lbnode.model import IPAddress, Protocol, ServiceName, VirtualKey
+from lbnode.packet_tables import DeliveryTable
 from lbnode.translate.worker import WorkerPlan, translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, endpoint, endpoint_slice, node, service, settings, snapshot
 

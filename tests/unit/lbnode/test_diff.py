@@ -13,20 +13,16 @@ from hypothesis import strategies as st
 from lbnode import diff, maglev
 from lbnode.diff import diff_edge, diff_worker
 from lbnode.model import (
-    DeliveryTable,
     Destination,
-    EdgeFilter,
     EdgeState,
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
     Remains,
     RouterLink,
-    TranslationTable,
     Tunnel,
     VirtualKey,
     VirtualService,
-    WorkerFilter,
     WorkerState,
 )
 from lbnode.operations import (
@@ -58,6 +54,7 @@ from lbnode.operations import (
     SetWeight,
     UpdateService,
 )
+from lbnode.packet_tables import DeliveryTable, EdgeFilter, TranslationTable, WorkerFilter
 
 VIP = IPv4Address("203.0.113.10")
 KEY = VirtualKey(VIP, Protocol.TCP, 80)

@@ -9,7 +9,8 @@ import pytest
 
 from lbnode.dataplane.rules import render
 from lbnode.errors import ConfigError
-from lbnode.model import LinkSession, RouterLink
+from lbnode.model import RouterLink
+from lbnode.packet_tables import LinkSession
 from lbnode.settings import parse
 from lbnode.translate.edge import EdgePlan, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, node, snapshot

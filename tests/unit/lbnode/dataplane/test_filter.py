@@ -16,17 +16,8 @@ from lbnode.dataplane import filter as packet_filter
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.rules import TRANSLATION_TABLES, SavedTable, TableText, parse, render, transaction
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import (
-    Delivery,
-    DeliveryTable,
-    EdgeFilter,
-    IPAddress,
-    PacketTable,
-    Protocol,
-    TranslationTable,
-    VirtualKey,
-    WorkerFilter,
-)
+from lbnode.model import IPAddress, Protocol, VirtualKey
+from lbnode.packet_tables import Delivery, DeliveryTable, EdgeFilter, PacketTable, TranslationTable, WorkerFilter
 
 POOLS = (ip_network("203.0.113.0/24"), ip_network("2001:db8::/64"))
 EDGE = EdgeFilter(

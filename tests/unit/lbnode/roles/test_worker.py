@@ -17,9 +17,10 @@ from lbnode.errors import Retry
 from lbnode.grace import API_RECOVERY_SECONDS, UNREADY_SECONDS
 from lbnode.kube.watcher import Copy
 from lbnode.kube_proxy import RULES_SECONDS
-from lbnode.model import Delivery, ServiceName
+from lbnode.model import ServiceName
 from lbnode.observe import WorkerMetrics
 from lbnode.operations import AddAddress, Operation, ReplaceDelivery
+from lbnode.packet_tables import Delivery
 from lbnode.probe import ProbeResult
 from lbnode.roles.worker import Worker
 from lbnode.settings import parse
