@@ -20,7 +20,7 @@ from bench.figures import Row
 from bench.sandbox import PREFIX
 from lab import netns, network
 from lab.routers import base, frr
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.settings import AgentSettings, parse
 from lbnode.speaker.bird_config import render
 

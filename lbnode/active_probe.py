@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lbnode.model import IPAddress, Protocol, Rejection, ServiceName
+from lbnode.facts import Rejection
+from lbnode.model import IPAddress, Protocol, ServiceName
 from lbnode.objects import Endpoint, EndpointSliceObject, ServiceObject, ServicePort
 from lbnode.settings import ActiveProbes
 

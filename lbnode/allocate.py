@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 
 from lbnode import sharing
 from lbnode.candidates import Candidates, Refused, rows_of
-from lbnode.model import IPAddress, Rejection, ServiceName
+from lbnode.facts import Rejection
+from lbnode.model import IPAddress, ServiceName
 from lbnode.objects import ServiceObject, is_ours
 from lbnode.pools import pool_of
 from lbnode.settings import AgentSettings

@@ -10,19 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from lbnode.facts import Verdict, VipFacts, Worker, WorkerHealth
 from lbnode.health import watermark
-from lbnode.model import (
-    EdgeState,
-    IPAddress,
-    Verdict,
-    VipFacts,
-    VirtualKey,
-    VirtualService,
-    Worker,
-    WorkerHealth,
-    address_order,
-    alike,
-)
+from lbnode.model import EdgeState, IPAddress, VirtualKey, VirtualService, address_order, alike
 from lbnode.remembered import Remembered
 from lbnode.settings import Health
 

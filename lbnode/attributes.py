@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lbnode.communities import MOST, canonical, in_order
-from lbnode.model import IPAddress, Rejection, RouteAttributes
+from lbnode.facts import Rejection, RouteAttributes
+from lbnode.model import IPAddress
 from lbnode.objects import (
     COMMUNITIES_ANNOTATION,
     LOCAL_PREFERENCE_ANNOTATION,

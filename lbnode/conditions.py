@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lbnode.model import IPAddress, Rejection, Verdict, address_order
+from lbnode.facts import Rejection, Verdict
+from lbnode.model import IPAddress, address_order
 
 ACCEPTED = "samegate.dev/Accepted"
 ANNOUNCED = "samegate.dev/Announced"

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lbnode.model import Destination, IPAddress, Place, Protocol, Rejection, ServiceName, WorkerHealth, address_order
+from lbnode.facts import Rejection, WorkerHealth
+from lbnode.model import Destination, IPAddress, Place, Protocol, ServiceName, address_order
 from lbnode.objects import Endpoint, EndpointSliceObject, NodeObject, ServiceObject, ServicePort
 from lbnode.settings import AgentSettings
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from lbnode.model import IPAddress, ServiceName, WorkerHealth
+from lbnode.facts import WorkerHealth
+from lbnode.model import IPAddress, ServiceName
 from lbnode.settings import Health
 
 

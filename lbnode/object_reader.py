@@ -11,7 +11,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from lbnode.address import with_hash
-from lbnode.model import IPAddress, IPNetwork, Rejection, ServiceName
+from lbnode.facts import Rejection
+from lbnode.model import IPAddress, IPNetwork, ServiceName
 from lbnode.objects import (
     SERVICE_NAME_LABEL,
     Condition,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lbnode.model import IPAddress, IPNetwork, Rejection, ServiceName
+from lbnode.facts import Rejection
+from lbnode.model import IPAddress, IPNetwork, ServiceName
 from lbnode.settings import AgentSettings
 
 ADDRESS_ANNOTATION = "samegate.dev/address"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbnode.conditions import ACCEPTED, ANNOUNCED
-from lbnode.model import IPAddress, Verdict, address_order
+from lbnode.facts import Verdict
+from lbnode.model import IPAddress, address_order
 from lbnode.objects import NodeObject, ServiceObject, Snapshot, is_ours
 from lbnode.settings import AgentSettings
 

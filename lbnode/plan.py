@@ -18,15 +18,8 @@ from lbnode.communities import in_order
 from lbnode.documents import read_documents
 from lbnode.edge_nodes import with_outside_edges
 from lbnode.errors import ConfigError
-from lbnode.model import (
-    IPAddress,
-    Rejection,
-    ServiceName,
-    Verdict,
-    VipFacts,
-    WorkerHealth,
-    address_order,
-)
+from lbnode.facts import Rejection, Verdict, VipFacts, WorkerHealth
+from lbnode.model import IPAddress, ServiceName, address_order
 from lbnode.object_reader import read_snapshot
 from lbnode.objects import EXCLUDE_SERVICE_LABEL, NodeObject, ServiceObject, Snapshot, is_ours
 from lbnode.plan_report import Report, ServiceReport, VipReport, as_json_text, findings, service_lines

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lbnode.facts import Rejection, RouteAttributes, Verdict
 from lbnode.maglev import table
-from lbnode.model import IPAddress, IPNetwork, Rejection, RouteAttributes, ServiceName, Verdict, VirtualService
+from lbnode.model import IPAddress, IPNetwork, ServiceName, VirtualService
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lbnode.communities import MOST, canonical, in_order
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.schema import Cidr, Strict, Whole, overlap
 
 #: A pool is announced as host routes and imported by routers with a maximum; wider ones are mistakes (a /8, the default route).

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_network
 
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool, pool_of
 
 

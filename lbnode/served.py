@@ -12,17 +12,8 @@ from lbnode import sharing
 from lbnode.active_probe import read_active_probe
 from lbnode.attributes import attributes_of
 from lbnode.destinations import Target, destinations_of, drain_unfit
-from lbnode.model import (
-    IPAddress,
-    IPNetwork,
-    Protocol,
-    Rejection,
-    ServiceName,
-    VipFacts,
-    VirtualKey,
-    VirtualService,
-    WorkerHealth,
-)
+from lbnode.facts import Rejection, VipFacts, WorkerHealth
+from lbnode.model import IPAddress, IPNetwork, Protocol, ServiceName, VirtualKey, VirtualService
 from lbnode.objects import (
     FORWARDING_ANNOTATION,
     ONE_PACKET_ANNOTATION,
@@ -78,7 +69,7 @@ def serve(
     """Serve one Service of ours.
 
     ``slices`` are its own; ``holders`` are for each of its addresses the older Services that hold it; the last three are as in
-    :func:`lbnode.translate.edge.translate_edge` and :class:`lbnode.model.WorkerHealth`, as far as they name this Service.
+    :func:`lbnode.translate.edge.translate_edge` and :class:`lbnode.facts.WorkerHealth`, as far as they name this Service.
     """
     settings = around.settings
     forwarding = forwarding_of(service, settings)

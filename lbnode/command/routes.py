@@ -6,7 +6,8 @@ from lbnode.command.answer import FINE, FOUND_SOMETHING, Answer, Table, listed, 
 from lbnode.command.overview import announcing, vips_of
 from lbnode.command.pages import of_role
 from lbnode.command.view import View
-from lbnode.model import IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPNetwork
 from lbnode.routes import routes_of
 
 

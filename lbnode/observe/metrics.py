@@ -7,7 +7,8 @@ from typing import Protocol
 
 from prometheus_client import Counter
 
-from lbnode.model import Counters, DestinationTraffic, IPAddress, Verdict, VirtualKey
+from lbnode.facts import Verdict
+from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
 from lbnode.observe.registry import Metrics, counted, replace
 
 #: From one rack to the health check's timeout.

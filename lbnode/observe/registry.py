@@ -22,7 +22,7 @@ from prometheus_client import (
 )
 
 from lbnode import __version__
-from lbnode.model import Rejection
+from lbnode.facts import Rejection
 from lbnode.operations import Operation
 
 #: From a pass that finds nothing to do to one that stalls for the longest deadline of a withdrawal (3 s).

@@ -20,8 +20,9 @@ from lbnode.allocate import Allocation, allocate
 from lbnode.candidates import usable_addresses
 from lbnode.conditions import ACCEPTED, ANNOUNCED, accepted, announced, merge
 from lbnode.errors import Retry
+from lbnode.facts import Rejection, Verdict
 from lbnode.kube.watcher import Copy
-from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
+from lbnode.model import IPAddress, ServiceName
 from lbnode.objects import ServiceObject, Snapshot, forwarding_of, is_of_our_class, is_ours
 from lbnode.observe import ControllerMetrics
 from lbnode.overview import EventRow, Overview, condition_rows, edge_rows, vip_rows, worker_rows

@@ -21,16 +21,8 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
-from lbnode.model import (
-    EdgeState,
-    IPAddress,
-    IPNetwork,
-    Protocol,
-    RouteAttributes,
-    ServiceName,
-    Verdict,
-    WorkerHealth,
-)
+from lbnode.facts import RouteAttributes, Verdict, WorkerHealth
+from lbnode.model import EdgeState, IPAddress, IPNetwork, Protocol, ServiceName
 from lbnode.objects import NodeObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.pace import pause_seconds

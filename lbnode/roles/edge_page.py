@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lbnode.announce import Differences
-from lbnode.model import EdgeState, IPAddress, VirtualService, WorkerHealth, address_order
+from lbnode.facts import WorkerHealth
+from lbnode.model import EdgeState, IPAddress, VirtualService, address_order
 from lbnode.probe import ProbeResult
 from lbnode.settings import DataPlane
 from lbnode.translate.edge import EdgePlan

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lbnode.model import EdgeState, IPAddress, Verdict, address_order
+from lbnode.facts import Verdict
+from lbnode.model import EdgeState, IPAddress, address_order
 from lbnode.speaker.base import Session
 from lbnode.translate.edge import EdgePlan
 

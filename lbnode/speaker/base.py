@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
 from lbnode.settings import Bgp, Peer
 from lbnode.speaker.base import Session, SpeakerState

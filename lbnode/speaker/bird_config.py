@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from lbnode.errors import Bug, ConfigError
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes, address_order
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork, address_order
 from lbnode.pools import Pool
 from lbnode.routes import is_route_of
 from lbnode.settings import Bgp, Peer

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lbnode.communities import in_order
 from lbnode.errors import Retry
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 
 FIRST_ERROR_CODE = 8000
 #: A table of 65,536 host routes takes about 7 MB, and with a community, MED and path each about 14 MB.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lbnode.errors import Retry
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
 from lbnode.settings import Bgp
 from lbnode.speaker.base import Session, SpeakerState

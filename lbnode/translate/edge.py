@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from lbnode.attributes import asks_for_attributes
+from lbnode.facts import Rejection, VipFacts, Worker, WorkerHealth
 from lbnode.model import (
     EdgeState,
     IPAddress,
@@ -21,14 +22,10 @@ from lbnode.model import (
     IpvsTimeouts,
     ProbeRoute,
     Protocol,
-    Rejection,
     ReturnTunnel,
     ServiceName,
-    VipFacts,
     VirtualKey,
     VirtualService,
-    Worker,
-    WorkerHealth,
 )
 from lbnode.objects import (
     SHARING_ANNOTATION,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lbnode.model import IPAddress, Worker, address_order
+from lbnode.facts import Worker
+from lbnode.model import IPAddress, address_order
 from lbnode.objects import NodeObject
 from lbnode.settings import AgentSettings
 

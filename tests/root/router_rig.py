@@ -22,7 +22,7 @@ from lab.routers import base, frr
 from lab.routers.base import Software
 from lab.topology import Node, Router
 from lbnode.errors import Retry
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
 from lbnode.settings import Bgp

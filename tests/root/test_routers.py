@@ -19,7 +19,7 @@ from components.routers import frr as frr_platform
 from components.routers.model import routers
 from components.routers.render import configurations
 from components.settings import parse
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
 from lbnode.settings import Bgp

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lbnode.errors import Retry
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
 from lbnode.settings import Bgp

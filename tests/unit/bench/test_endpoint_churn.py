@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench import churn_objects
 from bench.endpoint_churn import Applied, Change, delays, endless_pairs, read_log, windows
-from lbnode.model import WorkerHealth
+from lbnode.facts import WorkerHealth
 from lbnode.object_reader import read_snapshot
 from lbnode.translate.edge import translate_edge
 

@@ -8,20 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.announce import Differences, EdgeFacts, announce
+from lbnode.facts import Verdict, VipFacts, Worker, WorkerHealth
 from lbnode.health import watermark
-from lbnode.model import (
-    Destination,
-    EdgeState,
-    Protocol,
-    Remains,
-    ServiceName,
-    Verdict,
-    VipFacts,
-    VirtualKey,
-    VirtualService,
-    Worker,
-    WorkerHealth,
-)
+from lbnode.model import Destination, EdgeState, Protocol, Remains, ServiceName, VirtualKey, VirtualService
 from lbnode.settings import Health
 
 VIP, OTHER = IPv4Address("203.0.113.10"), IPv4Address("203.0.113.11")

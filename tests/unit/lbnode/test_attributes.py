@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.attributes import attributes_of
-from lbnode.model import Rejection, RouteAttributes
+from lbnode.facts import Rejection, RouteAttributes
 from lbnode.object_reader import read_service
 from lbnode.settings import parse
 from tests.unit.lbnode.kube_objects import SETTINGS, service

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from lbnode.conditions import ACCEPTED, ANNOUNCED, Condition, accepted, announced, merge
-from lbnode.model import IPAddress, Rejection, ServiceName, Verdict
+from lbnode.facts import Rejection, Verdict
+from lbnode.model import IPAddress, ServiceName
 
 VIP = ip_address("203.0.113.7")
 OTHER = ip_address("203.0.113.8")

@@ -12,7 +12,8 @@ import yaml
 
 from lbnode.announce import EdgeFacts, announce
 from lbnode.errors import ConfigError
-from lbnode.model import Destination, IPAddress, Protocol, Verdict, VirtualKey, WorkerHealth
+from lbnode.facts import Verdict, WorkerHealth
+from lbnode.model import Destination, IPAddress, Protocol, VirtualKey
 from lbnode.plan import plan_file
 from lbnode.settings import Health
 from lbnode.standalone import parse as parse_standalone

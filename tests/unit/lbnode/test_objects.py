@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbnode.model import Rejection
+from lbnode.facts import Rejection
 from lbnode.object_reader import read_endpoint_slice, read_node, read_service, read_snapshot
 from lbnode.objects import Condition, ServicePort, is_on, is_ours
 from lbnode.plan import plan

@@ -10,7 +10,7 @@ import yaml
 
 from lbnode.__main__ import main
 from lbnode.errors import ConfigError
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.plan import check_file, plan, plan_file
 from tests.unit.lbnode.kube_objects import EDGES, SETTINGS, WORKERS, endpoint, endpoint_slice, node, service, settings
 

@@ -15,17 +15,8 @@ from lbnode import grace
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.diff import diff_edge
-from lbnode.model import (
-    Destination,
-    IPAddress,
-    Protocol,
-    ServiceName,
-    Verdict,
-    VirtualKey,
-    VirtualService,
-    WorkerHealth,
-    alike,
-)
+from lbnode.facts import Verdict, WorkerHealth
+from lbnode.model import Destination, IPAddress, Protocol, ServiceName, VirtualKey, VirtualService, alike
 from lbnode.object_reader import SnapshotReader, read_snapshot
 from lbnode.remembered import Comparison, Remembered
 from lbnode.translate.edge import Memory, translate_edge

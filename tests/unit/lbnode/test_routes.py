@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import is_route_of, routes_of
 

@@ -12,7 +12,8 @@ from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.rules import render
 from lbnode.errors import Retry
-from lbnode.model import Protocol, VirtualKey, WorkerHealth
+from lbnode.facts import WorkerHealth
+from lbnode.model import Protocol, VirtualKey
 from lbnode.packet_tables import EdgeFilter
 from lbnode.settings import Health
 from lbnode.translate.edge import EdgePlan, translate_edge

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.allocate import Allocation, allocate
-from lbnode.model import Destination, RouteAttributes, ServiceName
+from lbnode.facts import RouteAttributes
+from lbnode.model import Destination, ServiceName
 from lbnode.object_reader import read_service
 from lbnode.objects import ServiceObject
 from lbnode.translate.edge import EdgePlan, translate_edge

@@ -7,18 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.model import (
-    Destination,
-    EdgeState,
-    ProbeRoute,
-    Protocol,
-    RouteAttributes,
-    ServiceName,
-    Tunnel,
-    VirtualKey,
-    VirtualService,
-    WorkerHealth,
-)
+from lbnode.facts import RouteAttributes, WorkerHealth
+from lbnode.model import Destination, EdgeState, ProbeRoute, Protocol, ServiceName, Tunnel, VirtualKey, VirtualService
 from lbnode.translate.edge import EdgePlan, retain_announced, translate_edge
 from lbnode.translate.worker import translate_worker
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service, settings, snapshot

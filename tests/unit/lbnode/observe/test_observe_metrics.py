@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import lbnode
-from lbnode.model import Counters, DestinationTraffic, Protocol, Rejection, ServiceName, Verdict, VirtualKey
+from lbnode.facts import Rejection, Verdict
+from lbnode.model import Counters, DestinationTraffic, Protocol, ServiceName, VirtualKey
 from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
 from lbnode.operations import AddAddress, RemoveFilter, SetSysctl
 from lbnode.probe import ProbeResult

@@ -12,7 +12,8 @@ import pytest
 
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.errors import Retry
-from lbnode.model import Counters, DestinationTraffic, EdgeState, IPAddress, Protocol, RouteAttributes, VirtualKey
+from lbnode.facts import RouteAttributes
+from lbnode.model import Counters, DestinationTraffic, EdgeState, IPAddress, Protocol, VirtualKey
 from lbnode.operations import Operation
 from lbnode.settings import parse
 from lbnode.speaker.memory import MemorySpeaker

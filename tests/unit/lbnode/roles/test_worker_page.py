@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.model import IPAddress, ServiceName, Verdict
+from lbnode.facts import Verdict
+from lbnode.model import IPAddress, ServiceName
 from lbnode.roles.edge_status import announced_by, reaches_a_worker
 from lbnode.roles.worker_page import active_probes, without_endpoints
 

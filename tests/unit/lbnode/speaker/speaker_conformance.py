@@ -11,7 +11,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from lbnode.errors import Bug, Retry
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
 from lbnode.settings import Bgp, Peer
 from lbnode.speaker.base import Speaker, SpeakerState

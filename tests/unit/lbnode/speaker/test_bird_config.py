@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import Bug, ConfigError
-from lbnode.model import IPAddress, IPNetwork, RouteAttributes
+from lbnode.facts import RouteAttributes
+from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
 from lbnode.settings import Bfd, Bgp, GracefulRestart, Peer

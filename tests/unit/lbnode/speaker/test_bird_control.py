@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbnode.errors import Retry
-from lbnode.model import RouteAttributes
+from lbnode.facts import RouteAttributes
 from lbnode.speaker.bird_control import (
     Reply,
     ReplyParser,
