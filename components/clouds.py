@@ -9,10 +9,11 @@ from components.aws import plan as aws_plan
 from components.aws import settings as aws
 from components.gcp import plan as gcp_plan
 from components.gcp import settings as gcp
+from lbnode.bgp_settings import Peer
 from lbnode.errors import ConfigError
 from lbnode.link import Link
 from lbnode.outside_edge import OutsideEdge
-from lbnode.settings import AgentSettings, Peer
+from lbnode.settings import AgentSettings
 
 Cloud = aws.Aws | gcp.Gcp
 KINDS: Mapping[str, type[aws.Aws] | type[gcp.Gcp]] = {"aws": aws.Aws, "gcp": gcp.Gcp}

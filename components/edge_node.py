@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from lbnode.bgp_settings import Peer
 from lbnode.link import Link
-from lbnode.settings import Peer
 
 PROBE_BLOCK = IPv4Network("198.18.0.0/15")
 """Where the probe networks of clouds come from: networks of tests, which no VPC is made of (RFC 2544, RFC 6890)."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pulumi
 
 from components.edge_node import EdgeNode
-from lbnode.settings import Peer
+from lbnode.bgp_settings import Peer
 
 
 @dataclass(frozen=True)

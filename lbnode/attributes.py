@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lbnode.bgp_settings import Bgp
 from lbnode.communities import MOST, canonical, in_order
 from lbnode.facts import Rejection, RouteAttributes
 from lbnode.model import IPAddress
@@ -19,7 +20,6 @@ from lbnode.objects import (
     ServiceObject,
 )
 from lbnode.pools import LARGEST_METRIC, MOST_PREPENDS, Pool
-from lbnode.settings import Bgp
 
 ANNOTATIONS = (COMMUNITIES_ANNOTATION, LOCAL_PREFERENCE_ANNOTATION, MED_ANNOTATION, PREPEND_ANNOTATION)
 

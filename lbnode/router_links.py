@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lbnode.bgp_settings import Bgp
 from lbnode.model import RouterLink
 from lbnode.objects import NodeObject
 from lbnode.packet_tables import LinkSession
-from lbnode.settings import AgentSettings, Bgp
+from lbnode.settings import AgentSettings
 
 
 def router_links(

@@ -13,6 +13,9 @@ from lbnode.model import IPNetwork
 
 # Strict, because a lenient reader takes `true` for 1 and "9" for 9.
 Whole = Annotated[int, Field(strict=True)]
+#: An hour: longer is a mistake, and RFC 5880 counts BFD's microseconds in 32 bits (71 minutes).
+Milliseconds = Annotated[Whole, Field(gt=0, le=3_600_000)]
+Port = Annotated[Whole, Field(ge=1, le=65535)]
 Value = TypeVar("Value", bound=Hashable)
 
 

@@ -31,8 +31,8 @@ from lbnode.objects import (
     ServicePort,
     Snapshot,
 )
-from lbnode.schema import Whole
-from lbnode.settings import AgentSettings, Port, config_error
+from lbnode.schema import Port, Whole
+from lbnode.settings import AgentSettings, config_error
 
 #: The namespace of the file's services, in logs and pages.
 NAMESPACE = "standalone"

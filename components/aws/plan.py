@@ -11,8 +11,8 @@ from components.aws.addressing import layout
 from components.aws.settings import CONNECT_MTU_BYTES, GRE_OVERHEAD_BYTES, Aws, EdgeNode, node_address
 from components.edge_node import PROBE_BLOCK
 from components.edge_node import EdgeNode as PlatformNode
+from lbnode.bgp_settings import Bfd, Peer
 from lbnode.link import Link
-from lbnode.settings import Bfd, Peer
 
 TGW_HOLD_SECONDS = 30
 """Hold time of a Connect peer, which cannot be set (Transit Gateway guide, Connect peers)."""

@@ -12,7 +12,8 @@ from components.aws.network import Network
 from components.aws.settings import Aws
 from components.kubernetes_provider import kubernetes_provider
 from components.platform import Platform
-from lbnode.settings import AgentSettings, Peer
+from lbnode.bgp_settings import Peer
+from lbnode.settings import AgentSettings
 
 TAGS = {"app.kubernetes.io/part-of": "samegate", "managed-by": "pulumi"}
 

@@ -9,8 +9,8 @@ from typing import Any
 from components.edge_node import PROBE_BLOCK
 from components.edge_node import EdgeNode as PlatformNode
 from components.gcp.settings import EdgeNode, Gcp, node_address, router_addresses
+from lbnode.bgp_settings import Peer
 from lbnode.outside_edge import OutsideEdge
-from lbnode.settings import Peer
 
 HOLD_SECONDS = 60
 """Three keepalives of 20 s, the least that Cloud Router has; the lower hold time of both sides counts (RFC 4271 section 4.2)."""

@@ -11,7 +11,8 @@ import pulumi
 from components.loadbalancer.manifests import Object, bgp_keys, settings_map, stages
 from components.naming import SETTINGS
 from components.objects import KubernetesObject
-from lbnode.settings import AgentSettings, Peer
+from lbnode.bgp_settings import Peer
+from lbnode.settings import AgentSettings
 
 
 @dataclass(frozen=True)

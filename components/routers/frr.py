@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from components.routers.ios_words import in_family, peer_group, prefix_lists
 from components.routers.model import BFD_PROFILE, FAMILIES, IMPORT, NOTHING, RESTART_MINUTES, VIPS, Router, Session
-from lbnode.settings import Bfd
+from lbnode.bgp_settings import Bfd
 
 #: Ports are part of the flow hash, so that one client's connections spread (Linux, Documentation/networking/ip-sysctl: 1 is layer 4).
 LINUX_HASH = "net.ipv4.fib_multipath_hash_policy = 1\nnet.ipv6.fib_multipath_hash_policy = 1\n"

@@ -9,8 +9,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from components.settings import PREFIX, StackSettings
 from components.settings import Router as RouterSettings
+from lbnode.bgp_settings import Bfd, Peer
 from lbnode.errors import ConfigError
-from lbnode.settings import AgentSettings, Bfd, Peer
+from lbnode.settings import AgentSettings
 
 IPNetwork = IPv4Network | IPv6Network
 

@@ -6,7 +6,7 @@ from components.routers import model
 from lab import topology
 from lab.routers.base import BFD_INTERVAL_MS, BFD_MULTIPLIER, MAXIMUM_PATHS
 from lab.topology import Router
-from lbnode.settings import Bfd
+from lbnode.bgp_settings import Bfd
 
 KEY = "edges"
 """The name of the TCP-MD5 key (RFC 2385) of the sessions with edge nodes."""

@@ -12,11 +12,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lbnode.bgp_settings import Bgp, Peer
 from lbnode.errors import ConfigError, Retry
 from lbnode.facts import RouteAttributes
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
-from lbnode.settings import Bgp, Peer
 from lbnode.speaker.base import Session, SpeakerState
 from lbnode.speaker.bird_config import (
     COVERED_PROTOCOLS,

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
+from lbnode.bgp_settings import Bgp, Peer
 from lbnode.errors import Bug, ConfigError
 from lbnode.facts import RouteAttributes
 from lbnode.model import IPAddress, IPNetwork, address_order
 from lbnode.pools import Pool
 from lbnode.routes import is_route_of
-from lbnode.settings import Bgp, Peer
 
 #: Static protocols of ours by IP version; what they hold is what this node announces.
 STATIC_PROTOCOLS = {4: "samegate4", 6: "samegate6"}

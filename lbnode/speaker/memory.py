@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lbnode.bgp_settings import Bgp
 from lbnode.errors import Retry
 from lbnode.facts import RouteAttributes
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
-from lbnode.settings import Bgp
 from lbnode.speaker.base import Session, SpeakerState
 from lbnode.speaker.bird_config import Renderer, spoken_peers
 

@@ -21,11 +21,11 @@ from lab import netns, network, processes, routers, topology
 from lab.routers import base, frr
 from lab.routers.base import Software
 from lab.topology import Node, Router
+from lbnode.bgp_settings import Bgp
 from lbnode.errors import Retry
 from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
-from lbnode.settings import Bgp
 from lbnode.speaker.bird import Bird
 from tests.root.speaker_rig import SUPERVISOR
 

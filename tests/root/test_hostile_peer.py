@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lbnode.settings import Bgp
+from lbnode.bgp_settings import Bgp
 from lbnode.speaker.bird import Bird
 from tests.root.hostile_peer import FIRST_ASN
 from tests.root.malformed_updates import ATTRIBUTE_DISCARDED, CASES, TREATED_AS_WITHDRAW

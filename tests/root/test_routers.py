@@ -19,10 +19,10 @@ from components.routers import frr as frr_platform
 from components.routers.model import routers
 from components.routers.render import configurations
 from components.settings import parse
+from lbnode.bgp_settings import Bgp
 from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
-from lbnode.settings import Bgp
 from lbnode.speaker.bird import Bird
 from tests.root.speaker_rig import Rig, missing, rig, wait_until
 from tests.root.test_speaker_bird import set_once_running

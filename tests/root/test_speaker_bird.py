@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from lbnode.bgp_settings import Bgp
 from lbnode.errors import Retry
 from lbnode.facts import RouteAttributes
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
-from lbnode.settings import Bgp
 from lbnode.speaker.base import Speaker
 from lbnode.speaker.bird import Bird
 from tests.root.speaker_rig import Rig, missing, rig, wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lbnode import settings
+from lbnode.bgp_settings import Peer
 
 pytestmark = pytest.mark.root
 # BIRD 2.17 user's guide, section BGP: `authentication none|md5|ao` and `keys`.
@@ -47,7 +47,7 @@ def test_the_refusal_names_the_version_that_is_there() -> None:
     version = re.search(r"[0-9.]+", said)
     assert version is not None
     with pytest.raises(ValueError, match=f"BIRD {re.escape(version[0])} of Debian"):
-        settings.Peer.model_validate({"name": "tor1", "address": "198.18.0.2", "asn": 65001, "tcpAo": "key"})
+        Peer.model_validate({"name": "tor1", "address": "198.18.0.2", "asn": 65001, "tcpAo": "key"})
 
 
 @pytest.mark.skipif(shutil.which("linux.uml") is None, reason="user-mode-linux is not installed")

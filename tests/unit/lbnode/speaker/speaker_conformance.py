@@ -10,11 +10,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from lbnode.bgp_settings import Bgp, Peer
 from lbnode.errors import Bug, Retry
 from lbnode.facts import RouteAttributes
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
-from lbnode.settings import Bgp, Peer
 from lbnode.speaker.base import Speaker, SpeakerState
 
 POOLS = (

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from lbnode.bgp_settings import Bgp
 from lbnode.errors import ConfigError, Retry
-from lbnode.settings import Bgp
 from lbnode.speaker.bird import Bird
 from tests.unit.lbnode.speaker.speaker_conformance import BGP, NODE, NODE_ADDRESS, POOLS, routes
 

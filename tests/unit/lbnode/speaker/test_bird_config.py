@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lbnode.bgp_settings import Bfd, Bgp, GracefulRestart, Peer
 from lbnode.errors import Bug, ConfigError
 from lbnode.facts import RouteAttributes
 from lbnode.model import IPAddress, IPNetwork
 from lbnode.pools import Pool
 from lbnode.routes import routes_of
-from lbnode.settings import Bfd, Bgp, GracefulRestart, Peer
 from lbnode.speaker.bird_config import Renderer, protocol_name, render, render_key
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bird"
