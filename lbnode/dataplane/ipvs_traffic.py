@@ -16,7 +16,8 @@ from pyroute2.netlink import genlmsg
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 from pyroute2.netlink.generic.ipvs import GENL_NAME
 
-from lbnode.dataplane.ipvs import Fields, Ipvs, destinations_request, reading
+from lbnode.dataplane.ipvs import Ipvs
+from lbnode.dataplane.ipvs_messages import Fields, destinations_request, reading
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump
 from lbnode.errors import Retry
 from lbnode.model import Counters, DestinationTraffic, IPAddress, IPNetwork, VirtualKey
@@ -31,7 +32,7 @@ _STATISTICS = (1, 2, 4)
 class TrafficMessage(genlmsg):
     """``IPVS_DEST_ATTR_*`` of an answer, as far as it counts something; ``statistics`` is ``IPVS_DEST_ATTR_STATS64``.
 
-    Not derived from :class:`lbnode.dataplane.ipvs.IpvsMessage`: pyroute2 would take that one's compiled map for this one's too.
+    Not derived from :class:`lbnode.dataplane.ipvs_messages.IpvsMessage`: pyroute2 would take that one's compiled map for this one's too.
     """
 
     nla_map = ((2, "destination", "destination"),)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.dataplane.ipvs import IpvsMessage, destination_of, message_of, service_of, staged
+from lbnode.dataplane.ipvs_messages import IpvsMessage, destination_of, message_of, service_of, staged
 from lbnode.errors import Retry
 from lbnode.model import Destination, Protocol, VirtualKey, VirtualService
 from lbnode.operations import AddDestination, AddService, RemoveService, SetWeight
