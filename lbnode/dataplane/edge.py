@@ -10,10 +10,11 @@ from pathlib import Path
 
 from lbnode.dataplane.base import Balancer, BalancerOperation
 from lbnode.dataplane.bpf_pins import BPF_DIRECTORY, remove_pins
+from lbnode.dataplane.devices import Device
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
-from lbnode.dataplane.links import Device, Links, failure
+from lbnode.dataplane.links import Links, failure
 from lbnode.dataplane.rules import TRANSLATION_TABLES, more_syn_than
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.dataplane.tunnels import Tunnels

@@ -1,15 +1,12 @@
 """Addresses, tunnel devices and routes over rtnetlink.
 
-Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h``, ``linux/ip6_tunnel.h``
-and ``net/ip_tunnels.h``. A tunnel over IPv4 is the kernel's kind ``ipip``, one over IPv6 is ``ip6tnl`` that takes nothing but IPv6; a link
-to a router is of kind ``gre``.
+Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h`` and ``net/ip_tunnels.h``.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from socket import AF_INET, AF_INET6
 from typing import Any
@@ -19,7 +16,7 @@ from pyroute2.netlink import nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.rtmsg import (
     LWTUNNEL_ENCAP_IP,
@@ -30,6 +27,19 @@ from pyroute2.netlink.rtnl.rtmsg import (
     rtmsg,
 )
 
+from lbnode.dataplane.devices import (
+    IP6_TNL_F_IGN_ENCAP_LIMIT,
+    IPPROTO_IPV6,
+    LINK_KIND,
+    MODULES,
+    TUNNEL_KINDS,
+    Device,
+    device_of,
+    far_end,
+    is_probe_device,
+    is_router_link,
+    is_tunnel,
+)
 from lbnode.dataplane.ipvs import missing_module, missing_privilege
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump, get
 from lbnode.errors import ConfigError, Retry
@@ -54,15 +64,6 @@ _TABLE_MAIN = 254
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _LOOPBACK_INDEX = 1  # in every network namespace
-_KINDS = {4: "ipip", 6: "ip6tnl"}
-_LINK_KIND = "gre"
-_MODULES = {
-    "ipip": ("ipip", "IPIP tunnel device"),
-    "ip6tnl": ("ip6_tunnel", "IPv6 tunnel device"),
-    _LINK_KIND: ("ip_gre", "GRE tunnel device"),
-}
-_IP6_TNL_F_IGN_ENCAP_LIMIT = 0x1
-_IPPROTO_IPV6 = 41
 
 
 class _EncapIp(nla):
@@ -91,25 +92,6 @@ class _RouteSocket(BlockingSocket, AsyncIPRoute):
     def __init__(self) -> None:
         super().__init__(strict_check=True)
         self.set_marshal(_Marshal())
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device as the kernel has it. Of kinds that are none of ours only the name, ``kind``, ``up`` and the MTU are known; ``plain`` says that an
-    IPv6 tunnel adds no option header to the packet and takes nothing but IPv6, and that GRE adds nothing but its four bytes. ``ttl`` is that of
-    the outer header, 0 when it is copied from inside.
-    """
-
-    name: str
-    index: int
-    up: bool
-    kind: str
-    local: IPAddress | None
-    remote: IPAddress | None
-    external: bool
-    plain: bool
-    mtu_bytes: int
-    ttl: int
 
 
 class Links:
@@ -166,7 +148,7 @@ class Links:
         information = {"attrs": [("IFLA_INFO_KIND", kind)]}
         request = _with(ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", information)])
         try:
-            found = self._channel.ask(lambda link: dump(link, RTM_GETLINK, request, _device))
+            found = self._channel.ask(lambda link: dump(link, RTM_GETLINK, request, device_of))
         except OSError as error:
             # The kernel knows no such kind yet: the module is not loaded, so there is no device.
             if error.errno == errno.EOPNOTSUPP:
@@ -201,16 +183,16 @@ class Links:
     ) -> Device:
         """A device that is down, so that it can be set up before the first packet."""
         given: dict[str, object] = {f"{kind}_{key}": value for key, value in attributes.items()}
-        if kind == _KINDS[6]:
+        if kind == TUNNEL_KINDS[6]:
             # The option header of RFC 2473 would take eight bytes more, and IPv4 in IPv6 is not ours.
-            given |= {"ip6tnl_flags": _IP6_TNL_F_IGN_ENCAP_LIMIT, "ip6tnl_proto": _IPPROTO_IPV6}
+            given |= {"ip6tnl_flags": IP6_TNL_F_IGN_ENCAP_LIMIT, "ip6tnl_proto": IPPROTO_IPV6}
         if mtu_bytes is not None:
             given["mtu"] = mtu_bytes
         try:
             self._channel.ask(lambda link: link.link("add", ifname=name, kind=kind, **given))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                raise missing_module(*_MODULES[kind]) from None
+                raise missing_module(*MODULES[kind]) from None
             raise
         made = self.device(name)
         if made is None:
@@ -229,18 +211,20 @@ class Links:
             attributes = [("RTA_TABLE", _TABLE_MAIN), ("RTA_OIF", device.index)]
             request = _with(rtmsg, family=_FAMILIES[version], attrs=attributes)
             routes = await dump(link, RTM_GETROUTE, request, lambda answer: _probe_route(answer, device.index))
-            ready = _is_probe_device(device, version, mtu_bytes) and device.up
+            ready = is_probe_device(device, version, mtu_bytes) and device.up
             return ready, frozenset(r for r in routes if r is not None)
 
         return self._channel.ask(read)
 
     def ensure_probe_device(self, version: int, mtu_bytes: int) -> None:
         device = self.device(PROBE_DEVICES[version])
-        if device is not None and not _is_probe_device(device, version, mtu_bytes):
+        if device is not None and not is_probe_device(device, version, mtu_bytes):
             self.remove_device(device)
             device = None
         if device is None:
-            device = self._add_device(_KINDS[version], PROBE_DEVICES[version], {"collect_metadata": True}, mtu_bytes)
+            device = self._add_device(
+                TUNNEL_KINDS[version], PROBE_DEVICES[version], {"collect_metadata": True}, mtu_bytes
+            )
         if not device.up:
             self.set_up(device)
 
@@ -289,7 +273,7 @@ class Links:
 
     def tunnel_devices(self, prefix: str = TUNNEL_DEVICE_PREFIX) -> list[Device]:
         """Those of both families."""
-        return [d for kind in _KINDS.values() for d in self._devices(kind) if d.name.startswith(prefix)]
+        return [d for kind in TUNNEL_KINDS.values() for d in self._devices(kind) if d.name.startswith(prefix)]
 
     def held(self, devices: Iterable[Device]) -> dict[int, set[IPAddress]]:
         """The IPv4 host addresses on each of these devices that has any, by its index."""
@@ -309,9 +293,9 @@ class Links:
             self.remove_device(device)
             device = None
         if device is None:
-            attributes: dict[str, object] = {"local": str(tunnel.node_address), "remote": str(_far_end(tunnel))}
+            attributes: dict[str, object] = {"local": str(tunnel.node_address), "remote": str(far_end(tunnel))}
             attributes |= {"pmtudisc": 1} if version == 4 else {}
-            device = self._add_device(_KINDS[version], tunnel.device, attributes)
+            device = self._add_device(TUNNEL_KINDS[version], tunnel.device, attributes)
         if version == 4:
             # An interface without address drops packets in spite of a loose reverse path filter.
             self.add_address(tunnel.node_address, device.index)
@@ -334,7 +318,7 @@ class Links:
     def router_links(self) -> list[tuple[Device, RouterLink]]:
         """The devices of links, and what they are by themselves: whether they are up and their sysctls right is for the caller to see."""
         found = []
-        for device in self._devices(_LINK_KIND):
+        for device in self._devices(LINK_KIND):
             if device.name.startswith(LINK_DEVICE_PREFIX) and device.local is not None and device.remote is not None:
                 link = RouterLink(
                     device.name.removeprefix(LINK_DEVICE_PREFIX),
@@ -367,7 +351,7 @@ class Links:
         attributes: dict[str, object] = {"local": str(link.node_address), "remote": str(link.router_address)}
         attributes |= {"ttl": link.ttl, "pmtudisc": 1}
         try:
-            return self._add_device(_LINK_KIND, link.device, attributes, link.mtu_bytes)
+            return self._add_device(LINK_KIND, link.device, attributes, link.mtu_bytes)
         except OSError as error:
             if error.errno == errno.EEXIST:
                 raise ConfigError(
@@ -415,26 +399,6 @@ def failure(what: object, error: OSError) -> ConfigError | Retry:
     return Retry(f"the kernel refused {what}: {error.strerror}")
 
 
-def _far_end(tunnel: Tunnel | ReturnTunnel) -> IPAddress:
-    return tunnel.edge_address if isinstance(tunnel, Tunnel) else tunnel.worker_address
-
-
-def is_tunnel(device: Device, tunnel: Tunnel | ReturnTunnel) -> bool:
-    """Whether the device is this tunnel, whatever its state."""
-    ends = (_KINDS[tunnel.node_address.version], tunnel.node_address, _far_end(tunnel))
-    return device.plain and (device.kind, device.local, device.remote) == ends
-
-
-def is_router_link(device: Device, link: RouterLink) -> bool:
-    """Whether the device is this link, whatever its state and its addresses."""
-    wanted = (_LINK_KIND, link.node_address, link.router_address, link.ttl, link.mtu_bytes)
-    return device.plain and (device.kind, device.local, device.remote, device.ttl, device.mtu_bytes) == wanted
-
-
-def _is_probe_device(device: Device, version: int, mtu_bytes: int) -> bool:
-    return device.kind == _KINDS[version] and device.external and device.plain and device.mtu_bytes == mtu_bytes
-
-
 def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
     arguments: dict[str, object] = {
         "index": index,
@@ -469,7 +433,7 @@ def _with(message: type[Any], **fields: object) -> Any:
 async def _device_named(link: _RouteSocket, name: str) -> Device | None:
     request = _with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
     try:
-        return _device(await get(link, RTM_GETLINK, request))
+        return device_of(await get(link, RTM_GETLINK, request))
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return None
@@ -491,62 +455,3 @@ def _probe_route(answer: Any, index: int) -> ProbeRoute | None:
     )
     inner = ip_address(answer.get_attr("RTA_PREFSRC") or nowhere)
     return ProbeRoute(probe_address, worker, inner if inner == outer else nowhere)
-
-
-def _device(answer: Any) -> Device:
-    fields = _by_name(answer)
-    information = _by_name(fields.get("IFLA_LINKINFO"))
-    kind = str(information.get("IFLA_INFO_KIND"))
-    prefix = f"IFLA_{kind.upper()}"
-    data = _by_name(information.get("IFLA_INFO_DATA") if kind in _MODULES else None)
-    return Device(
-        name=fields["IFLA_IFNAME"],
-        index=answer["index"],
-        up=bool(answer["flags"] & IFF_UP),
-        kind=kind,
-        local=_end(data.get(f"{prefix}_LOCAL")),
-        remote=_end(data.get(f"{prefix}_REMOTE")),
-        external=f"{prefix}_COLLECT_METADATA" in data,
-        plain=_is_plain(kind, data),
-        mtu_bytes=fields.get("IFLA_MTU", 0),
-        ttl=data.get(f"{prefix}_TTL", 0),
-    )
-
-
-def _is_plain(kind: str, data: Mapping[str, Any]) -> bool:
-    if kind == _KINDS[6]:
-        ignores_limit = bool(data.get("IFLA_IP6TNL_FLAGS", 0) & _IP6_TNL_F_IGN_ENCAP_LIMIT)
-        return ignores_limit and data.get("IFLA_IP6TNL_PROTO") == _IPPROTO_IPV6
-    if kind == _LINK_KIND:
-        return not any(_flags_of(data.get(f"IFLA_GRE_{way}FLAGS")) for way in ("I", "O"))
-    return True
-
-
-def _flags_of(value: Any) -> int:
-    return int(value["value"] if isinstance(value, Mapping) else value or 0)
-
-
-_WANTED_OF_DEVICES = frozenset(
-    {
-        "IFLA_IFNAME",
-        "IFLA_MTU",
-        "IFLA_LINKINFO",
-        "IFLA_INFO_KIND",
-        "IFLA_INFO_DATA",
-        "IFLA_IP6TNL_FLAGS",
-        "IFLA_IP6TNL_PROTO",
-        "IFLA_GRE_IFLAGS",
-        "IFLA_GRE_OFLAGS",
-        *(f"IFLA_{k.upper()}_{field}" for k in _MODULES for field in ("LOCAL", "REMOTE", "TTL", "COLLECT_METADATA")),
-    }
-)
-
-
-def _by_name(answer: Any) -> dict[str, Any]:
-    # A device has dozens of attributes, of which each get_attr() looks at all.
-    return {a.name: a.value for a in answer["attrs"] if a.name in _WANTED_OF_DEVICES} if answer is not None else {}
-
-
-def _end(text: str | None) -> IPAddress | None:
-    address = ip_address(text or 0)
-    return None if address.is_unspecified else address

@@ -31,7 +31,7 @@ from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL, fibmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_LINK, RT_SCOPE_NOWHERE, RT_SCOPE_UNIVERSE, rtmsg_base
 
-from lbnode.dataplane.links import Device
+from lbnode.dataplane.devices import Device
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump
 from lbnode.errors import Retry
 from lbnode.model import IPAddress, IPNetwork, ReturnPath

@@ -8,7 +8,8 @@ from collections.abc import Container, Iterable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from lbnode.dataplane.links import Device, Links, is_tunnel
+from lbnode.dataplane.devices import Device, is_tunnel
+from lbnode.dataplane.links import Links
 from lbnode.dataplane.sysctl import Sysctls
 from lbnode.model import RETURN_DEVICE_PREFIX, TUNNEL_DEVICE_PREFIX, IPAddress, ReturnTunnel, Tunnel
 

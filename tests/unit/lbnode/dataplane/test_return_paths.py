@@ -13,7 +13,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from lbnode.dataplane import return_paths
-from lbnode.dataplane.links import Device
+from lbnode.dataplane.devices import Device
 from lbnode.model import ReturnPath
 
 RTM_NEWROUTE, RTM_NEWNEXTHOP = 24, 104
