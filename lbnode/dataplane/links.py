@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from ipaddress import ip_address, ip_interface
-from socket import AF_INET, AF_INET6
 from typing import Any
 
 from pyroute2.iproute import AsyncIPRoute
@@ -41,7 +40,7 @@ from lbnode.dataplane.devices import (
     is_tunnel,
 )
 from lbnode.dataplane.ipvs import missing_module, missing_privilege
-from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump, get
+from lbnode.dataplane.netlink import FAMILIES, BlockingSocket, Channel, WholeDumps, dump, get, message_with
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import (
     LINK_DEVICE_PREFIX,
@@ -61,7 +60,6 @@ _EXT_MASK_SKIP_STATS = 8
 _IFA_F_NODAD = 2
 _TUNNEL_DONT_FRAGMENT = 0x0100
 _TABLE_MAIN = 254
-_FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _LOOPBACK_INDEX = 1  # in every network namespace
 
@@ -133,7 +131,7 @@ class Links:
             return answer["index"], address, answer["prefixlen"]
 
         async def read(link: _RouteSocket) -> list[tuple[int, IPAddress, int]]:
-            requests = [_with(ifaddrmsg, family=_FAMILIES[version], index=index) for version in versions]
+            requests = [message_with(ifaddrmsg, family=FAMILIES[version], index=index) for version in versions]
             return [found for request in requests for found in await dump(link, RTM_GETADDR, request, held)]
 
         return self._channel.ask(read)
@@ -146,7 +144,9 @@ class Links:
     def _devices(self, kind: str) -> list[Device]:
         """All devices of this kind."""
         information = {"attrs": [("IFLA_INFO_KIND", kind)]}
-        request = _with(ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", information)])
+        request = message_with(
+            ifinfmsg, attrs=[("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS), ("IFLA_LINKINFO", information)]
+        )
         try:
             found = self._channel.ask(lambda link: dump(link, RTM_GETLINK, request, device_of))
         except OSError as error:
@@ -160,7 +160,7 @@ class Links:
         """The kernel's number of the XDP program at a device; 0 without one, and without the device."""
 
         async def read(link: _RouteSocket) -> int:
-            request = _with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
+            request = message_with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
             try:
                 answer = await get(link, RTM_GETLINK, request)
             except NetlinkError as error:
@@ -209,7 +209,7 @@ class Links:
             if device is None:
                 return False, frozenset()
             attributes = [("RTA_TABLE", _TABLE_MAIN), ("RTA_OIF", device.index)]
-            request = _with(rtmsg, family=_FAMILIES[version], attrs=attributes)
+            request = message_with(rtmsg, family=FAMILIES[version], attrs=attributes)
             routes = await dump(link, RTM_GETROUTE, request, lambda answer: _probe_route(answer, device.index))
             ready = is_probe_device(device, version, mtu_bytes) and device.up
             return ready, frozenset(r for r in routes if r is not None)
@@ -259,7 +259,7 @@ class Links:
         if device is None:
             raise Retry(f"device {PROBE_DEVICES[version]} is missing")
         return {
-            "family": _FAMILIES[version],
+            "family": FAMILIES[version],
             "dst": f"{route.probe_address}/{route.probe_address.max_prefixlen}",
             "oif": device.index,
             "table": _TABLE_MAIN,
@@ -333,7 +333,7 @@ class Links:
 
     def _interfaces(self, device: Device) -> frozenset[IPInterface]:
         # A link-local address is the kernel's doing; where it may not be, the device's sysctls say so.
-        held = self._addresses_of(device.index, _FAMILIES)
+        held = self._addresses_of(device.index, FAMILIES)
         return frozenset(ip_interface(f"{a}/{n}") for a, n in held if not (a.version == 6 and a.is_link_local))
 
     def ensure_router_link(self, link: RouterLink) -> Device:
@@ -402,7 +402,7 @@ def failure(what: object, error: OSError) -> ConfigError | Retry:
 def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
     arguments: dict[str, object] = {
         "index": index,
-        "family": _FAMILIES[address.version],
+        "family": FAMILIES[address.version],
         "address": str(address),
         "local": str(address),
         "prefixlen": address.max_prefixlen,
@@ -416,7 +416,7 @@ def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:
 def _interface_arguments(interface: IPInterface, index: int) -> dict[str, object]:
     arguments: dict[str, object] = {
         "index": index,
-        "family": _FAMILIES[interface.version],
+        "family": FAMILIES[interface.version],
         "address": str(interface.ip),
         "prefixlen": interface.network.prefixlen,
     }
@@ -424,14 +424,8 @@ def _interface_arguments(interface: IPInterface, index: int) -> dict[str, object
     return arguments | ({"flags": _IFA_F_NODAD} if interface.version == 6 else {"local": str(interface.ip)})
 
 
-def _with(message: type[Any], **fields: object) -> Any:
-    made = message()
-    made.update(fields)
-    return made
-
-
 async def _device_named(link: _RouteSocket, name: str) -> Device | None:
-    request = _with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
+    request = message_with(ifinfmsg, attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _EXT_MASK_SKIP_STATS)])
     try:
         return device_of(await get(link, RTM_GETLINK, request))
     except NetlinkError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from socket import AF_INET, AF_INET6
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,8 @@ from lbnode.errors import Bug, Retry
 
 #: Requests of one ``sendmsg``. Their acknowledgements must fit the receive buffer together: the kernel answers while it reads.
 BATCH_MESSAGES = 128
+#: By IP version.
+FAMILIES = {4: AF_INET, 6: AF_INET6}
 _RECEIVE_BYTES = 1 << 16
 _TIMEOUT_SECONDS = 5
 _SEQUENCE_NUMBER = struct.Struct("=8xI")  # in struct nlmsghdr
@@ -136,6 +139,13 @@ def _finish(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
         return result
     coroutine.close()
     raise Bug("a netlink question waits for something else than the kernel")
+
+
+def message_with(message: type[Any], **fields: object) -> Any:
+    """A message of this class with these fields, without header."""
+    made = message()
+    made.update(fields)
+    return made
 
 
 async def dump(socket: Any, kind: int, message: Any, take: Callable[[Any], Answer]) -> list[Answer]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import count
-from socket import AF_INET, AF_INET6
 from typing import Any, TypeVar
 
 from pyroute2.iproute import AsyncIPRoute
@@ -32,7 +31,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_LINK, RT_SCOPE_NOWHERE, RT_SCOPE_UNIVERSE, rtmsg_base
 
 from lbnode.dataplane.devices import Device
-from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump
+from lbnode.dataplane.netlink import FAMILIES, BlockingSocket, Channel, WholeDumps, batch, dump, message_with
 from lbnode.errors import Retry
 from lbnode.model import IPAddress, IPNetwork, ReturnPath
 
@@ -45,8 +44,7 @@ _RTN_UNICAST = 1
 _FIB_RULE_INVERT = 2
 #: ``struct nexthop_grp``: number, weight less one, 3 reserved bytes.
 _MEMBER = struct.Struct("=IB3x")
-_FAMILIES = {4: AF_INET, 6: AF_INET6}
-_VERSIONS = {family: version for version, family in _FAMILIES.items()}
+_VERSIONS = {family: version for version, family in FAMILIES.items()}
 _ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)
 #: Of a kernel that was booted without the family, or built without policy rules or next-hop objects: it has none of them.
@@ -156,7 +154,7 @@ class ReturnPaths:
         """What there is of each family. ``tunnels`` are the devices that it may lead to."""
         by_index = {d.index: d for d in tunnels}
         seen = self._seen()
-        paths = (_path(version, seen, by_index) for version in _FAMILIES)
+        paths = (_path(version, seen, by_index) for version in FAMILIES)
         return frozenset(p for p in paths if p is not None)
 
     def set(self, path: ReturnPath, tunnels: Iterable[Device]) -> None:
@@ -176,12 +174,12 @@ class ReturnPaths:
         async def read(link: _Socket) -> _Seen:
             rules: list[_Rule] = []
             routes: list[_Route] = []
-            for version, family in _FAMILIES.items():
-                rules += await _dumped(link, RTM_GETRULE, _with(fibmsg, family=family), _rule)
-                request = _with(_RouteMessage, family=family, proto=PROTOCOL)
+            for version, family in FAMILIES.items():
+                rules += await _dumped(link, RTM_GETRULE, message_with(fibmsg, family=family), _rule)
+                request = message_with(_RouteMessage, family=family, proto=PROTOCOL)
                 found = await _dumped(link, RTM_GETROUTE, request, _route)
                 routes += [r for r in found if r.version == version]
-            hops = await _dumped(link, _RTM_GETNEXTHOP, _with(_NextHopMessage, family=0), _next_hop)
+            hops = await _dumped(link, _RTM_GETNEXTHOP, message_with(_NextHopMessage, family=0), _next_hop)
             return _Seen(tuple(rules), tuple(dict.fromkeys(routes)), {h.number: h for h in hops})
 
         return self._channel.ask(read)
@@ -289,7 +287,7 @@ def _to_set(path: ReturnPath, devices: Mapping[IPAddress, int], seen: _Seen) -> 
         index = devices[edge]
         if index not in ours:
             ours[index] = next(free)
-            yield _add_next_hop(ours[index], NLM_F_EXCL, family=_FAMILIES[version], attrs=[("NHA_OIF", index)])
+            yield _add_next_hop(ours[index], NLM_F_EXCL, family=FAMILIES[version], attrs=[("NHA_OIF", index)])
         members.append(ours[index])
     old = seen.group_of(version)
     group = old.number if old is not None and old.ours else next(free)
@@ -323,7 +321,7 @@ def _to_remove(version: int, seen: _Seen, keep_next_hops: frozenset[int]) -> Ite
     # Groups before what is in them, so that no group is left that leads to fewer than it should.
     for hop in sorted(seen.next_hops.values(), key=lambda h: h.version is not None):
         if hop.ours and hop.number not in keep_next_hops and _version_of(hop, seen) in (version, None):
-            message = _with(_NextHopMessage, family=0, attrs=[("NHA_ID", hop.number)])
+            message = message_with(_NextHopMessage, family=0, attrs=[("NHA_ID", hop.number)])
             yield _RTM_DELNEXTHOP, NLM_F_REQUEST | NLM_F_ACK, message
 
 
@@ -336,7 +334,7 @@ def _version_of(hop: _NextHop, seen: _Seen) -> int | None:
 
 def _add_next_hop(number: int, how: int, **fields: Any) -> Request:
     fields["attrs"] = [("NHA_ID", number), *fields["attrs"]]
-    message = _with(_NextHopMessage, protocol=PROTOCOL, **fields)
+    message = message_with(_NextHopMessage, protocol=PROTOCOL, **fields)
     return _RTM_NEWNEXTHOP, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | how, message
 
 
@@ -350,9 +348,9 @@ def _route_request(table: int, destination: IPNetwork, where: tuple[str, int]) -
 
 def _route_message(table: int, destination: IPNetwork, scope: int, *where: tuple[str, int]) -> Any:
     to = [("RTA_DST", str(destination.network_address))] if destination.prefixlen else []
-    return _with(
+    return message_with(
         _RouteMessage,
-        family=_FAMILIES[destination.version],
+        family=FAMILIES[destination.version],
         dst_len=destination.prefixlen,
         proto=PROTOCOL,
         scope=scope,
@@ -372,11 +370,5 @@ def _rule_request(kind: int, flags: int, rule: _Rule) -> Request:
         ("FRA_TABLE", rule.table),
         ("FRA_PROTOCOL", PROTOCOL),
     ]
-    message = _with(fibmsg, family=_FAMILIES[rule.version], action=FR_ACT_TO_TBL, attrs=attributes)
+    message = message_with(fibmsg, family=FAMILIES[rule.version], action=FR_ACT_TO_TBL, attrs=attributes)
     return kind, NLM_F_REQUEST | NLM_F_ACK | flags, message
-
-
-def _with(message: type[Any], **fields: object) -> Any:
-    made = message()
-    made.update(fields)
-    return made
