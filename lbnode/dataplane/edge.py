@@ -14,7 +14,8 @@ from lbnode.dataplane.devices import Device
 from lbnode.dataplane.filter import PacketFilter
 from lbnode.dataplane.ipvs import ipvs_knows_sctp
 from lbnode.dataplane.ipvs_traffic import IpvsBalancer
-from lbnode.dataplane.links import Links, failure
+from lbnode.dataplane.links import Links
+from lbnode.dataplane.refusals import failure
 from lbnode.dataplane.rules import TRANSLATION_TABLES, more_syn_than
 from lbnode.dataplane.sysctl import Record, Sysctls
 from lbnode.dataplane.tunnels import Tunnels

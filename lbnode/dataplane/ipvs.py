@@ -30,6 +30,7 @@ from lbnode.dataplane.ipvs_messages import (
     staged,
 )
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, batch, dump, get
+from lbnode.dataplane.refusals import missing_module, missing_privilege
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import IPNetwork, IpvsTimeouts, Place, VirtualKey, VirtualService
 from lbnode.operations import (
@@ -147,23 +148,6 @@ def ipvs_knows_sctp(symbols: Path = Path("/proc/kallsyms")) -> bool:
     except OSError:
         return True
     return not text or " sctp_conn_schedule" in text
-
-
-def missing_module(module: str, what: str) -> ConfigError:
-    """The kernel can neither do ``what`` nor load the module for it."""
-    return ConfigError(
-        f"kernel {os.uname().release}",
-        f"has no {what} and could not load module {module}",
-        f"Run `modprobe {module}` on the node, and write {module} into /etc/modules-load.d/samegate.conf so that it stays",
-    )
-
-
-def missing_privilege() -> ConfigError:
-    return ConfigError(
-        "the agent's capabilities",
-        "CAP_NET_ADMIN is missing",
-        "Give the container the capability NET_ADMIN and run it as uid 0",
-    )
 
 
 def _failure(operation: BalancerOperation, error: int) -> ConfigError | Retry | Bug:

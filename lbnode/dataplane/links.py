@@ -39,8 +39,8 @@ from lbnode.dataplane.devices import (
     is_router_link,
     is_tunnel,
 )
-from lbnode.dataplane.ipvs import missing_module, missing_privilege
 from lbnode.dataplane.netlink import FAMILIES, BlockingSocket, Channel, WholeDumps, dump, get, message_with
+from lbnode.dataplane.refusals import missing_module
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import (
     LINK_DEVICE_PREFIX,
@@ -384,19 +384,6 @@ class Links:
         except OSError as error:
             if error.errno not in forgiven:
                 raise
-
-
-def failure(what: object, error: OSError) -> ConfigError | Retry:
-    """What an ``OSError`` of this module means for the caller."""
-    if error.errno == errno.EPERM:
-        return missing_privilege()
-    if error.errno == errno.EACCES:
-        return ConfigError(
-            f"{what}",
-            "IPv6 is switched off on the loopback device (sysctl net.ipv6.conf.lo.disable_ipv6)",
-            "Run `sysctl -w net.ipv6.conf.lo.disable_ipv6=0` on the node, or take the IPv6 address off its Node",
-        )
-    return Retry(f"the kernel refused {what}: {error.strerror}")
 
 
 def _address_arguments(address: IPAddress, index: int) -> dict[str, object]:

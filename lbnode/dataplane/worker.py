@@ -7,7 +7,8 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from lbnode.dataplane.filter import PacketFilter
-from lbnode.dataplane.links import Links, failure
+from lbnode.dataplane.links import Links
+from lbnode.dataplane.refusals import failure
 from lbnode.dataplane.return_paths import ReturnPaths
 from lbnode.dataplane.rules import DELIVERY_TABLES
 from lbnode.dataplane.sysctl import Record, Sysctls
