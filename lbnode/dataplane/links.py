@@ -1,6 +1,6 @@
 """Addresses, tunnel devices and routes over rtnetlink.
 
-Numbers that pyroute2 does not name are those of ``linux/if_addr.h``, ``linux/rtnetlink.h``, ``linux/lwtunnel.h`` and ``net/ip_tunnels.h``.
+Numbers that pyroute2 does not name are those of ``linux/if_addr.h`` and ``linux/rtnetlink.h``.
 """
 
 from __future__ import annotations
@@ -11,18 +11,13 @@ from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from pyroute2.iproute import AsyncIPRoute
-from pyroute2.netlink import nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.rtmsg import (
-    LWTUNNEL_ENCAP_IP,
-    LWTUNNEL_ENCAP_IP6,
     RT_SCOPE_HOST,
-    RT_SCOPE_LINK,
-    RT_SCOPE_UNIVERSE,
     rtmsg,
 )
 
@@ -40,6 +35,7 @@ from lbnode.dataplane.devices import (
     is_tunnel,
 )
 from lbnode.dataplane.netlink import FAMILIES, BlockingSocket, Channel, WholeDumps, dump, get, message_with
+from lbnode.dataplane.probe_routes import TABLE_MAIN, encapsulated, host_route, probe_route_of
 from lbnode.dataplane.refusals import missing_module
 from lbnode.errors import ConfigError, Retry
 from lbnode.model import (
@@ -58,26 +54,8 @@ from lbnode.model import (
 
 _EXT_MASK_SKIP_STATS = 8
 _IFA_F_NODAD = 2
-_TUNNEL_DONT_FRAGMENT = 0x0100
-_TABLE_MAIN = 254
 
 _LOOPBACK_INDEX = 1  # in every network namespace
-
-
-class _EncapIp(nla):
-    """``LWTUNNEL_IP_*``: the ``encap ip`` of a route, which pyroute2 0.9 leaves as bytes."""
-
-    nla_map = ((2, "destination", "ip4addr"), (3, "source", "ip4addr"), (6, "flags", "be16"))
-
-
-class _EncapIp6(nla):
-    """``LWTUNNEL_IP6_*``: the same for ``encap ip6``."""
-
-    nla_map = ((2, "destination", "ip6addr"), (3, "source", "ip6addr"))
-
-
-_ENCAPSULATIONS = {4: LWTUNNEL_ENCAP_IP, 6: LWTUNNEL_ENCAP_IP6}
-rtmsg.encaps |= {LWTUNNEL_ENCAP_IP: _EncapIp, LWTUNNEL_ENCAP_IP6: _EncapIp6}
 
 
 class _Marshal(WholeDumps, MarshalRtnl):
@@ -208,9 +186,9 @@ class Links:
             device = await _device_named(link, PROBE_DEVICES[version])
             if device is None:
                 return False, frozenset()
-            attributes = [("RTA_TABLE", _TABLE_MAIN), ("RTA_OIF", device.index)]
+            attributes = [("RTA_TABLE", TABLE_MAIN), ("RTA_OIF", device.index)]
             request = message_with(rtmsg, family=FAMILIES[version], attrs=attributes)
-            routes = await dump(link, RTM_GETROUTE, request, lambda answer: _probe_route(answer, device.index))
+            routes = await dump(link, RTM_GETROUTE, request, lambda answer: probe_route_of(answer, device.index))
             ready = is_probe_device(device, version, mtu_bytes) and device.up
             return ready, frozenset(r for r in routes if r is not None)
 
@@ -235,17 +213,7 @@ class Links:
 
     def add_probe_route(self, route: ProbeRoute) -> None:
         """Route to the probe address in a tunnel from the edge node to the worker, unfragmented; replaces one to the same address."""
-        version = route.probe_address.version
-        # The inner source must be the node's: the loopback device holds VIPs, which the kernel could choose as well.
-        source = str(route.edge_address)
-        encapsulation: list[tuple[str, object]] = [("destination", str(route.worker_address)), ("source", source)]
-        if version == 4:
-            # IPv6 has no such bit: nothing but the sender fragments (RFC 8200 section 4.5), and the device's MTU keeps the sender from it.
-            encapsulation.append(("flags", _TUNNEL_DONT_FRAGMENT))
-        arguments = self._route_arguments(route) | {
-            "prefsrc": source,
-            "attrs": [("RTA_ENCAP_TYPE", _ENCAPSULATIONS[version]), ("RTA_ENCAP", {"attrs": encapsulation})],
-        }
+        arguments = self._route_arguments(route) | encapsulated(route)
         self._channel.ask(lambda link: link.route("replace", **arguments))
 
     def remove_probe_route(self, route: ProbeRoute) -> None:
@@ -258,16 +226,7 @@ class Links:
         device = self.device(PROBE_DEVICES[version])
         if device is None:
             raise Retry(f"device {PROBE_DEVICES[version]} is missing")
-        return {
-            "family": FAMILIES[version],
-            "dst": f"{route.probe_address}/{route.probe_address.max_prefixlen}",
-            "oif": device.index,
-            "table": _TABLE_MAIN,
-            "proto": "static",
-            # IPv6 routes have no scope.
-            "scope": RT_SCOPE_LINK if version == 4 else RT_SCOPE_UNIVERSE,
-            "type": "unicast",
-        }
+        return host_route(route, device.index)
 
     # The worker's tunnels: one device for each edge node, so that nobody else's packets are taken out of their wrapping.
 
@@ -419,20 +378,3 @@ async def _device_named(link: _RouteSocket, name: str) -> Device | None:
         if error.code == errno.ENODEV:
             return None
         raise
-
-
-def _probe_route(answer: Any, index: int) -> ProbeRoute | None:
-    # What is no host route is none of ours: a default route, or the link-local network of an IPv6 device.
-    if (text := answer.get_attr("RTA_DST")) is None or answer.get_attr("RTA_OIF") != index:
-        return None
-    probe_address = ip_address(text)
-    if answer["dst_len"] != probe_address.max_prefixlen:
-        return None
-    nowhere = type(probe_address)(0)
-    encapsulation = answer.get_attr("RTA_ENCAP")
-    ours = isinstance(encapsulation, _EncapIp | _EncapIp6)
-    worker, outer = (
-        ip_address(encapsulation.get_attr(end) or nowhere) if ours else nowhere for end in ("destination", "source")
-    )
-    inner = ip_address(answer.get_attr("RTA_PREFSRC") or nowhere)
-    return ProbeRoute(probe_address, worker, inner if inner == outer else nowhere)
