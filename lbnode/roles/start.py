@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,16 +15,12 @@ import structlog
 
 from lbnode import __version__
 from lbnode.backend_probe import BackendProber
-from lbnode.dataplane.base import EdgeDataPlane
-from lbnode.dataplane.bpf_pins import BPF_DIRECTORY
-from lbnode.dataplane.edge import KernelEdge
-from lbnode.dataplane.worker import KernelWorker
-from lbnode.errors import ConfigError, Retry
+from lbnode.errors import Retry
 from lbnode.kube.client import client
 from lbnode.kube.lookups import deployment_is_going
 from lbnode.kube.watcher import Watcher
 from lbnode.kube.writer import Writer
-from lbnode.model import IPAddress, IPNetwork
+from lbnode.model import IPAddress
 from lbnode.observe import (
     ControllerMetrics,
     EdgeMetrics,
@@ -40,6 +36,7 @@ from lbnode.probe import Prober, ensure_ping_allowed, fetch_status
 from lbnode.roles.controller import Controller
 from lbnode.roles.edge import Edge
 from lbnode.roles.from_outside import FromOutside
+from lbnode.roles.kernels import RECORD_DIRECTORY, edge_kernel, leave_edge, sysctl_base, take_away, worker_kernel
 from lbnode.roles.leadership import Leadership
 from lbnode.roles.loop import Loop, SettingsFile, on_termination
 from lbnode.roles.neighbours import Neighbours
@@ -59,13 +56,8 @@ from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
 from lbnode.speaker.bird import Bird
-from lbnode.translate.sysctls import ALL_WORKER_SYSCTLS, EVERY_SYSCTL_OF, WORKER_NEEDS
+from lbnode.translate.sysctls import EVERY_SYSCTL_OF, WORKER_NEEDS
 
-#: Where the pod mounts the node's /proc/sys/net, which in the container itself is read-only.
-MOUNTED_SYSCTLS = Path("/host/proc/sys/net")
-OWN_SYSCTLS = Path("/proc/sys/net")
-#: Survives pods: what the sysctls were before us.
-RECORD_DIRECTORY = Path("/var/lib/samegate")
 LOOPBACK = ip_address("127.0.0.1")
 LEASE_NAME = "samegate-controller"
 #: Readback of the kernel, so that what somebody changes by hand is mended or withdrawn within the deadline of three seconds.
@@ -135,18 +127,18 @@ def clean_standalone(role: NodeRole, path: Path, node_name: str | None = None) -
 
 
 def _clean(role: NodeRole, settings: AgentSettings) -> int:
-    (_edge_kernel(settings) if role == "edge" else _worker_kernel(settings)).clean()
+    (edge_kernel(settings) if role == "edge" else worker_kernel(settings)).clean()
     print(f"samegate's {role} state is gone from this node")
     return 0
 
 
 async def _edge(outside: Outside) -> None:
     node_name = outside.node_name
-    former_range = ensure_ping_allowed(_sysctl_base())
+    former_range = ensure_ping_allowed(sysctl_base())
     metrics = EdgeMetrics()
     loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     surroundings = Surroundings(edge_refusal, loop.wake)
-    kernel = _edge_kernel(outside.settings)
+    kernel = edge_kernel(outside.settings)
     if former_range is not None:
         kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
 
@@ -176,7 +168,7 @@ async def _edge(outside: Outside) -> None:
                 loop.wake()
 
     dataplane = outside.settings.dataplane
-    machine = Machine(edge.modules_at_work, EVERY_SYSCTL_OF[dataplane], edge.probe_targets, _sysctl_base())
+    machine = Machine(edge.modules_at_work, EVERY_SYSCTL_OF[dataplane], edge.probe_targets, sysctl_base())
 
     def node_page() -> dict[str, Any]:
         return {
@@ -197,14 +189,14 @@ async def _edge(outside: Outside) -> None:
     ]
     await _until_terminated(loop, edge.pass_once, tasks, pages, outside.settings.ports.edge, [outside.node_address])
     await edge.withdraw_and_wait()
-    await _leave_edge(outside, kernel)
+    await leave_edge(outside, kernel)
 
 
 async def _worker(outside: Outside) -> None:
     metrics = WorkerMetrics()
     loop = Loop(RESYNC_SECONDS, metrics.reconcile_failed, metrics.reconcile_succeeded)
     surroundings = Surroundings(worker_refusal, loop.wake)
-    kernel = _worker_kernel(outside.settings)
+    kernel = worker_kernel(outside.settings)
     worker = Worker(
         outside.node_name,
         lambda: outside.settings,
@@ -223,7 +215,7 @@ async def _worker(outside: Outside) -> None:
         now = outside.settings
         if now.return_path == "direct":
             return
-        if (former_range := ensure_ping_allowed(_sysctl_base())) is not None:
+        if (former_range := ensure_ping_allowed(sysctl_base())) is not None:
             kernel.remember_sysctl("net.ipv4.ping_group_range", former_range)
         # With the mark of replies, so that probes go the way that replies go.
         prober = Prober(
@@ -233,7 +225,7 @@ async def _worker(outside: Outside) -> None:
             if worker.edges_probed(results):
                 loop.wake()
 
-    machine = Machine(worker.modules_at_work, tuple(WORKER_NEEDS), worker.edge_addresses, _sysctl_base())
+    machine = Machine(worker.modules_at_work, tuple(WORKER_NEEDS), worker.edge_addresses, sysctl_base())
 
     def node_page() -> dict[str, Any]:
         return {"machine": {**machine.facts(), **surroundings.facts()}}
@@ -251,7 +243,7 @@ async def _worker(outside: Outside) -> None:
     if await outside.is_removed():
         # The edge nodes withdraw first and forward for a while; tunnels that go before that would cut live connections.
         await asyncio.sleep(outside.settings.drain.withdraw_seconds + RESYNC_SECONDS)
-        await _take_away(kernel.clean)
+        await take_away(kernel.clean)
 
 
 async def _controller(settings: SettingsFile) -> None:
@@ -300,44 +292,6 @@ async def _controller(settings: SettingsFile) -> None:
     if leadership.leads and deployment and await deployment_is_going(api, deployment, namespace) is True:
         await release_services(watcher.copy, settings.current, writer)
     await leadership.release()
-
-
-def _edge_kernel(settings: AgentSettings) -> KernelEdge:
-    pools = networks_of_this_kernel(settings.pool_networks)
-    balancer = None
-    if settings.dataplane == "xdp":
-        # Here, because an agent with IPVS has no need of it.
-        from lbnode.roles.xdp import xdp_balancer
-
-        balancer = xdp_balancer(pools, settings, BPF_DIRECTORY)
-    return KernelEdge(
-        pools,
-        balancer=balancer,
-        sysctls=EVERY_SYSCTL_OF[settings.dataplane],
-        fabric_mtu_bytes=settings.network.fabric_mtu_bytes,
-        sysctl_base=_sysctl_base(),
-        record_directory=RECORD_DIRECTORY,
-    )
-
-
-def _worker_kernel(settings: AgentSettings) -> KernelWorker:
-    return KernelWorker(
-        networks_of_this_kernel(settings.pool_networks),
-        networks_of_this_kernel(settings.network.probe_cidrs),
-        sysctls=ALL_WORKER_SYSCTLS,
-        sysctl_base=_sysctl_base(),
-        record_directory=RECORD_DIRECTORY,
-    )
-
-
-def networks_of_this_kernel(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
-    """Those that the kernel can have: one that was booted with ``ipv6.disable=1`` still serves IPv4."""
-    return tuple(n for n in networks if n.version == 4 or (_sysctl_base() / "ipv6").is_dir())
-
-
-def _sysctl_base() -> Path:
-    # An empty folder is a place to mount at that nothing is mounted at, as under systemd.
-    return MOUNTED_SYSCTLS if (MOUNTED_SYSCTLS / "ipv4").is_dir() else OWN_SYSCTLS
 
 
 def _shape(settings: AgentSettings) -> tuple[object, ...]:
@@ -456,27 +410,3 @@ async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) 
             await asyncio.sleep(1.0)
         else:
             return
-
-
-async def _leave_edge(outside: Outside, kernel: EdgeDataPlane) -> None:
-    """The edge's last act, when nothing is announced from here any more. As a rule all stays for the next agent."""
-    if await outside.is_removed():
-        await _take_away(kernel.clean)
-    elif await outside.changes_dataplane():
-        # The next agent may not have the right to do it.
-        await _take_away(kernel.clear)
-
-
-async def _take_away(remove: Callable[[], None]) -> None:
-    for attempt in range(3):
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, remove)
-        except ConfigError as error:
-            log.error("kernel.not_cleaned", error=str(error))
-            return
-        except Retry:
-            await asyncio.sleep(0.5)
-        else:
-            log.info("kernel.cleaned", attempt=attempt)
-            return
-    log.error("kernel.not_cleaned", text="run `python -m lbnode clean` on this node")

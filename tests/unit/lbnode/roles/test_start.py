@@ -15,7 +15,7 @@ from lbnode import __version__
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.errors import ConfigError
 from lbnode.observe import Metrics, Pages
-from lbnode.roles import start
+from lbnode.roles import kernels, start
 from lbnode.roles.loop import Loop, SettingsFile
 from tests.unit.lbnode.roles.world import SETTINGS
 
@@ -64,14 +64,14 @@ def test_an_edge_agent_leaves_all_but_for_another_data_plane_or_for_good(
 ) -> None:
     kernel = Kernel()
     outside: Any = Ending(removed, changes)
-    asyncio.run(start._leave_edge(outside, kernel))
+    asyncio.run(kernels.leave_edge(outside, kernel))
     assert kernel.taken_away == taken_away
 
 
 def test_what_cannot_be_taken_away_is_not_tried_again_and_ends_no_process_in_an_error() -> None:
     kernel = Kernel(ConfigError("eth0", "its program is out of reach", "Remove it by hand"))
     outside: Any = Ending(removed=False, changes=True)
-    asyncio.run(start._leave_edge(outside, kernel))
+    asyncio.run(kernels.leave_edge(outside, kernel))
     assert kernel.taken_away == ["what balances"]
 
 
@@ -131,8 +131,8 @@ def test_a_kernel_without_ipv6_is_given_no_ipv6_network(
 ) -> None:
     for family in families:
         (tmp_path / family).mkdir()
-    monkeypatch.setattr(start, "MOUNTED_SYSCTLS", tmp_path)
-    assert start.networks_of_this_kernel(NETWORKS) == kept
+    monkeypatch.setattr(kernels, "MOUNTED_SYSCTLS", tmp_path)
+    assert kernels.networks_of_this_kernel(NETWORKS) == kept
 
 
 def test_a_place_to_mount_sysctls_at_that_is_empty_is_not_taken_for_them(
@@ -141,8 +141,8 @@ def test_a_place_to_mount_sysctls_at_that_is_empty_is_not_taken_for_them(
     own = tmp_path / "own"
     (own / "ipv4").mkdir(parents=True)
     (tmp_path / "mounted").mkdir()
-    monkeypatch.setattr(start, "MOUNTED_SYSCTLS", tmp_path / "mounted")
-    monkeypatch.setattr(start, "OWN_SYSCTLS", own)
+    monkeypatch.setattr(kernels, "MOUNTED_SYSCTLS", tmp_path / "mounted")
+    monkeypatch.setattr(kernels, "OWN_SYSCTLS", own)
     # `own` is that of a kernel without IPv6: so these are its networks only if it was looked at.
     (tmp_path / "mounted/ipv6").mkdir()
-    assert start.networks_of_this_kernel(NETWORKS) == NETWORKS[:1]
+    assert kernels.networks_of_this_kernel(NETWORKS) == NETWORKS[:1]
