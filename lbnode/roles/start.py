@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,9 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
-from lbnode import __version__
 from lbnode.backend_probe import BackendProber
-from lbnode.errors import Retry
 from lbnode.kube.client import client
 from lbnode.kube.lookups import deployment_is_going
 from lbnode.kube.watcher import Watcher
@@ -26,8 +24,6 @@ from lbnode.observe import (
     EdgeMetrics,
     Machine,
     Metrics,
-    Pages,
-    PageServer,
     WorkerMetrics,
     configure_logging,
     status_page,
@@ -38,7 +34,7 @@ from lbnode.roles.edge import Edge
 from lbnode.roles.from_outside import FromOutside
 from lbnode.roles.kernels import RECORD_DIRECTORY, edge_kernel, leave_edge, sysctl_base, take_away, worker_kernel
 from lbnode.roles.leadership import Leadership
-from lbnode.roles.loop import Loop, SettingsFile, on_termination
+from lbnode.roles.loop import Loop, SettingsFile
 from lbnode.roles.neighbours import Neighbours
 from lbnode.roles.outside import (
     NAMESPACE,
@@ -46,12 +42,12 @@ from lbnode.roles.outside import (
     NodeRole,
     Outside,
     StandaloneNode,
-    Task,
     dataplane_of,
     required,
     standalone_name,
 )
 from lbnode.roles.removal import release_services
+from lbnode.roles.running import role_pages, until_terminated
 from lbnode.roles.surroundings import Surroundings, edge_refusal, kube_proxy_has_endpoints, worker_refusal
 from lbnode.roles.worker import Worker
 from lbnode.settings import AgentSettings
@@ -64,8 +60,6 @@ LEASE_NAME = "samegate-controller"
 RESYNC_SECONDS = 1.0
 CONTROLLER_RESYNC_SECONDS = 5.0
 WORKER_PAGE_TIMEOUT_SECONDS = 0.5
-#: An agent whose loop has not come by for so long is restarted by its liveness probe.
-STUCK_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -179,7 +173,7 @@ async def _edge(outside: Outside) -> None:
     def status() -> dict[str, Any]:
         return {**edge.status(), "settings_pending": outside.settings_pending}
 
-    pages = _pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, status, node_page)
+    pages = role_pages(metrics, edge.not_ready, loop, lambda: outside.settings_error, status, node_page)
     tasks = [
         *outside.tasks(loop.wake, _shape_watch(outside, metrics, loop)),
         surroundings.run(),
@@ -187,7 +181,7 @@ async def _edge(outside: Outside) -> None:
         edge.peers.run(),
         probe(),
     ]
-    await _until_terminated(loop, edge.pass_once, tasks, pages, outside.settings.ports.edge, [outside.node_address])
+    await until_terminated(loop, edge.pass_once, tasks, pages, outside.settings.ports.edge, [outside.node_address])
     await edge.withdraw_and_wait()
     await leave_edge(outside, kernel)
 
@@ -230,7 +224,7 @@ async def _worker(outside: Outside) -> None:
     def node_page() -> dict[str, Any]:
         return {"machine": {**machine.facts(), **surroundings.facts()}}
 
-    pages = _pages(metrics, worker.not_ready, loop, lambda: outside.settings_error, worker.status, node_page)
+    pages = role_pages(metrics, worker.not_ready, loop, lambda: outside.settings_error, worker.status, node_page)
     tasks = [
         *outside.tasks(loop.wake, _shape_watch(outside, metrics, loop)),
         surroundings.run(),
@@ -238,7 +232,7 @@ async def _worker(outside: Outside) -> None:
         active.run(),
         probe_edges(),
     ]
-    await _until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
+    await until_terminated(loop, worker.pass_once, tasks, pages, outside.settings.ports.worker, [outside.node_address])
 
     if await outside.is_removed():
         # The edge nodes withdraw first and forward for a while; tunnels that go before that would cut live connections.
@@ -271,7 +265,7 @@ async def _controller(settings: SettingsFile) -> None:
     def html(reloads: bool) -> bytes:
         return status_page.render(controller.overview(identity, loop.last_error), reloads)
 
-    pages = _pages(metrics, not_ready, loop, lambda: settings.error, controller.status, dict)
+    pages = role_pages(metrics, not_ready, loop, lambda: settings.error, controller.status, dict)
     pages = replace(pages, html=html)
     reading = _reading(settings.current)
 
@@ -287,7 +281,7 @@ async def _controller(settings: SettingsFile) -> None:
     ]
     # On the pod's own loopback address too: `kubectl port-forward` connects there. The pod has a network of its own.
     addresses = [ip_address(os.environ.get("POD_IP") or required("NODE_ADDRESS")), LOOPBACK]
-    await _until_terminated(loop, controller.pass_once, tasks, pages, settings.current.ports.controller, addresses)
+    await until_terminated(loop, controller.pass_once, tasks, pages, settings.current.ports.controller, addresses)
     deployment = os.environ.get("DEPLOYMENT_NAME", "")
     if leadership.leads and deployment and await deployment_is_going(api, deployment, namespace) is True:
         await release_services(watcher.copy, settings.current, writer)
@@ -339,74 +333,3 @@ def _changed(
         )
         loop.restart()
     loop.wake()
-
-
-def _pages(
-    metrics: Metrics,
-    not_ready: Callable[[], list[str]],
-    loop: Loop,
-    settings_error: Callable[[], str],
-    status: Callable[[], dict[str, Any]],
-    node_page: Callable[[], dict[str, Any]],
-) -> Pages:
-    def unhealthy() -> list[str]:
-        silent = time.monotonic() - loop.last_pass_seconds
-        return [f"no pass for {silent:.0f} s"] if silent > STUCK_SECONDS else []
-
-    def with_errors() -> dict[str, Any]:
-        errors = {"last_error": loop.last_error, "settings_error": settings_error()}
-        return {**status(), **errors, "version": __version__}
-
-    def with_time() -> dict[str, Any]:
-        # Not on the status page: the other agents poll that, and wake when it changes.
-        return {**node_page(), "time_unix_seconds": time.time()}
-
-    return Pages(metrics=metrics.page, ready=not_ready, healthy=unhealthy, status=with_errors, node=with_time)
-
-
-async def _until_terminated(
-    loop: Loop,
-    pass_once: Callable[[], Awaitable[None]],
-    tasks: list[Task],
-    pages: Pages,
-    port: int,
-    addresses: Sequence[IPAddress],
-) -> None:
-    """Run the loop and its tasks until SIGTERM. The pages stay until then; what comes after is the role's own end."""
-    on_termination(loop.stop)
-    server = PageServer(pages)
-    running = [asyncio.create_task(t) for t in tasks]
-    for task in running:
-        # A task that ends by an error would leave the role deaf: end the process, and the kubelet starts a new one.
-        task.add_done_callback(lambda t: None if t.cancelled() or t.exception() is None else _fail(loop, t))
-    try:
-        serving = asyncio.create_task(_serve(server, addresses, port))
-        await loop.run(pass_once)
-        serving.cancel()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-    if loop.failure is not None:
-        raise loop.failure
-    if loop.restarting:
-        await server.close()
-        raise SystemExit(0)
-
-
-def _fail(loop: Loop, task: asyncio.Task[None]) -> None:
-    loop.failure = task.exception()
-    log.error("task.died", error=repr(loop.failure))
-    loop.stop()
-
-
-async def _serve(server: PageServer, addresses: Sequence[IPAddress], port: int) -> None:
-    while True:
-        try:
-            await server.start(addresses[0], port, *addresses[1:])
-        except Retry as error:
-            # The predecessor's pod may still hold the port.
-            log.warning("pages.retry", error=str(error))
-            await asyncio.sleep(1.0)
-        else:
-            return

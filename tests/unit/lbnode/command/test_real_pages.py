@@ -12,7 +12,7 @@ from lbnode.roles.edge import Edge
 from lbnode.roles.edge_page import modules_at_work
 from tests.unit.lbnode.roles.world import VIP, WORKERS, World
 
-#: Added for every role where the pages are put together (lbnode.roles.start).
+#: Added for every role where the pages are put together (lbnode.roles.running).
 OF_EVERY_ROLE = {"last_error", "settings_error", "version"}
 
 

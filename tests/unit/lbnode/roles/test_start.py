@@ -15,8 +15,9 @@ from lbnode import __version__
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.errors import ConfigError
 from lbnode.observe import Metrics, Pages
-from lbnode.roles import kernels, start
+from lbnode.roles import kernels
 from lbnode.roles.loop import Loop, SettingsFile
+from lbnode.roles.running import role_pages
 from tests.unit.lbnode.roles.world import SETTINGS
 
 
@@ -86,7 +87,7 @@ def settings(tmp_path: Path) -> SettingsFile:
 
 
 def pages(settings: SettingsFile, loop: Loop) -> Pages:
-    return start._pages(
+    return role_pages(
         Metrics("edge", "test"),
         list,
         loop,
