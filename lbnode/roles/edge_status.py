@@ -107,12 +107,6 @@ def status_page(node_name: str, view: EdgeView, healthy: Set[IPAddress], termina
     }
 
 
-def reaches_a_worker(status: Mapping[str, Any]) -> bool:
-    """Whether an edge node's status page names a healthy worker."""
-    listed = status.get("healthy_workers")
-    return isinstance(listed, list) and any(isinstance(address, str) for address in listed)
-
-
 def families_reached(status: Mapping[str, Any]) -> set[int]:
     """The IP versions of the healthy workers in an edge node's status page; what cannot be read is left out."""
     found: set[int] = set()

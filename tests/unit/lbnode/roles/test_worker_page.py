@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lbnode.facts import Verdict
 from lbnode.model import IPAddress, ServiceName
-from lbnode.roles.edge_status import announced_by, reaches_a_worker
+from lbnode.roles.edge_status import announced_by, families_reached
 from lbnode.roles.worker_page import active_probes, without_endpoints
 
 WEB = ServiceName("shop", "web")
@@ -70,14 +70,14 @@ PAGE = {
 
 def read_all(page: Any) -> tuple[object, ...]:
     """What every reader of a status page makes of it."""
-    return without_endpoints(page), active_probes(page), announced_by(page), reaches_a_worker(page)
+    return without_endpoints(page), active_probes(page), announced_by(page), families_reached(page)
 
 
 @given(st.dictionaries(st.one_of(texts, st.sampled_from(sorted(PAGE))), values, max_size=6))
 def test_any_json_object_is_read_without_an_error(page: dict[str, Any]) -> None:
-    services, probes, verdicts, reaches = read_all(page)
+    services, probes, verdicts, families = read_all(page)
     assert isinstance(services, tuple) and isinstance(probes, dict) and isinstance(verdicts, dict)
-    assert isinstance(reaches, bool)
+    assert isinstance(families, set) and families <= {4, 6}
 
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6))
@@ -95,10 +95,19 @@ def test_a_page_with_bytes_overwritten_says_less_or_the_same_kind_of_thing(chang
         assert isinstance(verdicts, dict) and all(isinstance(v, Verdict) for v in verdicts.values())
 
 
-@given(values)
-def test_an_edge_node_reaches_a_worker_only_if_it_names_one(listed: Any) -> None:
-    named = isinstance(listed, list) and any(isinstance(a, str) for a in listed)
-    assert reaches_a_worker({"healthy_workers": listed}) is named
+@pytest.mark.parametrize(
+    ("listed", "families"),
+    [
+        ([], set()),
+        (["198.51.100.21"], {4}),
+        (["2001:db8::15", "198.51.100.21", "198.51.100.22"], {4, 6}),
+        (["worker1", None, "2001:db8::15"], {6}),
+        ("198.51.100.21", set()),
+        (None, set()),
+    ],
+)
+def test_an_edge_node_reaches_the_families_of_the_workers_that_it_names(listed: Any, families: set[int]) -> None:
+    assert families_reached({"healthy_workers": listed}) == families
 
 
 def test_an_address_as_its_page_writes_it_is_read_back() -> None:
