@@ -67,10 +67,15 @@ def unspoken(edge: NodeObject, settings: AgentSettings) -> list[str]:
     return [*(message for _, message in unserved_families(edge, settings).values()), *silent]
 
 
+def unknown(node_name: str) -> tuple[str, str]:
+    """The reason and its explanation where the cluster has no such Node."""
+    return ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
+
+
 def edge_blocked(node: NodeObject | None, node_name: str, settings: AgentSettings) -> tuple[str, str] | None:
     """A reason and its explanation when this node must not announce at all."""
     if node is None:
-        return ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
+        return unknown(node_name)
     if not node.matches(settings.edge_node_selector):
         return (
             "NotAnEdgeNode",

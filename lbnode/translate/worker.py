@@ -12,7 +12,7 @@ from lbnode.objects import EndpointSliceObject, Snapshot, forwarding_of, is_ours
 from lbnode.packet_tables import DeliveryTable, WorkerFilter
 from lbnode.return_path import Standing, return_paths
 from lbnode.settings import AgentSettings
-from lbnode.translate.nodes import workers_of
+from lbnode.translate.nodes import unknown, workers_of
 from lbnode.translate.sysctls import RETURN_SYSCTLS
 
 
@@ -84,9 +84,6 @@ def translate_worker(
         and service.health_check_node_port
         and forwarding_of(service, settings) == "tunnel"
     )
-    blocked = None
-    if node is None:
-        blocked = ("NodeUnknown", f"there is no Node {node_name} in the cluster. Set NODE_NAME to the Node's name")
     slices = slices_by_service(snapshot)
     delivery, delivered = delivery_table(
         snapshot.services.values(), snapshot.nodes, slices, settings, node_name, graced, failing
@@ -113,7 +110,7 @@ def translate_worker(
         checks=checks,
         terminating=terminating,
         backends=_backends(snapshot, slices, settings, node_name),
-        blocked=blocked,
+        blocked=unknown(node_name) if node is None else None,
         warnings=tuple(warnings),
         standings={address: verdict for verdicts in paths.values() for address, verdict in verdicts.items()},
     )
