@@ -7,7 +7,8 @@ import pulumi_aws as aws
 
 from components.aws import cost, plan
 from components.aws.cluster import Cluster
-from components.aws.edge import EdgeNodes, RouteServerFabric, TransitGatewayFabric
+from components.aws.edge import EdgeNodes
+from components.aws.fabric import RouteServerFabric, TransitGatewayFabric
 from components.aws.network import Network
 from components.aws.settings import Aws
 from components.kubernetes_provider import kubernetes_provider
