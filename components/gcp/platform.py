@@ -9,7 +9,8 @@ import pulumi_gcp as gcp
 
 from components.gcp import plan
 from components.gcp.cluster import Cluster
-from components.gcp.edge import EdgeNodes, InternetIngress, PassthroughFabric, RouterApplianceFabric
+from components.gcp.edge import EdgeNodes
+from components.gcp.fabric import InternetIngress, PassthroughFabric, RouterApplianceFabric
 from components.gcp.network import Network
 from components.gcp.settings import Gcp
 from components.kubernetes_provider import kubernetes_provider
