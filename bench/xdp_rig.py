@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-from lbnode.dataplane.libbpf import Map, Object, load
+from lbnode.dataplane.bpf_descriptors import Map
+from lbnode.dataplane.libbpf import Object, load
 from lbnode.dataplane.xdp_program import kernel_hertz
 from lbnode.dataplane.xdp_records import RING_SLOTS, VIP_ADDRESS, VIP_STATELESS, Traffic, Vip, limits, timeouts
 from lbnode.dataplane.xdp_table import destination_record, vip_table, wire_service

@@ -1,6 +1,4 @@
-"""libbpf, as far as the XDP data plane needs it: load an object with maps of given sizes, read and write maps, attach a program, run it on a packet.
-
-What is pinned in a BPF file system outlives this process.
+"""libbpf, as far as the XDP data plane needs it: load an object with maps of given sizes, attach a program, run it on a packet.
 
 Signatures are those of ``bpf/libbpf.h`` and ``bpf/bpf.h`` of libbpf 1.1, whose ABI later 1.x releases keep.
 """
@@ -9,26 +7,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
+from lbnode.dataplane.bpf_descriptors import Link, Map, check, new_array, opened
 from lbnode.errors import ConfigError
 
 _LIBRARY = "libbpf.so.1"
-#: ``enum bpf_map_type`` of linux/bpf.h.
-MAP_TYPE_ARRAY = 2
-#: linux/bpf.h: the values of the array begin on a page and can be mapped.
-MAPPED = 1 << 10
 _CONSTANTS = ".rodata.limits"
 _DEBUG = 2  # enum libbpf_print_level
 #: The verifier says all in one message, and what matters is at its end.
 _LOG_BYTES = 1 << 24
-_ANY = 0  # BPF_ANY
 #: linux/bpf.h, BPF_F_ANY_ALIGNMENT. Intel and ARM read words anywhere; a kernel that is built without saying so (User-Mode Linux) refuses it otherwise.
 _ANY_ALIGNMENT = 1 << 1
 _ATTACH_XDP = 37  # BPF_XDP of enum bpf_attach_type
@@ -66,38 +58,6 @@ class _RunOptions(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("cpu", ctypes.c_uint32),
         ("batch_size", ctypes.c_uint32),
-    )
-
-
-class _MapOptions(ctypes.Structure):
-    """``struct bpf_map_create_opts`` of bpf/bpf.h, up to the flags."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("btf_fd", ctypes.c_uint32),
-        ("btf_key_type_id", ctypes.c_uint32),
-        ("btf_value_type_id", ctypes.c_uint32),
-        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
-        ("inner_map_fd", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-    )
-
-
-class _MapInfo(ctypes.Structure):
-    """The beginning of ``struct bpf_map_info`` of linux/bpf.h."""
-
-    _fields_ = (("type", ctypes.c_uint32), ("id", ctypes.c_uint32))
-
-
-class _LinkInfo(ctypes.Structure):
-    """The beginning of ``struct bpf_link_info`` of linux/bpf.h, for a link of type XDP."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("program", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
-        ("device", ctypes.c_uint32),
     )
 
 
@@ -153,137 +113,6 @@ def _library() -> tuple[ctypes.CDLL, _Log]:
     return library, log
 
 
-class Map:
-    """One map of the kernel, by its descriptor, which it owns. Keys are numbers, but for :meth:`put`, :meth:`remove` and :meth:`keys`."""
-
-    def __init__(self, library: ctypes.CDLL, descriptor: int, value_bytes: int) -> None:
-        self._library = library
-        self.descriptor = descriptor
-        self.value_bytes = value_bytes
-
-    def __setitem__(self, place: int, value: bytes | ctypes.Structure) -> None:
-        data = bytes(value)
-        if len(data) != self.value_bytes:
-            raise ValueError(f"{len(data)} bytes for a value of {self.value_bytes}")
-        key = ctypes.c_uint32(place)
-        _check(
-            self._library.bpf_map_update_elem(self.descriptor, ctypes.byref(key), data, ctypes.c_uint64(_ANY)),
-            f"place {place} of a map cannot be written",
-        )
-
-    def __getitem__(self, place: int) -> bytes:
-        key = ctypes.c_uint32(place)
-        value = ctypes.create_string_buffer(self.value_bytes)
-        _check(
-            self._library.bpf_map_lookup_elem(self.descriptor, ctypes.byref(key), value),
-            f"place {place} of a map cannot be read",
-        )
-        return value.raw
-
-    def each_processor(self, place: int) -> list[bytes]:
-        """The values of a map that has one for each processor that the kernel can have; each is padded to 8 bytes there."""
-        padded = -(-self.value_bytes // 8) * 8
-        count = self._library.libbpf_num_possible_cpus()
-        _check(count, "the number of possible processors cannot be read")
-        key = ctypes.c_uint32(place)
-        values = ctypes.create_string_buffer(padded * count)
-        _check(
-            self._library.bpf_map_lookup_elem(self.descriptor, ctypes.byref(key), values),
-            f"place {place} of a map cannot be read",
-        )
-        return [values.raw[n * padded : n * padded + self.value_bytes] for n in range(count)]
-
-    def point(self, place: int, inner: Map) -> None:
-        """Put a map into a place of this map of maps: programs see the old one or the new one, nothing between."""
-        key, value = ctypes.c_uint32(place), ctypes.c_uint32(inner.descriptor)
-        _check(
-            self._library.bpf_map_update_elem(
-                self.descriptor, ctypes.byref(key), ctypes.byref(value), ctypes.c_uint64(_ANY)
-            ),
-            f"place {place} of a map of maps cannot be written",
-        )
-
-    def clear_each_processor(self, place: int) -> None:
-        """Write zeros into a place of a map that has a value for each processor."""
-        count = self._library.libbpf_num_possible_cpus()
-        _check(count, "the number of possible processors cannot be read")
-        key, values = ctypes.c_uint32(place), bytes(-(-self.value_bytes // 8) * 8 * count)
-        _check(
-            self._library.bpf_map_update_elem(self.descriptor, ctypes.byref(key), values, ctypes.c_uint64(_ANY)),
-            f"place {place} of a map cannot be written",
-        )
-
-    def put(self, key: bytes, value: bytes) -> None:
-        _check(
-            self._library.bpf_map_update_elem(self.descriptor, key, value, ctypes.c_uint64(_ANY)),
-            f"key {key.hex()} of a map cannot be written",
-        )
-
-    def remove(self, key: bytes) -> None:
-        _check(self._library.bpf_map_delete_elem(self.descriptor, key), f"key {key.hex()} of a map cannot be removed")
-
-    def keys(self, key_bytes: int) -> list[bytes]:
-        """All keys of a map that is no array."""
-        found: list[bytes] = []
-        following = ctypes.create_string_buffer(key_bytes)
-        while True:
-            last = found[-1] if found else None
-            result = self._library.bpf_map_get_next_key(self.descriptor, last, following)
-            if result == -errno.ENOENT:
-                return found
-            _check(result, "the keys of a map cannot be read")
-            found.append(following.raw)
-
-    @property
-    def identity(self) -> int:
-        """The kernel's number of this map."""
-        return int(_info(self._library, self.descriptor, _MapInfo).id)
-
-    def pointed(self, place: int) -> int | None:
-        """The identity of the map in a place of this map of maps, if there is one."""
-        key, value = ctypes.c_uint32(place), ctypes.c_uint32()
-        result = self._library.bpf_map_lookup_elem(self.descriptor, ctypes.byref(key), ctypes.byref(value))
-        if result == -errno.ENOENT:
-            return None
-        _check(result, f"place {place} of a map of maps cannot be read")
-        return value.value
-
-    def pin(self, path: Path) -> None:
-        """Keep the map under this name in a BPF file system, in place of what was there."""
-        path.unlink(missing_ok=True)
-        _check(self._library.bpf_obj_pin(self.descriptor, str(path).encode()), f"{path} cannot be made")
-
-    def mapped(self, size_bytes: int) -> mmap.mmap:
-        """The values of an array made with :data:`MAPPED`, to be read and written as memory."""
-        return mmap.mmap(self.descriptor, size_bytes)
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-
-class Link:
-    """A program at a device, by a descriptor, which it owns: without a pin it ends with that."""
-
-    def __init__(self, library: ctypes.CDLL, descriptor: int) -> None:
-        self._library = library
-        self._descriptor = descriptor
-
-    @property
-    def device(self) -> int:
-        """Index of the device, 0 when that is gone."""
-        return int(_info(self._library, self._descriptor, _LinkInfo).device)
-
-    def replace(self, program: int) -> None:
-        """Put the program of this descriptor in place of the present one: each packet sees either."""
-        _check(self._library.bpf_link_update(self._descriptor, program, None), "the program cannot be replaced")
-
-    def pin(self, path: Path) -> None:
-        _check(self._library.bpf_obj_pin(self._descriptor, str(path).encode()), f"{path} cannot be made")
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
 @dataclass
 class Object:
     """A loaded object file: its maps and programs by name. Leaving the ``with`` block unloads what is neither pinned nor attached."""
@@ -322,23 +151,23 @@ class Object:
 
     def new_array(self, name: str, value_bytes: int, entries: int) -> Map:
         """An array of its own, to be put into a map of maps. Raises ConfigError when the kernel has no memory for it."""
-        return _new_array(self._library, name, value_bytes, entries)
+        return new_array(self._library, name, value_bytes, entries)
 
     def pinned(self, path: Path, value_bytes: int) -> Map:
         """A map that was pinned. Raises OSError."""
-        return Map(self._library, _opened(self._library, path), value_bytes)
+        return Map(self._library, opened(self._library, path), value_bytes)
 
     def attach(self, program: str, device: int, mode: int) -> Link:
         """Have a program see each packet that comes in by the device with this index. Raises OSError; EBUSY where another one does already."""
         options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=mode)
         descriptor = self._library.bpf_link_create(self.program(program), device, _ATTACH_XDP, ctypes.byref(options))
-        _check(descriptor, f"{program} cannot be attached to device {device}")
+        check(descriptor, f"{program} cannot be attached to device {device}")
         return Link(self._library, descriptor)
 
     def program_at(self, device: int, mode: int) -> int:
         """The kernel's number of the program that is at a device in this mode, 0 for none. Raises OSError."""
         number = ctypes.c_uint32()
-        _check(
+        check(
             self._library.bpf_xdp_query_id(device, mode, ctypes.byref(number)),
             f"device {device} cannot be asked for XDP",
         )
@@ -346,7 +175,7 @@ class Object:
 
     def attached(self, path: Path) -> Link:
         """A link that was pinned. Raises OSError."""
-        return Link(self._library, _opened(self._library, path))
+        return Link(self._library, opened(self._library, path))
 
     def run(self, program: str, packet: bytes, *, device: int = 0, repeat: int = 1) -> Run:
         """Run a program on a packet that came in by the device with this index; nothing leaves the machine.
@@ -366,7 +195,7 @@ class Object:
         if device:
             options.ctx_in = ctypes.addressof(context)
             options.ctx_size_in = ctypes.sizeof(context)
-        _check(
+        check(
             self._library.bpf_prog_test_run_opts(self.program(program), ctypes.byref(options)),
             f"{program} cannot be run on a packet",
         )
@@ -400,25 +229,25 @@ def load(
     models: list[Map] = []
     try:
         for name, count in (entries or {}).items():
-            _check(
+            check(
                 library.bpf_map__set_max_entries(_found(library, handle, name), count), f"map {name}: {count} entries"
             )
         for name, (value_bytes, count) in (inner or {}).items():
             # libbpf 1.1 crashes when the size of a declared inner map is set, so another one stands for its shape.
-            model = _new_array(library, name, value_bytes, count)
+            model = new_array(library, name, value_bytes, count)
             models.append(model)
-            _check(
+            check(
                 library.bpf_map__set_inner_map_fd(_found(library, handle, name), model.descriptor),
                 f"maps in {name}: {count} entries of {value_bytes} bytes",
             )
         for name, pin in (pins or {}).items():
             path_text = str(pin).encode()
-            _check(
+            check(
                 library.bpf_map__set_pin_path(_found(library, handle, name), path_text), f"{pin} is no place for a map"
             )
         if constants is not None:
             data = _found(library, handle, _CONSTANTS)
-            _check(
+            check(
                 library.bpf_map__set_initial_value(data, bytes(constants), ctypes.c_size_t(ctypes.sizeof(constants))),
                 f"{_CONSTANTS} is not of {ctypes.sizeof(constants)} bytes",
             )
@@ -435,31 +264,6 @@ def load(
         for model in models:
             model.close()
     return Object(library, handle, log)
-
-
-def _new_array(library: ctypes.CDLL, name: str, value_bytes: int, entries: int) -> Map:
-    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=MAPPED)
-    descriptor = library.bpf_map_create(MAP_TYPE_ARRAY, name.encode(), 4, value_bytes, entries, ctypes.byref(options))
-    _check(descriptor, f"no memory for {entries} x {value_bytes} bytes of {name}")
-    return Map(library, descriptor, value_bytes)
-
-
-def _opened(library: ctypes.CDLL, path: Path) -> int:
-    descriptor = library.bpf_obj_get(str(path).encode())
-    _check(descriptor, f"{path} cannot be opened")
-    return int(descriptor)
-
-
-_Info = TypeVar("_Info", bound=ctypes.Structure)
-
-
-def _info(library: ctypes.CDLL, descriptor: int, kind: type[_Info]) -> _Info:
-    info, size = kind(), ctypes.c_uint32(ctypes.sizeof(kind))
-    _check(
-        library.bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)),
-        "the kernel does not say what a descriptor is",
-    )
-    return info
 
 
 def _found(library: ctypes.CDLL, handle: ctypes.c_void_p, name: str) -> ctypes.c_void_p:
@@ -479,8 +283,3 @@ def _refused(path: Path, number: int, log: _Log) -> ConfigError:
 
 def _last(log: _Log) -> str:
     return "libbpf said: " + " | ".join(log.lines[-20:]) if log.lines else "libbpf said nothing"
-
-
-def _check(result: Any, what: str) -> None:
-    if int(result) < 0:
-        raise OSError(-int(result), f"{what}: {os.strerror(-int(result))}")

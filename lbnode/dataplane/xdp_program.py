@@ -15,8 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from lbnode.dataplane import xdp_records
+from lbnode.dataplane.bpf_descriptors import Link
 from lbnode.dataplane.bpf_pins import remove_pin, remove_pins
-from lbnode.dataplane.libbpf import GENERIC_MODE, NATIVE_MODE, Link, Object, load
+from lbnode.dataplane.libbpf import GENERIC_MODE, NATIVE_MODE, Object, load
 from lbnode.dataplane.xdp_records import Limits, LinkRecord, Tag
 from lbnode.errors import Bug, ConfigError
 

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lbnode.dataplane.libbpf import Map, Object
+from lbnode.dataplane.bpf_descriptors import Map
+from lbnode.dataplane.libbpf import Object
 from lbnode.dataplane.xdp_program import Sizes
 from lbnode.dataplane.xdp_records import (
     RING_SLOTS,
