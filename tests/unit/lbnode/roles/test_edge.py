@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from lbnode.dataplane.memory import MemoryEdge
 from lbnode.errors import Retry
 from lbnode.facts import RouteAttributes
-from lbnode.model import Counters, DestinationTraffic, EdgeState, IPAddress, Protocol, VirtualKey
+from lbnode.model import EdgeState, IPAddress
 from lbnode.operations import Operation
 from lbnode.settings import parse
-from lbnode.speaker.memory import MemorySpeaker
-from tests.unit.lbnode.roles.world import EDGES, SETTINGS, VIP, WORKERS, World, also, endpoints, node, service
-
-
-def announced_after(world: World, seconds: float) -> bool:
-    asyncio.run(world.run(seconds))
-    return VIP in world.speaker.history[-1] if world.speaker.history else False
+from tests.unit.lbnode.roles.world import (
+    EDGES,
+    SETTINGS,
+    VIP,
+    WORKERS,
+    World,
+    announced_after,
+    endpoints,
+    node,
+    service,
+)
 
 
 def test_a_vip_is_announced_once_workers_answer_and_not_before() -> None:
@@ -335,63 +337,6 @@ def test_a_speaker_that_is_away_ends_no_pass_for_the_kernel() -> None:
     assert VIP in world.kernel.addresses
 
 
-def test_an_edge_node_is_ready_only_when_its_vip_is_announced() -> None:
-    world = World()
-    assert world.edge.not_ready() == ["Starting: no pass is complete yet"]
-    asyncio.run(world.edge.pass_once())
-    assert any("Starting" in reason for reason in world.edge.not_ready())
-    asyncio.run(world.run(2))
-    assert world.edge.not_ready() == []
-
-
-def test_an_edge_node_with_nothing_to_announce_is_ready() -> None:
-    world = World()
-    world.remove("Service", "web")
-    asyncio.run(world.run(1))
-    assert world.edge.not_ready() == []
-
-
-def test_every_vip_that_is_not_announced_has_a_reason_on_the_status_page() -> None:
-    world = World()
-    world.put(endpoints())
-    asyncio.run(world.run(2))
-    vip = world.edge.status()["vips"][str(VIP)]
-    assert (vip["announce"], vip["reason"], vip["service"]) == (False, "NoReadyEndpoints", "shop/web")
-
-
-def connections(world: World) -> float | None:
-    """What the page says of the VIP."""
-    return world.metrics.registry.get_sample_value("samegate_vip_connections_total", {"vip": str(VIP)})
-
-
-def test_connections_since_the_agents_start_are_told_a_few_seconds_later() -> None:
-    world = World()
-    at = (VirtualKey(VIP, Protocol.TCP, 80), WORKERS["worker1"])
-    world.kernel.counted[at] = Counters(1000, 1, 1)  # under a former agent
-    asyncio.run(world.run(1))
-    assert connections(world) == 0
-    world.kernel.counted[at] = Counters(1007, 1, 1)
-    asyncio.run(world.run(6))
-    assert connections(world) == 7
-
-
-def test_counters_that_cannot_be_read_fail_no_pass_and_are_made_up_for() -> None:
-    world = World()
-    at = (VirtualKey(VIP, Protocol.TCP, 80), WORKERS["worker1"])
-    assert announced_after(world, 2)
-    genuine = world.kernel.traffic
-
-    def refuse(_keys: object) -> tuple[DestinationTraffic, ...]:
-        raise Retry("netlink: no buffer space")
-
-    world.kernel.counted[at] = Counters(3, 1, 1)
-    world.kernel.traffic = refuse  # type: ignore[method-assign]
-    assert announced_after(world, 6)
-    world.kernel.traffic = genuine  # type: ignore[method-assign]
-    asyncio.run(world.run(6))
-    assert connections(world) == 3
-
-
 class Pages:
     """What the workers' pages said last, by the worker's name."""
 
@@ -518,105 +463,6 @@ def test_two_services_at_one_address_are_one_announcement_that_stays_for_the_one
     asyncio.run(world.run(7))
     assert {k.port for k in world.kernel.services} == {80}
     assert len(world.speaker.history) == changes
-
-
-# Dual stack
-
-VIP6, EDGE6 = ip_address("2001:db8:113::7"), ip_address("2001:db8:1::11")
-WORKERS6 = {"worker1": ip_address("2001:db8:1::21"), "worker2": ip_address("2001:db8:1::22")}
-
-
-def dual_world(*, edge_has_ipv6: bool = True) -> World:
-    """The world with a pool, workers and endpoints of both families; edge1 has an IPv6 address or not."""
-    world = World()
-    network = SETTINGS["network"] | {"probeCidrs": ["192.0.2.0/24", "2001:db8:2::/64"]}
-    pools = [{"name": "default", "cidrs": ["203.0.113.0/24", "2001:db8:113::/64"]}]
-    world.settings = parse(SETTINGS | {"pools": pools, "network": network})
-    world.kernel = MemoryEdge(world.settings.pool_networks, {})
-    for name, address in WORKERS.items():
-        world.put(also(node(name, address, "worker"), WORKERS6[name]))
-    own = [EDGES["edge1"]]
-    if edge_has_ipv6:
-        own.append(EDGE6)
-        world.put(also(node("edge1", EDGES["edge1"], "edge"), EDGE6))
-    web = service()
-    web["spec"]["ipFamilies"] = ["IPv4", "IPv6"]
-    web["status"]["loadBalancer"]["ingress"].append({"ip": str(VIP6)})
-    world.put(web, endpoints6())
-    world.reachable |= set(WORKERS6.values())
-    world.speaker = MemorySpeaker(world.settings.bgp, world.settings.pools, "edge1", own)
-    world.start()
-    return world
-
-
-def endpoints6() -> dict[str, Any]:
-    slice6 = endpoints(worker1="ready", worker2="ready")
-    slice6["metadata"]["name"] = "web-6"
-    slice6["addressType"] = "IPv6"
-    for number, endpoint in enumerate(slice6["endpoints"], 10):
-        endpoint["addresses"] = [f"2001:db8:4::{number}"]
-    return slice6
-
-
-def verdicts(world: World) -> dict[str, tuple[bool, str]]:
-    return {str(a): (v.announce, v.reason) for a, v in world.edge.view.verdicts.items()}
-
-
-def test_both_families_of_a_service_are_probed_and_announced() -> None:
-    world = dual_world()
-    asyncio.run(world.run(2))
-    assert world.speaker.history[-1] == {VIP, VIP6}
-    assert set(world.edge.probe_targets()) == set(WORKERS.values()) | set(WORKERS6.values())
-    writes = world.kernel.writes
-    asyncio.run(world.run(5))
-    assert world.kernel.writes == writes
-
-
-def test_an_edge_node_without_ipv6_announces_the_ipv4_part_and_is_ready() -> None:
-    world = dual_world(edge_has_ipv6=False)
-    asyncio.run(world.run(2))
-    assert world.speaker.history[-1] == {VIP}
-    assert verdicts(world)[str(VIP6)] == (False, "NoNodeAddress")
-    assert world.edge.not_ready() == []
-    assert {a.version for a in world.kernel.addresses} == {4}
-
-
-def test_workers_that_are_all_gone_in_one_family_put_the_prober_of_that_family_under_suspicion_alone() -> None:
-    world = dual_world()
-    asyncio.run(world.run(2))
-    world.reachable -= set(WORKERS6.values())
-    asyncio.run(world.run(5))
-    assert verdicts(world) == {str(VIP): (True, "Announced"), str(VIP6): (True, "AllProbesFail")}
-    world.reachable.add(WORKERS6["worker1"])
-    asyncio.run(world.run(5))
-    assert verdicts(world)[str(VIP6)] == (True, "Announced")
-    assert world.speaker.history[-1] == {VIP, VIP6}
-
-
-def test_an_ipv6_address_that_a_node_loses_withdraws_ipv6_and_nothing_else() -> None:
-    world = dual_world()
-    asyncio.run(world.run(2))
-    world.put(node("edge1", EDGES["edge1"], "edge"))
-    asyncio.run(world.run(1))
-    assert world.speaker.history[-1] == {VIP}
-    asyncio.run(world.run(10))
-    assert {a.version for a in world.kernel.addresses} == {4}
-    assert world.kernel.probe_devices == {4}
-
-
-def test_a_node_whose_link_is_missing_is_not_ready_and_makes_it_in_the_next_pass() -> None:
-    world = World()
-    link = {"name": "tgw", "node": "edge1", "routerAddress": "198.18.9.1", "addresses": ["169.254.6.1/29"]}
-    world.settings = parse(SETTINGS | {"bgp": SETTINGS["bgp"] | {"links": [link]}})
-    assert announced_after(world, 2)
-    assert (world.edge.not_ready(), world.edge.modules_at_work()["ip_gre"]) == ([], True)
-    assert world.edge.view.observed is not None
-    world.edge.view.observed = replace(world.edge.view.observed, links=frozenset())
-    assert [r for r in world.edge.not_ready() if "LinkMissing: sgl-tgw to 198.18.9.1" in r]
-    assert world.edge.modules_at_work()["ip_gre"] is False
-    world.kernel.links.clear()
-    asyncio.run(world.run(2))
-    assert (set(world.kernel.links), world.edge.not_ready()) == ({"sgl-tgw"}, [])
 
 
 def test_a_limit_that_the_kernel_cannot_keep_is_told_and_takes_no_announcement_with_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -158,3 +159,9 @@ class World:
         while self.now_seconds < until:
             self.probe()
             await self.edge.pass_once()
+
+
+def announced_after(world: World, seconds: float) -> bool:
+    """Whether the VIP is announced when so much time has passed."""
+    asyncio.run(world.run(seconds))
+    return VIP in world.speaker.history[-1] if world.speaker.history else False
