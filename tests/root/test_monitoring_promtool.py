@@ -15,7 +15,7 @@ import yaml
 from components.naming import NAMESPACE, labels
 from lbnode.observe import ControllerMetrics, EdgeMetrics, WorkerMetrics
 from monitoring.__main__ import ROOT
-from monitoring.dashboard import expressions
+from monitoring.panels import expressions
 
 pytestmark = [
     pytest.mark.root,

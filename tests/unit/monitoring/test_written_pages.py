@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from monitoring.__main__ import ROOT, written
-from monitoring.dashboard import GRID_COLUMNS, dashboard, expressions
+from monitoring.dashboard import GRID_COLUMNS, dashboard
+from monitoring.panels import expressions
 from tests.unit.monitoring.metric_names import on_the_pages, unknown_labels, unknown_names
 
 
