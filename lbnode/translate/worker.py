@@ -53,8 +53,8 @@ def translate_worker(
     silent: frozenset[IPAddress] = frozenset(),
 ) -> WorkerPlan:
     """The plan of the worker ``node_name``: a tunnel from each edge node, the way of replies, its filter, its probe addresses, what it delivers by
-    itself, its checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`lbnode.translate.edge.translate_edge`; ``failing`` are pods that fail those
-    probes, ``silent`` are edge nodes that do not answer this worker.
+    itself, its checks of kube-proxy, its active probes of its own pods. ``graced`` as in :func:`lbnode.translate.edge.translate_edge`; ``failing``
+    are pods that fail those probes, ``silent`` are edge nodes that do not answer this worker.
     """
     pools = settings.pool_networks
     node = snapshot.nodes.get(node_name)
