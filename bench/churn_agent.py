@@ -21,6 +21,7 @@ from lbnode.model import IPAddress
 from lbnode.observe import EdgeMetrics, configure_logging
 from lbnode.operations import AddDestination, Operation, SetWeight
 from lbnode.probe import ProbeResult
+from lbnode.roles.cycles import collect_seldom
 from lbnode.roles.edge import Edge
 from lbnode.roles.loop import Loop
 from lbnode.roles.start import RESYNC_SECONDS
@@ -77,6 +78,7 @@ async def run(output: TextIO, services: int) -> None:
                 loop.wake()
 
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(collect_seldom())
         tasks.create_task(watcher.run())
         tasks.create_task(probe())
         tasks.create_task(loop.run(edge.pass_once))

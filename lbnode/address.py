@@ -6,6 +6,7 @@ time, by way of its hexadecimal text. These are equal to those of the standard l
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from lbnode.model import IPAddress
@@ -31,6 +32,7 @@ class _Hashed6(_KnowsItsHash, IPv6Address):
     __slots__ = ("_hash",)
 
 
+@lru_cache(maxsize=65536)
 def with_hash(address: IPAddress) -> IPAddress:
-    """The same address, of a kind that knows its hash."""
+    """The same address, of a kind that knows its hash; for equal addresses mostly the same object, which sets and dicts tell sooner than an equal one."""
     return _Hashed4(int(address)) if address.version == 4 else _Hashed6(address)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from lbnode.facts import Verdict, VipFacts, Worker, WorkerHealth
 from lbnode.health import watermark
 from lbnode.model import EdgeState, IPAddress, VirtualKey, VirtualService, address_order, alike
-from lbnode.remembered import Remembered
 from lbnode.settings import Health
 
 Alike = Callable[[VirtualService, VirtualService], bool]
-Services = dict[VirtualKey, VirtualService]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +39,67 @@ class EdgeFacts:
     peers_reach_a_worker: Mapping[int, bool] = field(default_factory=dict)
 
 
+#: What the decision about one VIP takes from the facts, beside what concerns all: its own facts, what differs of it, whether it is announced now.
+_Own = tuple[VipFacts | None, str | None, bool]
+
+
+class Memory:
+    """What :func:`announce` decided last time, for a caller that asks after every change."""
+
+    def __init__(self) -> None:
+        self.around: tuple[object, ...] | None = None
+        self.addresses: frozenset[IPAddress] = frozenset()
+        self.in_order: list[IPAddress] = []
+        self.decided: dict[IPAddress, tuple[_Own, Verdict]] = {}
+        self.verdicts: dict[IPAddress, Verdict] = {}
+
+
 def announce(
-    facts: EdgeFacts, settings: Health, alike: Alike = alike, memory: Remembered[Verdict] | None = None
-) -> dict[IPAddress, Verdict]:
+    facts: EdgeFacts, settings: Health, alike: Alike = alike, memory: Memory | None = None
+) -> Mapping[IPAddress, Verdict]:
     """A verdict for every VIP that is wanted or announced now.
 
     ``alike`` as in :func:`lbnode.diff.diff_edge`. With the ``memory`` of the last time the same verdicts come sooner.
     """
-    memory = Remembered() if memory is None else memory
+    memory = Memory() if memory is None else memory
     node = _node_verdict(facts)
     kernel = _Kernel(facts, alike)
-    verdicts = {}
-    for address in sorted(facts.vips.keys() | facts.announced, key=address_order):
+    # What concerns every VIP: with another of these nothing that was decided counts.
+    around = (
+        node,
+        kernel.translated,
+        facts.unserved,
+        facts.workers,
+        facts.health,
+        facts.peers_reach_a_worker,
+        settings,
+    )
+    before = memory.decided if around == memory.around else {}
+    addresses = facts.announced.union(facts.vips)
+    if addresses != memory.addresses:
+        memory.addresses, memory.in_order = addresses, sorted(addresses, key=address_order)
+    decided: dict[IPAddress, tuple[_Own, Verdict]] = {}
+    for address in memory.in_order:
         vip = facts.vips.get(address)
-        if vip is None:
-            verdicts[address] = Verdict(False, "NotWanted", "no Service has this address any more")
-            continue
-        family = address.version
-        # Everything that the decision about one VIP takes from the facts.
-        own = (
-            vip,
-            node,
-            kernel.differences.of(address),
-            kernel.translated,
-            facts.unserved.get(family),
-            facts.workers,
-            facts.health,
-            facts.peers_reach_a_worker.get(family),
-            address in facts.announced,
-            settings,
-        )
-        verdicts[address] = memory.get(address, own, partial(_verdict, facts, vip, node, settings, kernel))
-    memory.end_of_round()
-    return verdicts
+        own = (vip, kernel.differences.of(address), address in facts.announced)
+        known = before.get(address)
+        if known is None or known[0] != own:
+            known = (own, _verdict(facts, address, vip, node, settings, kernel))
+        decided[address] = known
+    verdicts = {address: verdict for address, (_, verdict) in decided.items()}
+    memory.around, memory.decided = around, decided
+    # The same verdicts are the same object, so that nobody has to look at each of them.
+    memory.verdicts = memory.verdicts if memory.verdicts == verdicts else verdicts
+    return memory.verdicts
 
 
-def _verdict(facts: EdgeFacts, vip: VipFacts, node: Verdict | None, settings: Health, kernel: _Kernel) -> Verdict:
+def _verdict(
+    facts: EdgeFacts, address: IPAddress, vip: VipFacts | None, node: Verdict | None, settings: Health, kernel: _Kernel
+) -> Verdict:
+    if vip is None:
+        return Verdict(False, "NotWanted", "no Service has this address any more")
     # A shared address is on the air while one of its Services can be served.
-    each = [_held(v, vip.address, facts) for v in _service_verdicts(facts, vip, node, settings, kernel)]
+    each = [_held(v, address, facts) for v in _service_verdicts(facts, vip, node, settings, kernel)]
     return next((v for v in each if v.announce), each[0])
 
 
@@ -212,12 +232,20 @@ class Differences:
     """What differs between two states, by VIP; each VIP is compared with its own services alone. ``alike`` as in :func:`lbnode.diff.diff_edge`."""
 
     def __init__(self, desired: EdgeState, observed: EdgeState, alike: Alike = alike) -> None:
-        self._vips, self._here = desired.vips, observed.vips
-        self._want, self._have = _by_address(desired), _by_address(observed)
-        self._alike = alike
         # The other way round nobody is harmed: packets meet XDP before IPVS.
         self._passed_by = sorted(r.device for r in observed.remains if r.dataplane == "xdp")
         self._unseen = sorted(observed.lost_programs)
+        want, have = ({s.key: s for s in state.services} for state in (desired, observed))
+        found: dict[IPAddress, list[tuple[VirtualKey, str]]] = {}
+        for key in have.keys() - want.keys():
+            found.setdefault(key.address, []).append((key, f"the data plane has {key}, which is not wanted"))
+        for key, service in want.items():
+            if (other := have.get(key)) is None:
+                found.setdefault(key.address, []).append((key, f"the data plane lacks {key}"))
+            elif not alike(service, other):
+                found.setdefault(key.address, []).append((key, f"the data plane differs at {key}"))
+        self._of = {address: min(each, key=lambda e: e[0].order)[1] for address, each in found.items()}
+        self._of |= {a: f"{a} is not on the loopback device" for a in desired.vips - observed.vips}
 
     def of(self, address: IPAddress) -> str | None:
         """What differs of one VIP, for people, or ``None``."""
@@ -225,19 +253,7 @@ class Differences:
             return f"packets from {', '.join(self._passed_by)} pass IPVS by: the XDP program of an agent with dataplane xdp is still there"
         if self._unseen:
             return f"packets from {', '.join(self._unseen)} are not balanced: the XDP program is not there any more"
-        if address in self._vips and address not in self._here:
-            return f"{address} is not on the loopback device"
-        want, have = self._want.get(address, {}), self._have.get(address, {})
-        if want.keys() == have.keys() and all(self._alike(service, have[key]) for key, service in want.items()):
-            return None
-        for key in sorted(want.keys() | have.keys(), key=lambda k: k.order):
-            if key not in have:
-                return f"the data plane lacks {key}"
-            if key not in want:
-                return f"the data plane has {key}, which is not wanted"
-            if not self._alike(want[key], have[key]):
-                return f"the data plane differs at {key}"
-        return None
+        return self._of.get(address)
 
 
 class _Kernel:
@@ -256,10 +272,3 @@ class _Kernel:
             version: {w.address for w in facts.workers if w.probe_address is not None and w.address.version == version}
             for version in (4, 6)
         }
-
-
-def _by_address(state: EdgeState) -> dict[IPAddress, Services]:
-    found: dict[IPAddress, Services] = {}
-    for service in state.services:
-        found.setdefault(service.key.address, {})[service.key] = service
-    return found

@@ -14,11 +14,11 @@ ready, and the tunnel probe has to succeed as ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lbnode.model import ServiceName
-from lbnode.objects import EndpointSliceObject, Snapshot
+from lbnode.objects import EndpointSliceObject, Snapshot, services_touched, slices_of
 
 #: A watch event takes milliseconds; withdrawal has three seconds.
 UNREADY_SECONDS = 1.0
@@ -35,19 +35,19 @@ Place = tuple[ServiceName, str]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The Nodes, by name, on which a slice has ready endpoints, and those on which it has unready ones that do not terminate."""
+    """The Nodes, by name, on which a Service has ready endpoints, and those on which it has unready ones that do not terminate."""
 
-    piece: EndpointSliceObject
-    ready: frozenset[str]
-    unready: frozenset[str]
+    ready: frozenset[str] = frozenset()
+    unready: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """``looks`` are the slices at the last step, ``looked_seconds`` its time. ``ready_seconds``: when a place that had grace then was last ready.
-    ``trouble_seconds``: when a Node was last seen not Ready. All by a monotonic clock."""
+    """``looks`` are the Services by their ``slices`` at the last step, ``looked_seconds`` its time. ``ready_seconds``: when a place that had grace then
+    was last ready. ``trouble_seconds``: when a Node was last seen not Ready. All by a monotonic clock."""
 
-    looks: Mapping[tuple[str, str], Look] = field(default_factory=dict)
+    slices: tuple[EndpointSliceObject, ...] = ()
+    looks: Mapping[ServiceName, Look] = field(default_factory=dict)
     looked_seconds: float = 0.0
     ready_seconds: Mapping[Place, float] = field(default_factory=dict)
     trouble_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -62,24 +62,20 @@ def step(
     """
     trouble = {name: at for name, at in memory.trouble_seconds.items() if name in snapshot.nodes}
     trouble |= {name: now_seconds for name, node in snapshot.nodes.items() if node.ready != "True"}
-    looks: dict[tuple[str, str], Look] = {}
-    for piece in snapshot.slices:
-        known = memory.looks.get((piece.namespace, piece.name))
-        # Of a thousand slices one has changed.
-        looks[piece.namespace, piece.name] = known if known is not None and known.piece is piece else _look(piece)
+    # Of a thousand Services one has changed. Of the others only a place that has grace can have it on: what was unready stays so.
+    touched = services_touched(memory.slices, snapshot.slices)
+    looks = dict(memory.looks)
+    for service, pieces in slices_of(snapshot.slices, touched).items():
+        if pieces:
+            looks[service] = _look(pieces)
+        else:
+            looks.pop(service, None)
 
-    # Only of Services with an unready endpoint does anybody ask.
-    asked = {look.piece.service for look in looks.values() if look.unready}
-    ready, ready_before = _ready_by_service(looks, asked), _ready_by_service(memory.looks, asked)
     graced: dict[Place, float] = {}
-    for look in looks.values():
-        service = look.piece.service
-        if service is None or not look.unready:
-            continue
-        for node in look.unready:
-            if any(node in names for names in ready[service]):
-                continue
-            if any(node in names for names in ready_before.get(service, ())):
+    for service in touched | {service for service, _ in memory.ready_seconds}:
+        look, before = looks.get(service, _NONE), memory.looks.get(service, _NONE)
+        for node in look.unready - look.ready:
+            if node in before.ready:
                 last_ready = memory.looked_seconds
             elif (service, node) in memory.ready_seconds:
                 last_ready = memory.ready_seconds[service, node]
@@ -92,22 +88,15 @@ def step(
             )
             if excused:
                 graced[service, node] = last_ready
-    return Memory(looks, now_seconds, graced, trouble), frozenset(graced)
+    return Memory(snapshot.slices, looks, now_seconds, graced, trouble), frozenset(graced)
 
 
-def _look(piece: EndpointSliceObject) -> Look:
+_NONE = Look()
+
+
+def _look(pieces: Iterable[EndpointSliceObject]) -> Look:
+    endpoints = [endpoint for piece in pieces for endpoint in piece.endpoints]
     return Look(
-        piece,
-        frozenset(e.node_name or "" for e in piece.endpoints if e.ready),
-        frozenset(e.node_name or "" for e in piece.endpoints if not e.ready and not e.terminating),
+        frozenset(e.node_name or "" for e in endpoints if e.ready),
+        frozenset(e.node_name or "" for e in endpoints if not e.ready and not e.terminating),
     )
-
-
-def _ready_by_service(
-    looks: Mapping[tuple[str, str], Look], asked: Set[ServiceName | None]
-) -> dict[ServiceName, list[frozenset[str]]]:
-    found: dict[ServiceName, list[frozenset[str]]] = {}
-    for look in looks.values():
-        if look.piece.service is not None and look.piece.service in asked:
-            found.setdefault(look.piece.service, []).append(look.ready)
-    return found

@@ -35,63 +35,66 @@ class _Unreadable(Exception):
 Read = tuple[Any, tuple[Rejection, ...]]
 
 
+#: An object as it came, what it is and its name, its value, what of it could not be read.
+_Placed = tuple[object, type | None, Any, Any, tuple[Rejection, ...]]
+
+
 class SnapshotReader:
     """Reads snapshots one after the other. An object that is the very one of the last time is not read again, and what reads equal to the
     last time is the same value, so that whoever works with it can tell at a glance what did not change.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[object, Read]] = {}
+        self._known: dict[int, _Placed] = {}
         self._last_slices: Mapping[tuple[str, str], EndpointSliceObject] = {}
         self._last = Snapshot()
 
     def read(self, items: Iterable[object]) -> Snapshot:
         """A snapshot of Services, EndpointSlices, Nodes and Namespaces in any order; other kinds are skipped, of objects with one name the last counts."""
-        services: dict[ServiceName, ServiceObject] = {}
-        slices: dict[tuple[str, str], EndpointSliceObject] = {}
-        nodes: dict[str, NodeObject] = {}
-        namespaces: dict[str, Mapping[str, str]] = {}
+        found: dict[type, dict[Any, Any]] = {ServiceObject: {}, EndpointSliceObject: {}, NodeObject: {}, tuple: {}}
         rejections: list[Rejection] = []
         known, self._known = self._known, {}
         last = self._last
         for item in items:
-            before = known.get(id(item))
+            placed = known.get(id(item))
             # The object is kept beside its identity, which another one gets when it is gone.
-            if before is None or before[0] is not item:
-                found, refused = _read(item)
-                before = (item, (self._as_before(found), refused))
-            self._known[id(item)] = before
-            found, refused = before[1]
-            rejections += refused
-            match found:
-                case ServiceObject():
-                    services[found.name] = found
-                case EndpointSliceObject():
-                    slices[found.namespace, found.name] = found
-                case NodeObject():
-                    nodes[found.name] = found
-                case (name, labels):
-                    namespaces[name] = labels
+            if placed is None or placed[0] is not item:
+                placed = self._placed(item)
+            self._known[id(item)] = placed
+            _, kind, key, value, refused = placed
+            if kind is not None:
+                found[kind][key] = value
+            if refused:
+                rejections += refused
+        services, slices, nodes, namespaces = found.values()
         self._last_slices = slices
+        in_order = tuple(slices[key] for key in sorted(slices))
         self._last = Snapshot(
             services if services != last.services else last.services,
-            tuple(slices[key] for key in sorted(slices)),
+            in_order if in_order != last.slices else last.slices,
             nodes if nodes != last.nodes else last.nodes,
-            namespaces,
+            namespaces if namespaces != last.namespaces else last.namespaces,
             tuple(rejections),
         )
         return self._last
 
-    def _as_before(self, found: Any) -> Any:
-        last: object = None
+    def _placed(self, item: object) -> _Placed:
+        found, refused = _read(item)
         match found:
             case ServiceObject():
-                last = self._last.services.get(found.name)
+                return item, ServiceObject, found.name, _same(self._last.services.get(found.name), found), refused
             case EndpointSliceObject():
-                last = self._last_slices.get((found.namespace, found.name))
+                key = (found.namespace, found.name)
+                return item, EndpointSliceObject, key, _same(self._last_slices.get(key), found), refused
             case NodeObject():
-                last = self._last.nodes.get(found.name)
-        return last if last is not None and last == found else found
+                return item, NodeObject, found.name, _same(self._last.nodes.get(found.name), found), refused
+            case (name, labels):
+                return item, tuple, name, labels, refused
+        return item, None, None, None, refused
+
+
+def _same(last: object, found: object) -> object:
+    return last if last == found else found
 
 
 def _read(item: object) -> Read:

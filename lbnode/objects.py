@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -161,6 +161,29 @@ def slices_by_service(snapshot: Snapshot) -> defaultdict[ServiceName, list[Endpo
     for piece in snapshot.slices:
         if piece.service is not None:
             found[piece.service].append(piece)
+    return found
+
+
+def services_touched(
+    before: tuple[EndpointSliceObject, ...], now: tuple[EndpointSliceObject, ...]
+) -> frozenset[ServiceName]:
+    """The Services of which one of the two has a slice that is no object of the other: for a caller that asks after every change."""
+    if before is now:
+        return frozenset()
+    known, present = set(map(id, before)), set(map(id, now))
+    changed = [*(s for s in now if id(s) not in known), *(s for s in before if id(s) not in present)]
+    return frozenset(s.service for s in changed if s.service is not None)
+
+
+def slices_of(
+    slices: Iterable[EndpointSliceObject], services: Set[ServiceName]
+) -> dict[ServiceName, list[EndpointSliceObject]]:
+    """The slices of each of these Services, in their order."""
+    found: dict[ServiceName, list[EndpointSliceObject]] = {name: [] for name in services}
+    if found:
+        for piece in slices:
+            if piece.service in found:
+                found[piece.service].append(piece)
     return found
 
 

@@ -240,7 +240,7 @@ def _vip(name: ServiceName, facts: VipFacts, settings: AgentSettings) -> VipRepo
     )
 
 
-def _verdicts(edge: EdgePlan, settings: AgentSettings) -> dict[IPAddress, Verdict]:
+def _verdicts(edge: EdgePlan, settings: AgentSettings) -> Mapping[IPAddress, Verdict]:
     health = WorkerHealth(healthy=frozenset(w.address for w in edge.workers))
     facts = EdgeFacts(
         vips=edge.vips,

@@ -29,6 +29,13 @@ class Remembered(Generic[Value]):
         self._now[key] = known
         return known[1]
 
+    def again(self, key: Hashable, inputs: tuple[object, ...], work_out: Callable[[], Value]) -> Value:
+        """As :meth:`get`, between two rounds: what the last one had otherwise is there for the next one as if it had asked so."""
+        known = self._last.get(key)
+        if known is None or known[0] != inputs:
+            known = self._last[key] = (inputs, work_out())
+        return known[1]
+
     def end_of_round(self) -> None:
         """Begin the next round."""
         self._last, self._now = self._now, {}
@@ -48,5 +55,7 @@ class Comparison:
         return known[2]
 
     def forget_but(self, keys: Iterable[VirtualKey]) -> None:
-        """Keep what is known of these only."""
-        self._pairs = {k: self._pairs[k] for k in keys if k in self._pairs}
+        """Keep what is known of these only, each named once."""
+        kept = tuple(keys)
+        if len(self._pairs) > len(kept):
+            self._pairs = {k: self._pairs[k] for k in kept if k in self._pairs}

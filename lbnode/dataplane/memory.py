@@ -66,6 +66,8 @@ class _Node:
 
     def __init__(self, networks: Iterable[IPNetwork], sysctls: dict[str, str] | None) -> None:
         self._networks = tuple(networks)
+        #: Whether an address is in one of them: readers ask for each of a thousand every time.
+        self._known_addresses: dict[IPAddress, bool] = {}
         self.sysctls = dict(sysctls or {})
         self.addresses: set[IPAddress] = set()
         self.filter_digest: str | None = None
@@ -86,8 +88,13 @@ class _Node:
     def _own(self, operation: Operation) -> bool:
         raise NotImplementedError
 
+    def _is_ours(self, address: IPAddress) -> bool:
+        if (known := self._known_addresses.get(address)) is None:
+            known = self._known_addresses[address] = any(address in n for n in self._networks)
+        return known
+
     def _ours(self) -> frozenset[IPAddress]:
-        return frozenset(a for a in self.addresses if any(a in n for n in self._networks))
+        return frozenset(filter(self._is_ours, self.addresses))
 
     def _shared(self, operation: Operation) -> bool:
         match operation:
@@ -143,7 +150,7 @@ class MemoryEdge(_Node):
         )
 
     def read(self) -> EdgeState:
-        ours = [s for s in self.services.values() if any(s.key.address in n for n in self._networks)]
+        ours = [s for s in self.services.values() if self._is_ours(s.key.address)]
         return EdgeState(
             sysctls=dict(self.sysctls),
             timeouts=self.timeouts,
@@ -161,7 +168,7 @@ class MemoryEdge(_Node):
 
     def clear(self) -> None:
         self.addresses -= self._ours()
-        self.services = {k: s for k, s in self.services.items() if not any(k.address in n for n in self._networks)}
+        self.services = {k: s for k, s in self.services.items() if not self._is_ours(k.address)}
         self.remains = frozenset()
 
     def clean(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Occurrences
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from prometheus_client import Counter
 
 from lbnode.facts import Verdict
 from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
-from lbnode.observe.registry import Metrics, counted, replace
+from lbnode.observe.registry import Metrics, replace
 
 #: From one rack to the health check's timeout.
 RTT_BUCKETS_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
@@ -131,6 +132,8 @@ class EdgeMetrics(Metrics):
         )
         self._probe_children: set[tuple[str, str]] = set()
         self._told: dict[IPAddress, Verdict] = {}
+        self._last_verdicts: Mapping[IPAddress, Verdict] | None = None
+        self._last_healthy: Mapping[IPAddress, bool] = {}
 
     def _traffic(self, what: str, by: str, label: str, series: str) -> tuple[_Totals, ...]:
         # Of direct return only one direction comes by, so there is nothing to tell of the other.
@@ -160,7 +163,10 @@ class EdgeMetrics(Metrics):
         return tuple(_Totals(counter) for counter in counters)
 
     def verdicts(self, verdicts: Mapping[IPAddress, Verdict]) -> None:
-        """The full set of decisions."""
+        """The full set of decisions, a mapping that is not changed later on."""
+        if verdicts is self._last_verdicts:
+            return
+        self._last_verdicts = verdicts
         # One of a thousand changes, and a sample takes longer to set than to compare.
         for address in [a for a in self._told if a not in verdicts]:
             self._announced.remove(str(address))
@@ -174,11 +180,14 @@ class EdgeMetrics(Metrics):
             self._announced.labels(str(address)).set(verdict.announce)
             self._reason.labels(str(address), verdict.reason).set(1)
             self._told[address] = verdict
-        replace(self._vips, counted((str(v.announce).lower(), v.reason) for v in verdicts.values()))
+        kinds = Occurrences((v.announce, v.reason) for v in verdicts.values())
+        replace(self._vips, {(str(announce).lower(), reason): n for (announce, reason), n in kinds.items()})
 
     def destinations(self, healthy: Mapping[IPAddress, bool]) -> None:
         """The full set of probed workers; counters of others go."""
-        replace(self._healthy, {(str(a),): float(up) for a, up in healthy.items()})
+        if healthy != self._last_healthy:
+            replace(self._healthy, {(str(a),): float(up) for a, up in healthy.items()})
+            self._last_healthy = dict(healthy)
         workers = {str(a) for a in healthy}
         for child in [c for c in self._probe_children if c[0] not in workers]:
             self._probes.remove(*child)

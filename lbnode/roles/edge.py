@@ -7,7 +7,7 @@ takes nothing away at start or stop. What an edge node leaves behind when its ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,12 +18,13 @@ import structlog
 from lbnode import backends, grace
 from lbnode import health as rise_and_fall
 from lbnode.announce import EdgeFacts, announce
+from lbnode.announce import Memory as Decided
 from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.facts import RouteAttributes, Verdict, WorkerHealth
 from lbnode.model import EdgeState, IPAddress, IPNetwork, Protocol, ServiceName
-from lbnode.objects import NodeObject, Snapshot
+from lbnode.objects import NodeObject, ServiceObject, Snapshot
 from lbnode.observe import EdgeMetrics
 from lbnode.pace import pause_seconds
 from lbnode.probe import ProbeResult
@@ -81,12 +82,15 @@ class Edge:
         self._speaker_key: object = None
         self._workers: dict[IPAddress, rise_and_fall.WorkerState] = {}
         self._probes: Mapping[IPAddress, ProbeResult] = {}
-        self._last_announced: dict[IPAddress, float] = {}
+        self._announced: Remembered[frozenset[IPAddress]] = Remembered()
+        self._on_air: tuple[frozenset[IPAddress], float] = (frozenset(), 0.0)
+        self._left_air: dict[IPAddress, float] = {}
         self._unfit: dict[str, frozenset[backends.Group]] = {}
         self._grace = grace.Memory()
-        self._told: dict[IPAddress, Verdict] = {}
+        self._told: Mapping[IPAddress, Verdict] = {}
         self._memory, self._comparison = Memory(), Comparison()
-        self._verdicts: Remembered[Verdict] = Remembered()
+        self._decided = Decided()
+        self._sctp: Remembered[bool] = Remembered()
         self._routes: Remembered[dict[IPNetwork, RouteAttributes]] = Remembered()
         self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
@@ -193,7 +197,9 @@ class Edge:
         speaker = self._current_speaker(settings, snapshot)
         speaks = await self._read_speaker(speaker)
         now = self._clock()
-        self._last_announced |= dict.fromkeys(speaks.announced, now)
+        on_air = self._announced.get("", (speaks.routes,), lambda: speaks.announced)
+        self._announced.end_of_round()
+        leaving = self._leaving(on_air, now, settings.drain.withdraw_seconds)
 
         # The same value stays the same object, so that what depends on it need not be worked out again.
         self._health = self._health if (health := self.health(snapshot.nodes)) == self._health else health
@@ -211,28 +217,24 @@ class Edge:
         )
         if (refused := self._refusal()) is not None:
             plan = replace(plan, blocked=refused)
-        # Routers need a moment after a withdrawal: until then what they still send is served.
-        leaving = {a for a, at in self._last_announced.items() if now - at <= settings.drain.withdraw_seconds}
-        self._last_announced = {a: at for a, at in self._last_announced.items() if a in leaving}
-
-        plan, observed, trouble = await self._program(plan, frozenset(leaving))
+        plan, observed, trouble = await self._program(plan, leaving)
         facts = EdgeFacts(
             vips=plan.vips,
             workers=plan.workers,
             desired=plan.state,
             observed=observed,
             health=health,
-            announced=speaks.announced,
+            announced=on_air,
             draining=plan.draining or self.terminating,
             blocked=plan.blocked,
             unserved=plan.unserved,
             peers_reach_a_worker=self._peers_reach_a_worker(),
         )
-        verdicts = announce(facts, settings.health, self._comparison.alike, self._verdicts)
+        verdicts = announce(facts, settings.health, self._comparison.alike, self._decided)
         self._comparison.forget_but(s.key for s in plan.state.services)
         wanted = frozenset(a for a, v in verdicts.items() if v.announce)
         self._tell(plan, verdicts)
-        self.view = EdgeView(plan, observed, verdicts, speaks.announced, speaks.sessions, self.view.kernel_writes)
+        self.view = EdgeView(plan, observed, verdicts, on_air, speaks.sessions, self.view.kernel_writes)
         self._measure(plan, health, verdicts, speaks)
         ways = ({a: plan.vips[a].attributes for a in wanted}, settings.pools)
         routes = self._routes.get("", ways, partial(routes_of, *ways))
@@ -244,9 +246,19 @@ class Edge:
         if trouble is not None:
             raise trouble
 
+    def _leaving(self, on_air: frozenset[IPAddress], now: float, withdraw_seconds: float) -> frozenset[IPAddress]:
+        """What is announced, or was so until a moment ago: routers need one after a withdrawal, and what they still send is served."""
+        before, seen = self._on_air
+        self._on_air = (on_air, now)
+        self._left_air |= dict.fromkeys(before - on_air, seen)
+        self._left_air = {a: at for a, at in self._left_air.items() if a not in on_air and now - at <= withdraw_seconds}
+        return on_air.union(self._left_air)
+
     async def _missing_protocols(self, snapshot: Snapshot) -> frozenset[Protocol]:
         """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
-        if not any(p.protocol == Protocol.SCTP for s in snapshot.services.values() for p in s.ports):
+        asked = self._sctp.get("", (snapshot.services,), lambda: _has_sctp(snapshot.services.values()))
+        self._sctp.end_of_round()
+        if not asked:
             return frozenset()
         return await self._tried(self._kernel.missing_protocols, frozenset())
 
@@ -316,7 +328,7 @@ class Edge:
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)
 
     def _tell(self, plan: EdgePlan, verdicts: Mapping[IPAddress, Verdict]) -> None:
-        for address, verdict in verdicts.items():
+        for address, verdict in verdicts.items() if verdicts is not self._told else ():
             before = self._told.get(address)
             if before is None or (before.announce, before.reason) != (verdict.announce, verdict.reason):
                 log.info(
@@ -326,7 +338,7 @@ class Edge:
                     reason=verdict.reason,
                     detail=verdict.detail,
                 )
-        self._told = dict(verdicts)
+        self._told = verdicts
         said = frozenset((*plan.warnings, *(r.message for r in plan.rejections)))
         for warning in sorted(said - self._warned):
             log.warning("plan.warning", text=warning)
@@ -379,3 +391,7 @@ class Edge:
         """The kernel modules that are needed now, and whether their work is seen."""
         view = self.view
         return modules_at_work(view.plan, view.observed, self._settings().dataplane)
+
+
+def _has_sctp(services: Iterable[ServiceObject]) -> bool:
+    return any(p.protocol == Protocol.SCTP for s in services for p in s.ports)

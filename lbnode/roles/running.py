@@ -13,6 +13,7 @@ from lbnode import __version__
 from lbnode.errors import Retry
 from lbnode.model import IPAddress
 from lbnode.observe import Metrics, Pages, PageServer
+from lbnode.roles.cycles import collect_seldom
 from lbnode.roles.loop import Loop, on_termination
 from lbnode.roles.outside import Task
 
@@ -58,7 +59,7 @@ async def until_terminated(
     """Run the loop and its tasks until SIGTERM. The pages stay until then; what comes after is the role's own end."""
     on_termination(loop.stop)
     server = PageServer(pages)
-    running = [asyncio.create_task(t) for t in tasks]
+    running = [asyncio.create_task(t) for t in (*tasks, collect_seldom())]
     for task in running:
         # A task that ends by an error would leave the role deaf: end the process, and the kubelet starts a new one.
         task.add_done_callback(lambda t: None if t.cancelled() or t.exception() is None else _fail(loop, t))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lbnode.address import with_hash
 from lbnode.facts import RouteAttributes
 from lbnode.model import IPAddress, IPNetwork
 
@@ -35,7 +36,7 @@ class SpeakerState:
     @property
     def announced(self) -> frozenset[IPAddress]:
         """The VIPs that routers reach by these routes: each has its host route, if only a covered one."""
-        return frozenset(n.network_address for n in self.routes if n.prefixlen == n.max_prefixlen)
+        return frozenset(with_hash(n.network_address) for n in self.routes if n.prefixlen == n.max_prefixlen)
 
 
 class Speaker(Protocol):

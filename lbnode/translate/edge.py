@@ -33,17 +33,19 @@ from lbnode.objects import (
     NodeObject,
     ServiceObject,
     Snapshot,
-    forwarding_of,
     is_ours,
     slices_by_service,
+    slices_of,
 )
 from lbnode.packet_tables import EdgeFilter, TranslationTable
 from lbnode.remembered import Remembered
 from lbnode.router_links import link_sessions, link_warnings, router_links
-from lbnode.served import Served, Surroundings, ports_of, selector_text, serve
+from lbnode.served import Served, Surroundings, ports_of, serve
 from lbnode.settings import AgentSettings
 from lbnode.translate.nodes import edge_blocked, silent_pools, unserved_families, unspoken, workers_of
+from lbnode.translate.strays import strays_of
 from lbnode.translate.sysctls import edge_sysctls
+from lbnode.translate.touched import Asked, outline, touched
 
 Other = TypeVar("Other")
 
@@ -76,11 +78,34 @@ class Memory:
         self.by_seniority: Remembered[list[ServiceObject]] = Remembered()
         self.strays: Remembered[list[str]] = Remembered()
         self.digests: Remembered[str] = Remembered()
+        self.last: _Last | None = None
 
     def end_of_round(self) -> None:
         """Forget what this round had no use for."""
         for each in (self.workers, self.surroundings, self.by_seniority, self.served, self.strays, self.digests):
             each.end_of_round()
+
+
+#: Everything that :func:`lbnode.served.serve` makes a Service's part of.
+_Own = tuple[
+    Surroundings,
+    ServiceObject,
+    list[EndpointSliceObject],
+    tuple[tuple[ServiceObject, ...], ...],
+    frozenset[tuple[ServiceName, str]],
+    frozenset[tuple[ServiceName, IPAddress]],
+    frozenset[tuple[ServiceName, IPAddress]],
+]
+
+
+@dataclass
+class _Last:
+    """A plan, what it was asked of, and of which parts it is made. ``places`` are where a VIP's service stands in the plan."""
+
+    asked: Asked
+    plan: EdgePlan
+    parts: dict[ServiceName, tuple[_Own, Served]]
+    places: Mapping[VirtualKey, int]
 
 
 def translate_edge(
@@ -100,6 +125,9 @@ def translate_edge(
     plan comes sooner.
     """
     memory = Memory() if memory is None else memory
+    asked = Asked(snapshot, settings, node_name, health, graced, missing, limits_syn)
+    if (plan := _with_other_endpoints(asked, memory)) is not None:
+        return plan
     pools = settings.pool_networks
     seen = (snapshot.nodes, settings)
     workers, doubts = memory.workers.get("", seen, partial(workers_of, *seen))
@@ -128,6 +156,7 @@ def translate_edge(
     holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
     services: list[VirtualService] = []
     limited: set[tuple[VirtualKey, IPNetwork]] = set()
+    parts: dict[ServiceName, tuple[_Own, Served]] = {}
     served_by_us = (snapshot.services, settings)
     for service in memory.by_seniority.get("", served_by_us, partial(_by_seniority, *served_by_us)):
         own = (
@@ -140,6 +169,7 @@ def translate_edge(
             failing_of.get(service.name, frozenset()),
         )
         served = memory.served.get(service.name, own, partial(serve, *own))
+        parts[service.name] = (own, served)
         services += served.services
         limited |= served.limited
         rejections += served.rejections
@@ -205,7 +235,7 @@ def translate_edge(
     )
     strays = _stray_endpoints(snapshot, slices, settings, memory)
     memory.end_of_round()
-    return EdgePlan(
+    plan = EdgePlan(
         state=state,
         filter=table,
         translation=translation,
@@ -217,6 +247,55 @@ def translate_edge(
         rejections=tuple(rejections),
         warnings=tuple(warnings + silent_pools(edges, settings) + strays),
     )
+    memory.last = _Last(asked, plan, parts, {s.key: place for place, s in enumerate(services)})
+    return plan
+
+
+def _with_other_endpoints(asked: Asked, memory: Memory) -> EdgePlan | None:
+    """The last plan with the parts of the Services that were touched since, which is what working everything out anew would give; ``None`` where
+    more has changed, or one of these parts changes more than itself.
+    """
+    last = memory.last
+    names = touched(last.asked, asked) if last is not None else None
+    if last is None or names is None or len(last.places) != len(last.plan.state.services):
+        return None
+    slices = slices_of(asked.snapshot.slices, names)
+    graced, without, failing = (
+        _by_name(asked.graced),
+        _by_name(asked.health.without_endpoints),
+        _by_name(asked.health.failing_probes),
+    )
+    vips, services, parts = dict(last.plan.vips), list(last.plan.state.services), {}
+    for name in [n for n in names if n in last.parts]:
+        (around, service, before, holders, *_), served = last.parts[name]
+        own: _Own = (
+            around,
+            service,
+            slices[name],
+            holders,
+            graced.get(name, frozenset()),
+            without.get(name, frozenset()),
+            failing.get(name, frozenset()),
+        )
+        now = memory.served.again(name, own, partial(serve, *own))
+        where = (asked.snapshot.nodes, asked.settings)
+        if (
+            outline(now) != outline(served)
+            or strays_of(service, slices[name], *where) != strays_of(service, before, *where)
+            # Another Service holds the address, too.
+            or any(vips[vip.address] is not vip for vip in served.facts)
+        ):
+            return None
+        parts[name] = (own, now)
+        vips |= {vip.address: vip for vip in now.facts}
+        for each in now.services:
+            services[last.places[each.key]] = each
+    if parts:
+        plan = replace(last.plan, vips=vips, state=replace(last.plan.state, services=tuple(services)))
+        memory.last = _Last(asked, plan, last.parts | parts, last.places)
+    else:
+        last.asked = asked
+    return memory.last.plan if memory.last is not None else None
 
 
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
@@ -226,6 +305,8 @@ def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[I
     kept: which clients it was open to can no longer be told.
     """
     leaving = (announced & observed.vips) - plan.state.vips
+    if not leaving:
+        return plan
     leaving -= {
         s.key.address
         for s in observed.services
@@ -300,26 +381,6 @@ def _stray_endpoints(
     warnings: dict[ServiceName, list[str]] = {}
     for name, service in snapshot.services.items():
         known = (service, slices[name], snapshot.nodes, settings)
-        if found := memory.strays.get(name, known, partial(_strays_of, *known)):
+        if found := memory.strays.get(name, known, partial(strays_of, *known)):
             warnings[name] = found
     return [text for name in sorted(warnings) for text in warnings[name]]
-
-
-def _strays_of(
-    service: ServiceObject,
-    slices: Sequence[EndpointSliceObject],
-    nodes: Mapping[str, NodeObject],
-    settings: AgentSettings,
-) -> list[str]:
-    if not (is_ours(service, settings) and service.local) or forwarding_of(service, settings) == "nat":
-        return []
-    warnings = []
-    for name in sorted({e.node_name for s in slices for e in s.endpoints if e.node_name}):
-        node = nodes.get(name)
-        if node is None or not node.matches(settings.worker_node_selector):
-            what = "an edge node" if node is not None and node.matches(settings.edge_node_selector) else "no worker"
-            warnings.append(
-                f"{service.name} has endpoints on {name}, which is {what}: they get no traffic. "
-                f"Keep its pods on workers ({selector_text(settings.worker_node_selector)})"
-            )
-    return warnings

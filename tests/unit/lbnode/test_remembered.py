@@ -11,11 +11,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lbnode import announce as announcing
 from lbnode import grace
 from lbnode.announce import EdgeFacts, announce
 from lbnode.dataplane.memory import MemoryEdge
 from lbnode.diff import diff_edge
-from lbnode.facts import Verdict, WorkerHealth
+from lbnode.facts import WorkerHealth
 from lbnode.model import Destination, IPAddress, Protocol, ServiceName, VirtualKey, VirtualService, alike
 from lbnode.object_reader import SnapshotReader, read_snapshot
 from lbnode.remembered import Comparison, Remembered
@@ -104,7 +105,7 @@ def test_an_edge_node_that_remembers_plans_and_decides_as_one_that_does_not(
     objects, health, used, now = start(), health_of("fine", "web"), SETTINGS, 0.0
     reader, memory, comparison = SnapshotReader(), Memory(), Comparison()
     kernel, known = MemoryEdge(SETTINGS.pool_networks), grace.Memory()
-    verdicts: Remembered[Verdict] = Remembered()
+    verdicts = announcing.Memory()
     announced: frozenset[IPAddress] = frozenset()
     for kind, what, how in [("time", 0.0, None), *changes]:
         change(objects, kind, what, how)
