@@ -8,7 +8,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lbnode import announce as announcing
@@ -20,11 +21,15 @@ from lbnode.facts import WorkerHealth
 from lbnode.model import Destination, IPAddress, Protocol, ServiceName, VirtualKey, VirtualService, alike
 from lbnode.object_reader import SnapshotReader, read_snapshot
 from lbnode.remembered import Comparison, Remembered
-from lbnode.translate.edge import Memory, translate_edge
+from lbnode.served import serve
+from lbnode.translate import edge
+from lbnode.translate.edge import EdgePlan, Memory, translate_edge
 from tests.unit.lbnode.kube_objects import EDGES, WORKERS, endpoint, endpoint_slice, node, service
 from tests.unit.lbnode.kube_objects import settings as agent_settings
 
 NAMES = ("web", "api", "dns")
+#: Two that have one address together, each a port of it.
+SHARERS = ("front", "back")
 STATES = ("ready", "unready", "terminating", "gone")
 SETTINGS = agent_settings()
 OTHER_SETTINGS = agent_settings(weights="endpoints")
@@ -34,14 +39,23 @@ Objects = dict[tuple[str, str], Any]
 def start() -> Objects:
     objects: Objects = {("Node", raw["metadata"]["name"]): raw for raw in (*EDGES, *WORKERS)}
     for number, name in enumerate(NAMES):
-        objects["Service", name] = service(name, vip=f"203.0.113.{10 + number}")
+        port = {"name": "http", "port": 80, "targetPort": "web" if name == "dns" else 8080}
+        objects["Service", name] = service(name, vip=f"203.0.113.{10 + number}", ports=[port])
         objects["Slice", name] = endpoint_slice([endpoint("198.18.131.5", "worker1")], name)
+    for number, name in enumerate(SHARERS):
+        ports = [{"name": "http", "port": 81 + number, "targetPort": "web"}]
+        objects["Service", name] = service(
+            name, vip="203.0.113.20", ports=ports, annotations={"samegate.dev/sharing-key": "front"}
+        )
+        objects["Slice", name] = endpoint_slice([endpoint("198.18.131.6", "worker2")], name)
     return objects
 
 
 names = st.sampled_from(NAMES)
+all_names = st.sampled_from((*NAMES, *SHARERS))
 steps = st.one_of(
-    st.tuples(st.just("endpoints"), names, st.lists(st.tuples(st.sampled_from(["worker1", "worker2", "edge1"]), st.sampled_from(STATES)), max_size=3)),
+    st.tuples(st.just("endpoints"), all_names, st.lists(st.tuples(st.sampled_from(["worker1", "worker2", "edge1"]), st.sampled_from(STATES)), max_size=3)),
+    st.tuples(st.just("ports of pods"), all_names, st.sampled_from(["http", "other"])),
     st.tuples(st.just("service"), names, st.sampled_from(["203.0.113.10", "203.0.113.11", "203.0.113.12,203.0.113.13", "192.0.2.1", None])),
     st.tuples(st.just("policy"), names, st.sampled_from(["Local", "Cluster"])),
     st.tuples(st.just("annotation"), names, st.sampled_from([{}, {"samegate.dev/forwarding": "nat"}, {"samegate.dev/forwarding": "?"}, {"samegate.dev/bgp-med": "7"}])),
@@ -74,6 +88,9 @@ def change(objects: Objects, kind: str, what: Any, how: Any) -> None:
         case "endpoints":
             listed = [endpoint(f"198.18.131.{n + 5}", where, state) for n, (where, state) in enumerate(how)]
             objects["Slice", what] = endpoint_slice(listed, what)
+        case "ports of pods":
+            ports = [{"name": how, "port": 8080, "protocol": "TCP"}]
+            objects["Slice", what] = endpoint_slice([endpoint("198.18.131.9", "worker1")], what, ports=ports)
         case "service":
             objects["Service", what] = service(what, vip=how)
         case "policy" | "annotation":
@@ -98,6 +115,8 @@ def change(objects: Objects, kind: str, what: Any, how: Any) -> None:
 
 
 @settings(max_examples=150)
+@example([("ports of pods", "dns", "other")])
+@example([("endpoints", "web", [("worker1", "ready"), ("worker2", "ready")]), ("health", "worker2 has none", "web")])
 @given(st.lists(steps, max_size=12))
 def test_an_edge_node_that_remembers_plans_and_decides_as_one_that_does_not(
     changes: list[tuple[str, Any, Any]],
@@ -138,6 +157,38 @@ def test_an_edge_node_that_remembers_plans_and_decides_as_one_that_does_not(
         announced = frozenset(a for a, v in decided.items() if v.announce)
         kernel.apply(operations)
         comparison.forget_but(s.key for s in plan.state.services)
+
+
+def test_an_endpoint_that_changes_has_its_own_service_worked_out_anew_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    objects, reader, memory = start(), SnapshotReader(), Memory()
+    served: list[str] = []
+
+    def serve_and_note(around: Any, service: Any, *rest: Any) -> Any:
+        served.append(service.name.name)
+        return serve(around, service, *rest)
+
+    monkeypatch.setattr(edge, "serve", serve_and_note)
+
+    def plan() -> EdgePlan:
+        served.clear()
+        return translate_edge(reader.read(objects.values()), SETTINGS, "edge1", health_of("fine", "web"), memory=memory)
+
+    first = plan()
+    assert sorted(served) == sorted((*NAMES, *SHARERS))
+    assert plan() is first
+    assert served == []
+    change(objects, "endpoints", "api", [("worker2", "ready")])
+    second = plan()
+    assert served == ["api"]
+    assert {s.key.address: [d.address for d in s.destinations] for s in second.state.services} == {
+        IPv4Address("203.0.113.10"): [ADDRESSES["worker1"]],
+        IPv4Address("203.0.113.11"): [ADDRESSES["worker2"]],
+        IPv4Address("203.0.113.12"): [ADDRESSES["worker1"]],
+        IPv4Address("203.0.113.20"): [ADDRESSES["worker2"]],
+    }
+    assert second.filter is first.filter
 
 
 def test_what_does_not_change_is_worked_out_once_and_forgotten_when_nobody_asks() -> None:
