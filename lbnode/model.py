@@ -306,11 +306,15 @@ class RouterLink:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these."""
+    """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these.
+
+    ``table_hits`` are packets that XDP found in its table of flows; ``None`` is said by IPVS, which does not count them.
+    """
 
     connections: int = 0
     received_packets: int = 0
     received_bytes: int = 0
+    table_hits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

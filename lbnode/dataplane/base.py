@@ -48,6 +48,9 @@ class Balancer(Protocol):
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`EdgeDataPlane.traffic`."""
 
+    def drops(self) -> Mapping[str, int]:
+        """As :meth:`EdgeDataPlane.drops`."""
+
     def apply(self, operations: Sequence[BalancerOperation]) -> None:
         """Carry out the operations. Raises as :meth:`EdgeDataPlane.apply`."""
 
@@ -80,6 +83,9 @@ class EdgeDataPlane(Protocol):
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """What the kernel counted for each destination of these services. A service that is not there has none. Raises as :meth:`read`."""
+
+    def drops(self) -> Mapping[str, int]:
+        """Packets for VIPs that went nowhere, by reason; nothing where the data plane does not count them. Raises as :meth:`read`."""
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out the operations in order.

@@ -98,6 +98,10 @@ class IpvsBalancer(Ipvs):
         """As :meth:`lbnode.dataplane.base.Balancer.traffic`."""
         return self._counters.read(keys)
 
+    def drops(self) -> Mapping[str, int]:
+        """IPVS does not tell of its services why a packet of theirs was dropped."""
+        return {}
+
     @property
     def dataplane(self) -> DataPlane:
         return "ipvs"

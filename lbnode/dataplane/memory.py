@@ -125,6 +125,8 @@ class MemoryEdge(_Node):
         self.able_to_limit_syn = True
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
+        #: And what it says that was dropped.
+        self.dropped: dict[str, int] = {}
 
     def missing_protocols(self) -> frozenset[Protocol]:
         return self.missing
@@ -139,6 +141,9 @@ class MemoryEdge(_Node):
             if k in self.services
             for d in self.services[k].destinations
         )
+
+    def drops(self) -> dict[str, int]:
+        return dict(self.dropped)
 
     def read(self) -> EdgeState:
         ours = [s for s in self.services.values() if any(s.key.address in n for n in self._networks)]

@@ -137,6 +137,10 @@ class XdpBalancer:
             found += self._ipvs.traffic(theirs)
         return tuple(found)
 
+    def drops(self) -> Mapping[str, int]:
+        """As :meth:`lbnode.dataplane.base.Balancer.drops`. What IPVS serves beside the program is not among them."""
+        return self._state.drops()
+
     def apply(self, operations: Sequence[BalancerOperation]) -> None:
         """As :meth:`lbnode.dataplane.base.Balancer.apply`. The program meets the services as they were, or as they are after all operations."""
         present = self._state.read()

@@ -125,6 +125,11 @@ class Drop(IntEnum):
     NO_ROOM = 5
     SOURCE = 6
 
+    @property
+    def reason(self) -> str:
+        """The word that metrics and the runbook have for it: ``NoRoute``."""
+        return self.name.title().replace("_", "")
+
 
 #: Jiffies in a tick, ``1 << SG_TICK_SHIFT``.
 TICK_JIFFIES = 1 << 8

@@ -13,6 +13,7 @@ from lbnode.dataplane.xdp_program import Sizes
 from lbnode.dataplane.xdp_records import (
     RING_SLOTS,
     DestinationRecord,
+    Drop,
     LinkRecord,
     Source,
     Timeouts,
@@ -245,7 +246,17 @@ class XdpState:
     def counted(self, place: int) -> Counters:
         """What was counted for the destination in this place, since it has it. A flow of which only the first packet came counts."""
         found = [Traffic.from_buffer_copy(raw) for raw in self._object.map("traffic").each_processor(place)]
-        return Counters(sum(t.new_flows for t in found), sum(t.packets for t in found), sum(t.bytes for t in found))
+        return Counters(
+            sum(t.new_flows for t in found),
+            sum(t.packets for t in found),
+            sum(t.bytes for t in found),
+            sum(t.table_hits for t in found),
+        )
+
+    def drops(self) -> dict[str, int]:
+        """Packets for VIPs that went nowhere since these maps were made, by :attr:`lbnode.dataplane.xdp_records.Drop.reason`."""
+        drops = self._object.map("drops")
+        return {d.reason: sum(int.from_bytes(raw, "little") for raw in drops.each_processor(d)) for d in Drop}
 
 
 def _pages(size_bytes: int) -> int:

@@ -115,7 +115,7 @@ class EdgeMetrics(Metrics):
         self._vip_traffic = self._traffic("vip", "by VIP", "vip", "VIPs")
         self._vip_open = self.gauge(
             "samegate_vip_open_connections",
-            'Connections that IPVS holds now, by VIP: established TCP (state="active") and all others ("inactive").',
+            'Connections that IPVS holds now, by VIP: established TCP (state="active") and all others ("inactive"). XDP holds none.',
             ["vip", "state"],
             series="2 x VIPs",
             unit="connections",
@@ -123,10 +123,21 @@ class EdgeMetrics(Metrics):
         self._destination_traffic = self._traffic("destination", "by worker, over all VIPs", "worker", "workers")
         self._destination_open = self.gauge(
             "samegate_destination_open_connections",
-            "Connections that IPVS holds now, by worker, over all VIPs.",
+            "Connections that IPVS holds now, by worker, over all VIPs. XDP holds none.",
             ["worker", "state"],
             series="2 x workers",
             unit="connections",
+        )
+        self._vip_hits = self._hits("vip", "by VIP", "vip", "VIPs")
+        self._destination_hits = self._hits("destination", "by worker, over all VIPs", "worker", "workers")
+        self._drops = _Totals(
+            self.counter(
+                "samegate_xdp_drops_total",
+                'Packets for VIPs that the XDP program dropped, by reason; those that were answered with "too big" (TooBig) are among them. Only with dataplane: xdp.',
+                ["reason"],
+                unit="packets",
+                series="7",
+            )
         )
         self._probe_children: set[tuple[str, str]] = set()
         self._told: dict[IPAddress, Verdict] = {}
@@ -136,7 +147,7 @@ class EdgeMetrics(Metrics):
         counters = (
             self.counter(
                 f"samegate_{what}_connections_total",
-                f"Connections that IPVS scheduled here, with those that began at another edge node, {by}.",
+                f"Connections that IPVS scheduled here, with those that began at another edge node; with XDP, TCP connections that opened here and flows of UDP that are new to its table, {by}.",
                 [label],
                 unit="connections",
                 series=series,
@@ -157,6 +168,10 @@ class EdgeMetrics(Metrics):
             ),
         )
         return tuple(_Totals(counter) for counter in counters)
+
+    def _hits(self, what: str, by: str, label: str, series: str) -> _Totals:
+        text = f"Packets that XDP found in its table of flows, {by}; the others went by the ring. Only with dataplane: xdp."
+        return _Totals(self.counter(f"samegate_{what}_table_hits_total", text, [label], unit="packets", series=series))
 
     def verdicts(self, verdicts: Mapping[IPAddress, Verdict]) -> None:
         """The full set of decisions."""
@@ -216,8 +231,15 @@ class EdgeMetrics(Metrics):
             rows = [(key, worker, getattr(counters, counter)) for (key, worker), counters in grown.items()]
             self._vip_traffic[place].grow((str(key.address), count) for key, _, count in rows)
             self._destination_traffic[place].grow((str(worker), count) for _, worker, count in rows)
+        hits = [(key, worker, c.table_hits) for (key, worker), c in grown.items() if c.table_hits is not None]
+        self._vip_hits.grow((str(key.address), count) for key, _, count in hits)
+        self._destination_hits.grow((str(worker), count) for _, worker, count in hits)
         replace(self._vip_open, _open((str(t.key.address), t) for t in traffic))
         replace(self._destination_open, _open((str(t.worker), t) for t in traffic))
+
+    def drops(self, grown: Mapping[str, int]) -> None:
+        """Packets that the data plane dropped since the last call, by each reason that it tells."""
+        self._drops.grow(grown.items())
 
 
 class WorkerMetrics(Metrics):

@@ -128,6 +128,7 @@ class Edge:
         self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
         self._traffic_seen: traffic.Seen | None = None
+        self._drops_seen: Mapping[str, int] | None = None
         self._traffic_at = float("-inf")
         self._traffic_pause_seconds = TRAFFIC_SECONDS
         self.workers: Neighbours | None = None
@@ -388,7 +389,7 @@ class Edge:
         self._traffic_at = now
         keys = [s.key for s in self.view.observed.services]
         try:
-            looks = await self._in_thread(lambda: self._kernel.traffic(keys))
+            looks, drops = await self._in_thread(lambda: (self._kernel.traffic(keys), self._kernel.drops()))
         except (ConfigError, Retry) as error:
             # Counters are worth no failed pass; what was missed is counted by the next look.
             log.warning("traffic.unread", error=str(error))
@@ -397,7 +398,8 @@ class Edge:
             self._traffic_pause_seconds = max(TRAFFIC_SECONDS, (self._clock() - now) / TRAFFIC_SHARE)
         now_seen = traffic.seen(looks)
         self._metrics.traffic(looks, traffic.growth(self._traffic_seen, now_seen))
-        self._traffic_seen = now_seen
+        self._metrics.drops(traffic.drops_growth(self._drops_seen, drops))
+        self._traffic_seen, self._drops_seen = now_seen, drops
 
     # The end.
 
