@@ -12,6 +12,8 @@ from lbnode.schema import Strict, Whole, first_duplicate
 DeviceName = Annotated[str, Field(pattern=r"^[^/\s:]{1,15}$")]
 #: Bytes of the records of lbnode/bpf/record.h that there are many of: a slot of a ring, a VIP, a destination, what one processor counts for it, a flow.
 _RING_BYTES, _VIP_BYTES, _DESTINATION_BYTES, _TRAFFIC_BYTES, _FLOW_BYTES = 4 * 65_537, 56, 64, 64, 16
+#: The ring of frames that a capture is read from.
+_CAPTURE_BYTES = 1 << 18
 
 
 class Xdp(Strict):
@@ -63,4 +65,5 @@ class Xdp(Strict):
             + self.services * _RING_BYTES
             + (self.destinations + 1) * (_DESTINATION_BYTES + processors * _TRAFFIC_BYTES)
             + processors * self.flows_per_processor * _FLOW_BYTES
+            + _CAPTURE_BYTES
         )

@@ -4,6 +4,7 @@
 #define SAMEGATE_BALANCE_H
 
 #include "answer.h"
+#include "capture.h"
 #include "encapsulate.h"
 #include "flow.h"
 
@@ -64,9 +65,8 @@ static __always_inline int forward(struct xdp_md *ctx, const struct sg_destinati
 	return encapsulate(ctx, destination, traffic_here, packet);
 }
 
-static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_packet *packet)
+static __always_inline int balance_vip(struct xdp_md *ctx, const struct sg_packet *packet, const struct sg_vip *vip)
 {
-	struct sg_vip *vip = find_vip(packet, packet->service);
 	struct sg_destination *destination;
 	struct sg_traffic *counted;
 	struct sg_flow_set *set = 0;
@@ -75,10 +75,6 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 	__u64 hash, key = 0;
 	__u16 now = 0;
 
-	if (!vip)
-		return XDP_PASS;
-	if (vip->flags & SG_VIP_LIMITED && !may_come(vip, packet))
-		return drop(SG_DROP_SOURCE);
 	port = vip->flags & SG_VIP_AFFINITY ? 0 : packet->client_port;
 	hash = flow_hash(vip, packet, port);
 	if (!(vip->flags & SG_VIP_STATELESS) && !(packet->opens && !within(SG_PACE_OPENINGS, limits.openings))) {
@@ -133,28 +129,61 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 	return forward(ctx, destination, counted, packet);
 }
 
-/* The same, for packets that are seldom: not to have all of it in the program once for each of their kinds. */
-static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet *packet)
+static __noinline int tagged_ipv4(struct xdp_md *ctx, __u32 link_bytes);
+static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes);
+
+static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_packet *packet)
 {
-	return packet ? balance_packet(ctx, packet) : XDP_PASS;
+	struct sg_vip *vip = find_vip(packet, packet->service);
+
+	if (!vip)
+		return XDP_PASS;
+	/* One question for both, so that a capture of other VIPs, or none, costs this one nothing. */
+	if (unlikely(vip->flags & (SG_VIP_LIMITED | SG_VIP_CAPTURED))) {
+		/* The way of packets that are seldom, from the headers on: were the packet handed over, it would be in memory for all others too. */
+		if (vip->flags & SG_VIP_CAPTURED)
+			return packet->version == 4 ? tagged_ipv4(ctx, packet->link_bytes) : other_ipv6(ctx, packet->link_bytes);
+		if (!may_come(vip, packet))
+			return drop(SG_DROP_SOURCE);
+	}
+	return balance_vip(ctx, packet, vip);
 }
 
-/* An ICMP error goes where the packet goes that it quotes, and leaves no trace in the table. */
-static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet *packet)
+/* The same, for packets that are seldom, or that somebody wants to see: not to have all of it in the program once for each of their kinds. */
+static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet *packet)
 {
-	struct sg_destination *destination = 0;
-	struct sg_flow_set *set;
-	struct sg_flow *flow = 0;
-	struct sg_traffic *counted;
+	int verdict, seen = 0;
 	struct sg_vip *vip;
-	__u32 port, chosen = 0;
-	__u64 hash;
 
 	if (!packet)
 		return XDP_PASS;
 	vip = find_vip(packet, packet->service);
 	if (!vip)
 		return XDP_PASS;
+	if (unlikely(vip->flags & SG_VIP_CAPTURED)) {
+		seen = capture_wanted();
+		if (seen)
+			capture_frame(ctx, SG_CAME);
+	}
+	if (vip->flags & SG_VIP_LIMITED && !may_come(vip, packet))
+		verdict = drop(SG_DROP_SOURCE);
+	else
+		verdict = balance_vip(ctx, packet, vip);
+	if (unlikely(seen))
+		capture_frame(ctx, verdict);
+	return verdict;
+}
+
+/* An ICMP error goes where the packet goes that it quotes, and leaves no trace in the table. */
+static __always_inline int forward_quoted(struct xdp_md *ctx, const struct sg_packet *packet, const struct sg_vip *vip)
+{
+	struct sg_destination *destination = 0;
+	struct sg_flow_set *set;
+	struct sg_flow *flow = 0;
+	struct sg_traffic *counted;
+	__u32 port, chosen = 0;
+	__u64 hash;
+
 	port = vip->flags & SG_VIP_AFFINITY ? 0 : packet->client_port;
 	hash = flow_hash(vip, packet, port);
 	set = vip->flags & SG_VIP_STATELESS ? 0 : flow_set(hash);
@@ -174,6 +203,27 @@ static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet 
 	if (!destination || !counted)
 		return drop(SG_DROP_NO_DESTINATION);
 	return forward(ctx, destination, counted, packet);
+}
+
+static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet *packet)
+{
+	int verdict, seen = 0;
+	struct sg_vip *vip;
+
+	if (!packet)
+		return XDP_PASS;
+	vip = find_vip(packet, packet->service);
+	if (!vip)
+		return XDP_PASS;
+	if (unlikely(vip->flags & SG_VIP_CAPTURED)) {
+		seen = capture_wanted();
+		if (seen)
+			capture_frame(ctx, SG_CAME);
+	}
+	verdict = forward_quoted(ctx, packet, vip);
+	if (unlikely(seen))
+		capture_frame(ctx, verdict);
+	return verdict;
 }
 
 /* Whether ICMP of this type says that a packet of ours did not arrive as it was sent (RFC 792). */

@@ -121,6 +121,19 @@ struct {
 	__type(value, __u64);
 } drops SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sg_capture);
+} capture SEC(".maps");
+
+/* Some 850 frames; a power of two, and whole pages also where these have 64 KiB. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18);
+} captured SEC(".maps");
+
 const volatile struct sg_limits limits SEC(".rodata.limits") = {
 	.vip_mask = 4095,
 	.flow_set_mask = 65535,

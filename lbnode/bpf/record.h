@@ -17,6 +17,7 @@
 #define SG_VIP_AFFINITY (1U << 1)  /* the client's port does not count */
 #define SG_VIP_STATELESS (1U << 2) /* the flow table is not asked */
 #define SG_VIP_LIMITED (1U << 3)   /* only clients of the map `sources` */
+#define SG_VIP_CAPTURED (1U << 4)  /* somebody wants to see its packets: the map `capture` */
 
 /* What is served: one address with one protocol and port, or the address as a whole (protocol and port 0). All in the byte order of the wire. */
 struct sg_vip {
@@ -113,6 +114,31 @@ enum sg_drop {
 	SG_DROP_NO_ROOM,
 	SG_DROP_SOURCE,
 	SG_DROPS,
+};
+
+/* Bytes of a frame that are copied: headers, tags, an ICMP error with what it quotes, and the beginning of the rest. */
+#define SG_CAPTURE_BYTES 256
+
+/* What is to be seen of the VIPs with SG_VIP_CAPTURED. Bounded here, for who asked for it may be gone. */
+struct sg_capture {
+	__u64 until; /* nanoseconds of CLOCK_MONOTONIC */
+	__u64 most;  /* packets */
+	__u64 taken; /* of them so far; each CPU may take one too many */
+	__u64 lost;  /* frames that the ring had no room for */
+	__u64 one_in; /* one packet of so many is taken, by chance; 0 and 1 are all */
+};
+
+/* Verdict of a frame as it came, before the program did anything; all others are those of linux/bpf.h. */
+#define SG_CAME 0xffffffffU
+
+/* A frame in the ring `captured`. */
+struct sg_captured {
+	__u64 nanoseconds; /* of CLOCK_MONOTONIC */
+	__u32 verdict;
+	__u32 device; /* where it came in */
+	__u32 bytes;  /* of the whole frame, of which the first SG_CAPTURE_BYTES follow */
+	__u32 cpu; /* each packet's two frames come from one, with none of another packet's from there in between */
+	__u8 frame[SG_CAPTURE_BYTES];
 };
 
 /* Fixed when the program is loaded. */

@@ -11,8 +11,9 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ _ATTACH_XDP = 37  # BPF_XDP of enum bpf_attach_type
 #: linux/if_link.h.
 GENERIC_MODE, NATIVE_MODE = 1 << 1, 1 << 2
 
+_Sample = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _Print = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -146,6 +148,7 @@ def _library() -> tuple[ctypes.CDLL, _Log]:
         "bpf_object__find_map_by_name",
         "bpf_object__find_program_by_name",
         "bpf_object__next_program",
+        "ring_buffer__new",
     ):
         getattr(library, name).restype = ctypes.c_void_p
     log = _Log(ctypes.CDLL(None))
@@ -257,8 +260,46 @@ class Map:
         """The values of an array made with :data:`MAPPED`, to be read and written as memory."""
         return mmap.mmap(self.descriptor, size_bytes)
 
+    def read_ring(self, take: Callable[[bytes], None]) -> Ring:
+        """A reader of this ring buffer, which gives each record to ``take``. Raises OSError."""
+        return Ring(self._library, self.descriptor, take)
+
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+class Ring:
+    """A reader of a ring buffer. What was read is gone from the ring, whoever reads."""
+
+    def __init__(self, library: ctypes.CDLL, descriptor: int, take: Callable[[bytes], None]) -> None:
+        self._library = library
+        self._failure: BaseException | None = None
+
+        def sample(_context: int, data: int, size: int) -> int:
+            try:
+                take(ctypes.string_at(data, size))
+            except BaseException as error:  # ctypes would print it, and go on.
+                self._failure = error
+                return -errno.ECANCELED
+            return 0
+
+        self._sample = _Sample(sample)
+        self._handle = ctypes.c_void_p(library.ring_buffer__new(descriptor, self._sample, None, None))
+        if not self._handle:
+            raise OSError(ctypes.get_errno(), f"a ring buffer cannot be read: {os.strerror(ctypes.get_errno())}")
+
+    def poll(self, seconds: float) -> int:
+        """Wait at most so long for records, and take all that are there; how many. Raises OSError, and what ``take`` raised."""
+        count = int(self._library.ring_buffer__poll(self._handle, int(seconds * 1000)))
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if count != -errno.EINTR:
+            _check(count, "a ring buffer cannot be read")
+        return max(count, 0)
+
+    def close(self) -> None:
+        self._library.ring_buffer__free(self._handle)
 
 
 class Link:
@@ -435,6 +476,18 @@ def load(
         for model in models:
             model.close()
     return Object(library, handle, log)
+
+
+def pinned(path: Path, value_bytes: int) -> Map:
+    """A map that was pinned, for who has loaded no object. Raises ConfigError where libbpf is missing, and OSError."""
+    library, _ = _library_of_process()
+    return Map(library, _opened(library, path), value_bytes)
+
+
+@cache
+def _library_of_process() -> tuple[ctypes.CDLL, _Log]:
+    # libbpf holds on to the log's callback.
+    return _library()
 
 
 def _new_array(library: ctypes.CDLL, name: str, value_bytes: int, entries: int) -> Map:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -85,6 +86,7 @@ class XdpBalancer:
     def services(self) -> tuple[VirtualService, ...]:
         """As :meth:`lbnode.dataplane.base.Balancer.services`."""
         self._state.set_links(_vlans())
+        self._state.end_capture(time.monotonic_ns())
         present = self._state.read()
         ours = [s.service for s in present.values() if any(s.service.key.address in p for p in self._pools)]
         return tuple(sorted((*ours, *self._theirs(present)), key=lambda s: s.key.order))

@@ -13,6 +13,14 @@ VIP_ADDRESS = 1 << 0
 VIP_AFFINITY = 1 << 1
 VIP_STATELESS = 1 << 2
 VIP_LIMITED = 1 << 3
+VIP_CAPTURED = 1 << 4
+
+#: ``SG_CAPTURE_BYTES``: what is copied of a frame.
+CAPTURE_BYTES = 256
+#: ``SG_CAME``: in place of the verdict of a frame as it came.
+CAME = 0xFFFFFFFF
+#: ``max_entries`` of the map ``captured``.
+CAPTURE_RING_BYTES = 1 << 18
 
 
 class Vip(ctypes.Structure):
@@ -97,6 +105,25 @@ class Traffic(ctypes.Structure):
         ("from", ctypes.c_uint8 * 6),
         ("tag", Tag),
         ("unused", ctypes.c_uint32),
+    )
+
+
+class Capture(ctypes.Structure):
+    """``struct sg_capture``: what is to be seen of VIPs with :data:`VIP_CAPTURED`, and how much of it was taken and lost."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("until", "most", "taken", "lost", "one_in"))
+
+
+class Captured(ctypes.Structure):
+    """``struct sg_captured``: a frame in the ring."""
+
+    _fields_ = (
+        ("nanoseconds", ctypes.c_uint64),
+        ("verdict", ctypes.c_uint32),
+        ("device", ctypes.c_uint32),
+        ("bytes", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("frame", ctypes.c_uint8 * CAPTURE_BYTES),
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lbnode.dataplane.libbpf import Map, Object
-from lbnode.dataplane.xdp_program import Sizes
+from lbnode.dataplane.xdp_capture import VIP_TABLE, is_left_over, mark
+from lbnode.dataplane.xdp_program import Sizes, pages
 from lbnode.dataplane.xdp_records import (
     RING_SLOTS,
+    Capture,
     DestinationRecord,
     Drop,
     LinkRecord,
@@ -55,8 +56,8 @@ class XdpState:
         self._object = loaded
         self._sizes = sizes
         self._hertz = hertz
-        self._pin = folder / "vip-table" if folder is not None else None
-        self._destinations = loaded.map("destinations").mapped(_pages((sizes.destinations + 1) * _DESTINATION_BYTES))
+        self._pin = folder / VIP_TABLE if folder is not None else None
+        self._destinations = loaded.map("destinations").mapped(pages((sizes.destinations + 1) * _DESTINATION_BYTES))
         self._table = self._table_in_force()
 
     def _table_in_force(self) -> Map | None:
@@ -92,7 +93,7 @@ class XdpState:
         if self._table is None:
             return
         size = self._sizes.vip_places * _VIP_BYTES
-        with self._table.mapped(_pages(size)) as memory:
+        with self._table.mapped(pages(size)) as memory:
             raw = memory[:size]
         for at in range(0, size, _VIP_BYTES):
             vip = Vip.from_buffer_copy(raw, at)
@@ -193,7 +194,7 @@ class XdpState:
 
     def _swap(self, vips: list[Vip | None]) -> None:
         table = self._object.new_array("vips", _VIP_BYTES, self._sizes.vip_places)
-        with table.mapped(_pages(self._sizes.vip_places * _VIP_BYTES)) as memory:
+        with table.mapped(pages(self._sizes.vip_places * _VIP_BYTES)) as memory:
             for place, vip in enumerate(vips):
                 if vip is not None:
                     memory[place * _VIP_BYTES : (place + 1) * _VIP_BYTES] = bytes(vip)
@@ -234,6 +235,14 @@ class XdpState:
         for raw, value in wanted.items():
             there.put(raw, value)
 
+    def end_capture(self, now_nanoseconds: int) -> None:
+        """Take the marks off that a capture left whose command was killed. A clock of CLOCK_MONOTONIC."""
+        capture = self._object.map("capture")
+        if is_left_over(Capture.from_buffer_copy(capture[0]), now_nanoseconds):
+            if self._table is not None:
+                mark(self._table, self._sizes.vip_places, lambda _key: False)
+            capture[0] = Capture()
+
     def timeouts(self) -> IpvsTimeouts:
         """The idle times that were set; zeros where none were."""
         found = Timeouts.from_buffer_copy(self._object.map("timeouts")[0])
@@ -257,10 +266,6 @@ class XdpState:
         """Packets for VIPs that went nowhere since these maps were made, by :attr:`lbnode.dataplane.xdp_records.Drop.reason`."""
         drops = self._object.map("drops")
         return {d.reason: sum(int.from_bytes(raw, "little") for raw in drops.each_processor(d)) for d in Drop}
-
-
-def _pages(size_bytes: int) -> int:
-    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def no_source(worker: IPAddress) -> ConfigError:

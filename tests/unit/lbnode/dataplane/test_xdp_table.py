@@ -44,6 +44,8 @@ RECORDS: dict[str, type[ctypes.Structure]] = {
     "sg_link": xdp_records.LinkRecord,
     "sg_source": xdp_records.Source,
     "sg_timeouts": xdp_records.Timeouts,
+    "sg_capture": xdp_records.Capture,
+    "sg_captured": xdp_records.Captured,
 }
 
 
@@ -59,6 +61,7 @@ def test_every_record_has_the_layout_that_the_c_compiler_gives_it(tmp_path: Path
     for name, record in RECORDS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [f'printf("{name}.{f[0]} %zu\\n", offsetof(struct {name}, {f[0]}));' for f in record._fields_]
+    lines.append('printf("captured %u %d %u\\n", SG_VIP_CAPTURED, SG_CAPTURE_BYTES, SG_CAME);')
     lines.append('printf("slots %d flows %d drops %d", SG_RING_SLOTS, SG_FLOWS_PER_SET, SG_DROPS);')
     source = tmp_path / "layout.c"
     head = f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\n'
@@ -70,6 +73,7 @@ def test_every_record_has_the_layout_that_the_c_compiler_gives_it(tmp_path: Path
         ours.append(f"{name} {ctypes.sizeof(record)}")
         ours += [f"{name}.{f[0]} {getattr(record, f[0]).offset}" for f in record._fields_]
     drops = len(xdp_records.Drop)
+    ours.append(f"captured {xdp_records.VIP_CAPTURED} {xdp_records.CAPTURE_BYTES} {xdp_records.CAME}")
     assert told == [*ours, f"slots {SLOTS} flows {xdp_records.FLOWS_PER_SET} drops {drops}"]
     assert xdp_records.RING_SLOTS == SLOTS
 
