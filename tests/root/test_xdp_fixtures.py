@@ -7,8 +7,10 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP
@@ -54,9 +56,11 @@ SIZES = Sizes(vip_places=64, services=15, destinations=31, flow_sets=64)
 class Edge:
     """The program with the services of the fixtures."""
 
-    def __init__(self, loaded: Object, device: int) -> None:
+    def __init__(self, loaded: Object, device: int, state: XdpState, balancer: XdpBalancer) -> None:
         self.loaded = loaded
         self.device = device
+        self.state = state
+        self.balancer = balancer
 
     def run(self, packet: bytes) -> Run:
         return self.loaded.run(PROGRAM, packet, device=self.device)
@@ -68,6 +72,13 @@ class Edge:
 
 @pytest.fixture(scope="module")
 def edge() -> Iterator[Edge]:
+    with serving(None) as found:
+        yield found
+
+
+@contextmanager
+def serving(pins: Path | None) -> Iterator[Edge]:
+    """The program with the services of the fixtures, and ``pins`` as in :func:`lbnode.dataplane.xdp_program.load_program`."""
     if shutil.which(CLANG) is None:
         pytest.skip(f"{CLANG} is not on PATH")
     hertz = kernel_hertz()
@@ -75,15 +86,16 @@ def edge() -> Iterator[Edge]:
     constants = limits(SIZES.vip_places, SIZES.flow_sets, MTU, hertz)
     constants.messages = 1 << 30
     with network() as device:
-        loaded, _ = load_program(build(), SIZES, constants, None)
+        loaded, folder = load_program(build(), SIZES, constants, pins)
         with loaded:
             loaded.map("timeouts")[0] = timeouts(900, 120, 30, hertz)
-            balancer = XdpBalancer([], XdpState(loaded, SIZES, hertz), Attachment(None, None))
+            state = XdpState(loaded, SIZES, hertz, folder)
+            balancer = XdpBalancer([], state, Attachment(None, None))
             balancer.limit(LIMITS)
             for service in SERVICES:
                 added = [AddDestination(service.key, d.address, d.weight) for d in service.destinations]
                 balancer.apply([AddService(replace(service, destinations=())), *added])
-            yield Edge(loaded, device)
+            yield Edge(loaded, device, state, balancer)
             balancer.close()
 
 
