@@ -20,6 +20,7 @@ from lbnode.errors import ConfigError
 from lbnode.model import VirtualKey
 
 _VIP_BYTES = ctypes.sizeof(Vip)
+_FLAGS_AT: int = vars(Vip)["flags"].offset
 #: So long after its time the mark of a capture belongs to nobody any more.
 _GRACE_NANOSECONDS = 5_000_000_000
 VIP_TABLE = "vip-table"
@@ -66,7 +67,7 @@ def marks(
             chosen.append(key)
             flags |= VIP_CAPTURED
         if flags != vip.flags:
-            words[at + Vip.flags.offset] = struct.pack("=I", flags)
+            words[at + _FLAGS_AT] = struct.pack("=I", flags)
     return words, chosen, there
 
 
