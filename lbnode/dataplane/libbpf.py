@@ -290,7 +290,11 @@ class Ring:
 
     def poll(self, seconds: float) -> int:
         """Wait at most so long for records, and take all that are there; how many. Raises OSError, and what ``take`` raised."""
-        count = int(self._library.ring_buffer__poll(self._handle, int(seconds * 1000)))
+        if seconds:
+            count = int(self._library.ring_buffer__poll(self._handle, int(seconds * 1000)))
+        else:
+            # Without asking whether the kernel has woken somebody yet.
+            count = int(self._library.ring_buffer__consume(self._handle))
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
