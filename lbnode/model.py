@@ -317,6 +317,10 @@ class Counters:
     table_hits: int | None = None
 
 
+#: Packets for VIPs that went nowhere, by service and reason; ``None`` are services that are not there any more.
+Drops = Mapping[tuple[VirtualKey | None, str], int]
+
+
 @dataclass(frozen=True, slots=True)
 class DestinationTraffic:
     """What the kernel tells of one destination of one IPVS service: totals since it was put in, and the connections it holds now.

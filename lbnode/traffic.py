@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, VirtualKey
 
 Seen = Mapping[tuple[VirtualKey, IPAddress], Counters]
 
@@ -52,9 +52,9 @@ def add(one: Counters, other: Counters) -> Counters:
     )
 
 
-def drops_growth(before: Mapping[str, int] | None, now: Mapping[str, int]) -> dict[str, int]:
-    """Packets dropped since the look before, by reason, as :func:`growth`: maps of another size begin at 0 again."""
+def drops_growth(before: Drops | None, now: Drops) -> dict[tuple[VirtualKey | None, str], int]:
+    """Packets dropped since the look before, by service and reason, as :func:`growth`."""
     if before is None:
         return dict.fromkeys(now, 0)
-    grown = {reason: total - before.get(reason, 0) for reason, total in now.items()}
-    return {reason: now[reason] if count < 0 else count for reason, count in grown.items()}
+    grown = {at: total - before.get(at, 0) for at, total in now.items()}
+    return {at: now[at] if count < 0 else count for at, count in grown.items()}

@@ -193,6 +193,15 @@ XDP = Row(
             unit="pps",
         ),
         _graph(
+            "Packets dropped by VIP",
+            "Whose clients wait?",
+            (
+                f"sum by (vip, reason) (rate(samegate_vip_xdp_drops_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{vip}} {{reason}}",
+            ),
+            unit="pps",
+        ),
+        _graph(
             "Packets found in the table, by VIP",
             "Of a VIP with long connections nearly all are; those of one that is flooded go by the ring.",
             (

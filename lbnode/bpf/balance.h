@@ -54,12 +54,12 @@ static __always_inline int forward(struct xdp_md *ctx, const struct sg_destinati
 
 	if (unlikely(packet->bytes + overhead > limits.mtu)) {
 		if (packet->quoted)
-			return drop(SG_DROP_TOO_BIG);
-		return packet->version == 4 ? tell_too_big_ipv4(ctx, packet->link_bytes, limits.mtu - overhead) :
-					      tell_too_big_ipv6(ctx, packet->link_bytes, limits.mtu - overhead);
+			return drop(destination->vip, SG_DROP_TOO_BIG);
+		return packet->version == 4 ? tell_too_big_ipv4(ctx, packet->link_bytes, limits.mtu - overhead, destination->vip) :
+					      tell_too_big_ipv6(ctx, packet->link_bytes, limits.mtu - overhead, destination->vip);
 	}
 	if (ensure_way(ctx, traffic_here, destination))
-		return drop(SG_DROP_NO_ROUTE);
+		return drop(destination->vip, SG_DROP_NO_ROUTE);
 	traffic_here->packets += 1;
 	traffic_here->bytes += packet->bytes;
 	return encapsulate(ctx, destination, traffic_here, packet);
@@ -88,7 +88,7 @@ static __always_inline int balance_vip(struct xdp_md *ctx, const struct sg_packe
 		if (destination && (__u16)destination->generation == flow->generation) {
 			counted = bpf_map_lookup_elem(&traffic, &flow->destination);
 			if (!counted)
-				return drop(SG_DROP_NO_DESTINATION);
+				return drop(destination->vip, SG_DROP_NO_DESTINATION);
 			if (packet->protocol == IPPROTO_TCP) {
 				if (!flow->stamp)
 					flow->stamp = 1;
@@ -105,10 +105,13 @@ static __always_inline int balance_vip(struct xdp_md *ctx, const struct sg_packe
 		}
 	}
 	chosen = ring_choice(vip, hash);
+	if (!chosen)
+		return drop(vip->id, SG_DROP_NO_DESTINATION);
 	destination = destination_at(chosen);
 	counted = bpf_map_lookup_elem(&traffic, &chosen);
+	/* A table that was swapped in between. To keep the VIP at hand for it would cost every packet. */
 	if (!destination || !counted)
-		return drop(SG_DROP_NO_DESTINATION);
+		return drop(0, SG_DROP_NO_DESTINATION);
 	/* A connection that opens is not stored, so a flood of them evicts nobody; one that was known goes where the new one goes. */
 	if (packet->opens) {
 		counted->new_flows += 1;
@@ -144,7 +147,7 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 		if (vip->flags & SG_VIP_CAPTURED)
 			return packet->version == 4 ? tagged_ipv4(ctx, packet->link_bytes) : other_ipv6(ctx, packet->link_bytes);
 		if (!may_come(vip, packet))
-			return drop(SG_DROP_SOURCE);
+			return drop(vip->id, SG_DROP_SOURCE);
 	}
 	return balance_vip(ctx, packet, vip);
 }
@@ -166,7 +169,7 @@ static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet 
 			capture_frame(ctx, SG_CAME);
 	}
 	if (vip->flags & SG_VIP_LIMITED && !may_come(vip, packet))
-		verdict = drop(SG_DROP_SOURCE);
+		verdict = drop(vip->id, SG_DROP_SOURCE);
 	else
 		verdict = balance_vip(ctx, packet, vip);
 	if (unlikely(seen))
@@ -201,7 +204,7 @@ static __always_inline int forward_quoted(struct xdp_md *ctx, const struct sg_pa
 	}
 	counted = bpf_map_lookup_elem(&traffic, &chosen);
 	if (!destination || !counted)
-		return drop(SG_DROP_NO_DESTINATION);
+		return drop(vip->id, SG_DROP_NO_DESTINATION);
 	return forward(ctx, destination, counted, packet);
 }
 
@@ -238,18 +241,20 @@ static __noinline int icmp_ipv4(struct xdp_md *ctx, __u32 link_bytes)
 	struct sg_packet packet = { .version = 4, .link_bytes = link_bytes, .quoted = 1 };
 	struct iphdr *ip = data + link_bytes, *inner;
 	struct sg_icmp *icmp;
+	struct sg_vip *vip;
 	__u32 inner_bytes;
 	__u16 *ports;
 
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
 	packet.vip_low = ip->daddr;
-	if (!find_vip(&packet, service_of(0, 0, 4)))
+	vip = find_vip(&packet, service_of(0, 0, 4));
+	if (!vip)
 		return XDP_PASS;
 	if (((__u8 *)ip)[0] != 0x45)
-		return drop(SG_DROP_OPTIONS);
+		return drop(vip->id, SG_DROP_OPTIONS);
 	if (ip->frag_off & bpf_htons(SG_IP_OFFSET_OR_MORE))
-		return drop(SG_DROP_FRAGMENT);
+		return drop(vip->id, SG_DROP_FRAGMENT);
 	icmp = (void *)(ip + 1);
 	if ((void *)(icmp + 1) > end)
 		return XDP_PASS;
@@ -330,6 +335,7 @@ static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes)
 	struct sg_packet packet = { .version = 6, .link_bytes = link_bytes };
 	struct ipv6hdr *ip = data + link_bytes;
 	struct ipv6_opt_hdr *extension;
+	struct sg_vip *vip;
 	__u32 at = link_bytes + sizeof(*ip);
 	__u8 next;
 	int i;
@@ -337,12 +343,13 @@ static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes)
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
 	ends_ipv6(&packet, ip);
-	if (!find_vip(&packet, service_of(0, 0, 6)))
+	vip = find_vip(&packet, service_of(0, 0, 6));
+	if (!vip)
 		return XDP_PASS;
 	next = ip->nexthdr;
 	for (i = 0; i < SG_EXTENSIONS; i++) {
 		if (next == IPPROTO_FRAGMENT)
-			return drop(SG_DROP_FRAGMENT);
+			return drop(vip->id, SG_DROP_FRAGMENT);
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
 			break;
 		extension = data + at;
@@ -351,10 +358,10 @@ static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes)
 		next = extension->nexthdr;
 		at += 8 + extension->hdrlen * 8;
 		if (at > SG_EXTENSION_BYTES)
-			return drop(SG_DROP_OPTIONS);
+			return drop(vip->id, SG_DROP_OPTIONS);
 	}
 	if (i == SG_EXTENSIONS)
-		return drop(SG_DROP_OPTIONS);
+		return drop(vip->id, SG_DROP_OPTIONS);
 	if (next == IPPROTO_ICMPV6)
 		return icmp_ipv6(ctx, &packet, at);
 	packet.protocol = next;
@@ -367,6 +374,7 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, void *at, void *end,
 {
 	struct iphdr *ip = at;
 	struct sg_packet packet = { .version = 4, .link_bytes = link_bytes };
+	struct sg_vip *vip;
 
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
@@ -378,9 +386,10 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, void *at, void *end,
 	packet.traffic_class = ip->tos;
 	packet.bytes = bpf_ntohs(ip->tot_len);
 	if (((__u8 *)ip)[0] != 0x45 || ip->frag_off & bpf_htons(SG_IP_OFFSET_OR_MORE)) {
-		if (!find_vip(&packet, service_of(0, 0, 4)))
+		vip = find_vip(&packet, service_of(0, 0, 4));
+		if (!vip)
 			return XDP_PASS;
-		return drop(((__u8 *)ip)[0] != 0x45 ? SG_DROP_OPTIONS : SG_DROP_FRAGMENT);
+		return ((__u8 *)ip)[0] != 0x45 ? drop(vip->id, SG_DROP_OPTIONS) : drop(vip->id, SG_DROP_FRAGMENT);
 	}
 	if (parse_ports(&packet, ip + 1, end))
 		return XDP_PASS;

@@ -24,7 +24,7 @@ struct sg_vip {
 	__u64 address_high; /* 0 for IPv4 */
 	__u64 address_low;
 	__u32 service; /* port | protocol << 16 | IP version << 24; 0 is an empty place */
-	__u32 id;      /* in flow keys; below 65536 */
+	__u32 id;      /* in flow keys and for counting drops; below 65536. Of a whole address: that of one of its services */
 	__u64 seed;    /* starts the hash of flows: the same on every edge node */
 	__u32 ring;
 	__u32 flags;
@@ -104,7 +104,7 @@ struct sg_traffic {
 	__u32 unused;
 };
 
-/* Why a packet for a VIP went nowhere; the places of the map `drops`. */
+/* Why a packet for a VIP went nowhere. */
 enum sg_drop {
 	SG_DROP_FRAGMENT,
 	SG_DROP_OPTIONS,
@@ -114,6 +114,11 @@ enum sg_drop {
 	SG_DROP_NO_ROOM,
 	SG_DROP_SOURCE,
 	SG_DROPS,
+};
+
+/* What one CPU dropped of one VIP, by reason. */
+struct sg_drops {
+	__u64 packets[SG_DROPS];
 };
 
 /* Bytes of a frame that are copied: headers, tags, an ICMP error with what it quotes, and the beginning of the rest. */

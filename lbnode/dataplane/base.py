@@ -8,6 +8,7 @@ from typing import Protocol
 from lbnode.dataplane.service_list import ServiceOperation
 from lbnode.model import (
     DestinationTraffic,
+    Drops,
     EdgeState,
     IPNetwork,
     IpvsTimeouts,
@@ -48,7 +49,7 @@ class Balancer(Protocol):
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`EdgeDataPlane.traffic`."""
 
-    def drops(self) -> Mapping[str, int]:
+    def drops(self) -> Drops:
         """As :meth:`EdgeDataPlane.drops`."""
 
     def apply(self, operations: Sequence[BalancerOperation]) -> None:
@@ -84,8 +85,8 @@ class EdgeDataPlane(Protocol):
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """What the kernel counted for each destination of these services. A service that is not there has none. Raises as :meth:`read`."""
 
-    def drops(self) -> Mapping[str, int]:
-        """Packets for VIPs that went nowhere, by reason; nothing where the data plane does not count them. Raises as :meth:`read`."""
+    def drops(self) -> Drops:
+        """Packets for VIPs that went nowhere, by service and reason; nothing where the data plane does not count them. Raises as :meth:`read`."""
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out the operations in order.

@@ -25,6 +25,7 @@ from lbnode.model import (
     AddProbeRoute,
     AttachPrograms,
     DestinationTraffic,
+    Drops,
     EdgeFilter,
     EdgeState,
     EnsureLink,
@@ -183,7 +184,7 @@ class KernelEdge:
         except OSError as error:
             raise failure("to be counted", error) from None
 
-    def drops(self) -> Mapping[str, int]:
+    def drops(self) -> Drops:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.drops`."""
         try:
             return self.balancer.drops()

@@ -19,7 +19,7 @@ from pyroute2.netlink.generic.ipvs import GENL_NAME
 from lbnode.dataplane.ipvs import Fields, Ipvs, destinations_request, reading
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump
 from lbnode.errors import Retry
-from lbnode.model import Counters, DestinationTraffic, IPAddress, IPNetwork, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, IPNetwork, VirtualKey
 from lbnode.settings import DataPlane
 
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
@@ -98,7 +98,7 @@ class IpvsBalancer(Ipvs):
         """As :meth:`lbnode.dataplane.base.Balancer.traffic`."""
         return self._counters.read(keys)
 
-    def drops(self) -> Mapping[str, int]:
+    def drops(self) -> Drops:
         """IPVS does not tell of its services why a packet of theirs was dropped."""
         return {}
 

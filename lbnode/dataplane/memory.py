@@ -20,6 +20,7 @@ from lbnode.model import (
     Counters,
     DeliveryTable,
     DestinationTraffic,
+    Drops,
     EdgeState,
     EnsureLink,
     EnsureReturnTunnel,
@@ -126,7 +127,7 @@ class MemoryEdge(_Node):
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
         #: And what it says that was dropped.
-        self.dropped: dict[str, int] = {}
+        self.dropped: Drops = {}
 
     def missing_protocols(self) -> frozenset[Protocol]:
         return self.missing
@@ -142,7 +143,7 @@ class MemoryEdge(_Node):
             for d in self.services[k].destinations
         )
 
-    def drops(self) -> dict[str, int]:
+    def drops(self) -> Drops:
         return dict(self.dropped)
 
     def read(self) -> EdgeState:

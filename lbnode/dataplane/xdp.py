@@ -21,6 +21,7 @@ from lbnode.model import (
     AddDestination,
     AddService,
     DestinationTraffic,
+    Drops,
     IPAddress,
     IPNetwork,
     IpvsTimeouts,
@@ -139,9 +140,9 @@ class XdpBalancer:
             found += self._ipvs.traffic(theirs)
         return tuple(found)
 
-    def drops(self) -> Mapping[str, int]:
+    def drops(self) -> Drops:
         """As :meth:`lbnode.dataplane.base.Balancer.drops`. What IPVS serves beside the program is not among them."""
-        return self._state.drops()
+        return self._state.drops({s.number: key for key, s in self._state.read().items()})
 
     def apply(self, operations: Sequence[BalancerOperation]) -> None:
         """As :meth:`lbnode.dataplane.base.Balancer.apply`. The program meets the services as they were, or as they are after all operations."""

@@ -68,6 +68,7 @@ class Sizes:
         return (
             2 * self.vip_places * ctypes.sizeof(xdp_records.Vip)
             + self.services * ring
+            + (self.services + 1) * processors * ctypes.sizeof(xdp_records.Drops)
             + (self.destinations + 1) * each_destination
             + processors * self.flow_sets * _SET_BYTES
             + xdp_records.CAPTURE_RING_BYTES
@@ -76,7 +77,7 @@ class Sizes:
 
 def layout() -> str:
     """A word for the layout of all records: maps of another program with the same word can be used as they are."""
-    kinds = (xdp_records.Vip, xdp_records.DestinationRecord, xdp_records.Flow, xdp_records.Traffic)
+    kinds = (xdp_records.Vip, xdp_records.DestinationRecord, xdp_records.Flow, xdp_records.Traffic, xdp_records.Drops)
     kinds_too = (xdp_records.Source, xdp_records.Timeouts, LinkRecord, Tag, xdp_records.Capture, xdp_records.Captured)
     shown = repr([(k.__name__, [(f[0], f[1].__name__) for f in k._fields_]) for k in (*kinds, *kinds_too)])
     return hashlib.sha256(shown.encode()).hexdigest()[:8]
@@ -119,6 +120,7 @@ def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None)
             entries={
                 "flows": processors,
                 "rings": sizes.services + 1,
+                "drops": sizes.services + 1,
                 "destinations": sizes.destinations + 1,
                 "traffic": sizes.destinations + 1,
             },

@@ -158,6 +158,12 @@ class Drop(IntEnum):
         return self.name.title().replace("_", "")
 
 
+class Drops(ctypes.Structure):
+    """``struct sg_drops``: what one CPU dropped of one VIP."""
+
+    _fields_ = (("packets", ctypes.c_uint64 * len(Drop)),)
+
+
 #: Jiffies in a tick, ``1 << SG_TICK_SHIFT``.
 TICK_JIFFIES = 1 << 8
 #: A route or neighbour that changes is followed within this time.

@@ -15,6 +15,7 @@ from lbnode.dataplane.xdp_records import (
     Capture,
     DestinationRecord,
     Drop,
+    Drops,
     LinkRecord,
     Source,
     Timeouts,
@@ -42,6 +43,8 @@ from lbnode.ring import ring
 
 _VIP_BYTES, _DESTINATION_BYTES = ctypes.sizeof(Vip), ctypes.sizeof(DestinationRecord)
 _SOURCE_BYTES = ctypes.sizeof(Source)
+#: The number of no VIP.
+_NOBODY = 0
 #: Says that source ranges were set at all: of no VIP, whose numbers begin with 1.
 _SET = bytes(Source(bits=32, vip=0))
 
@@ -131,6 +134,8 @@ class XdpState:
         for key, service in wanted.items():
             number, numbers = placed[key]
             before = present.get(key)
+            if before is None:
+                self._object.map("drops").clear_each_processor(number)
             records = self._records(service, number, numbers, before, sources)
             if before is None or not before.intact or before.service.destinations != service.destinations:
                 for place, record in records.items():
@@ -140,7 +145,9 @@ class XdpState:
             vips.append(vip_of(service, number, made_of(records), limited=is_limited))
         # Who may come from now on is let in before, and who may not any more is kept out after.
         superfluous = self._add_sources(limited, {key: number for key, (number, _) in placed.items()})
-        table = vip_table([*vips, *address_vips(wanted)], self._sizes.vip_places)
+        table = vip_table(
+            [*vips, *address_vips({key: number for key, (number, _) in placed.items()})], self._sizes.vip_places
+        )
         for place in gone:
             # Belongs to no VIP from here on, and still forwards what the old table sends there.
             record = self._record(place)
@@ -262,10 +269,16 @@ class XdpState:
             sum(t.table_hits for t in found),
         )
 
-    def drops(self) -> dict[str, int]:
-        """Packets for VIPs that went nowhere since these maps were made, by :attr:`lbnode.dataplane.xdp_records.Drop.reason`."""
-        drops = self._object.map("drops")
-        return {d.reason: sum(int.from_bytes(raw, "little") for raw in drops.each_processor(d)) for d in Drop}
+    def drops(self, services: Mapping[int, VirtualKey]) -> dict[tuple[VirtualKey | None, str], int]:
+        """Packets that went nowhere, of these services by their number and of those that are going, by :attr:`lbnode.dataplane.xdp_records.Drop.reason`.
+
+        What has no ports counts for one of the services of its address.
+        """
+        counted: dict[tuple[VirtualKey | None, str], int] = {}
+        for number, key in ((_NOBODY, None), *services.items()):
+            found = [Drops.from_buffer_copy(raw) for raw in self._object.map("drops").each_processor(number)]
+            counted |= {(key, drop.reason): sum(each.packets[drop] for each in found) for drop in Drop}
+        return counted
 
 
 def no_source(worker: IPAddress) -> ConfigError:

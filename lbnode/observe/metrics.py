@@ -7,7 +7,7 @@ from typing import Protocol
 
 from prometheus_client import Counter
 
-from lbnode.model import Counters, DestinationTraffic, IPAddress, Verdict, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, Verdict, VirtualKey
 from lbnode.observe.registry import Metrics, counted, replace
 
 #: From one rack to the health check's timeout.
@@ -139,6 +139,16 @@ class EdgeMetrics(Metrics):
                 series="7",
             )
         )
+        self._vip_drops = _Totals(
+            self.counter(
+                "samegate_vip_xdp_drops_total",
+                "Packets for the VIP that the XDP program dropped, by reason, as in samegate_xdp_drops_total. Reasons that were not met have no series.",
+                ["vip", "reason"],
+                unit="packets",
+                series="VIPs x reasons met (at most 7)",
+            ),
+            only_seen=True,
+        )
         self._probe_children: set[tuple[str, str]] = set()
         self._told: dict[IPAddress, Verdict] = {}
 
@@ -229,17 +239,19 @@ class EdgeMetrics(Metrics):
         """The full set of destinations with what the kernel holds, and what each one grew by since the last call."""
         for place, counter in enumerate(("connections", "received_packets", "received_bytes")):
             rows = [(key, worker, getattr(counters, counter)) for (key, worker), counters in grown.items()]
-            self._vip_traffic[place].grow((str(key.address), count) for key, _, count in rows)
-            self._destination_traffic[place].grow((str(worker), count) for _, worker, count in rows)
+            self._vip_traffic[place].grow(((str(key.address),), count) for key, _, count in rows)
+            self._destination_traffic[place].grow(((str(worker),), count) for _, worker, count in rows)
         hits = [(key, worker, c.table_hits) for (key, worker), c in grown.items() if c.table_hits is not None]
-        self._vip_hits.grow((str(key.address), count) for key, _, count in hits)
-        self._destination_hits.grow((str(worker), count) for _, worker, count in hits)
+        self._vip_hits.grow(((str(key.address),), count) for key, _, count in hits)
+        self._destination_hits.grow(((str(worker),), count) for _, worker, count in hits)
         replace(self._vip_open, _open((str(t.key.address), t) for t in traffic))
         replace(self._destination_open, _open((str(t.worker), t) for t in traffic))
 
-    def drops(self, grown: Mapping[str, int]) -> None:
-        """Packets that the data plane dropped since the last call, by each reason that it tells."""
-        self._drops.grow(grown.items())
+    def drops(self, grown: Drops) -> None:
+        """Packets that the data plane dropped since the last call, by each service and reason that it tells."""
+        self._drops.grow(((reason,), count) for (_, reason), count in grown.items())
+        by_vip = [((str(key.address), reason), count) for (key, reason), count in grown.items() if key is not None]
+        self._vip_drops.grow(by_vip)
 
 
 class WorkerMetrics(Metrics):
@@ -385,21 +397,24 @@ class ControllerMetrics(Metrics):
 
 
 class _Totals:
-    """A counter with one label that is told by how much each of the full set grew."""
+    """A counter that is told by how much each of the full set grew, by label values. Those that never grew have no series, ``only_seen``."""
 
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter, *, only_seen: bool = False) -> None:
         self._counter = counter
-        self._children: set[str] = set()
+        self._only_seen = only_seen
+        self._children: set[tuple[str, ...]] = set()
 
-    def grow(self, rows: Iterable[tuple[str, int]]) -> None:
-        sums: dict[str, int] = {}
-        for label, count in rows:
-            sums[label] = sums.get(label, 0) + count
+    def grow(self, rows: Iterable[tuple[tuple[str, ...], int]]) -> None:
+        sums: dict[tuple[str, ...], int] = {}
+        for labels, count in rows:
+            sums[labels] = sums.get(labels, 0) + count
         for gone in self._children - sums.keys():
-            self._counter.remove(gone)
-        self._children = set(sums)
-        for label, count in sums.items():
-            self._counter.labels(label).inc(count)
+            self._counter.remove(*gone)
+            self._children.discard(gone)
+        for labels, count in sums.items():
+            if count or not self._only_seen or labels in self._children:
+                self._children.add(labels)
+                self._counter.labels(*labels).inc(count)
 
 
 def _open(rows: Iterable[tuple[str, DestinationTraffic]]) -> dict[tuple[str, ...], float]:

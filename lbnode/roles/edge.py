@@ -24,6 +24,7 @@ from lbnode.dataplane.base import EdgeDataPlane
 from lbnode.diff import diff_edge
 from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
+    Drops,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -128,7 +129,7 @@ class Edge:
         self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
         self._traffic_seen: traffic.Seen | None = None
-        self._drops_seen: Mapping[str, int] | None = None
+        self._drops_seen: Drops | None = None
         self._traffic_at = float("-inf")
         self._traffic_pause_seconds = TRAFFIC_SECONDS
         self.workers: Neighbours | None = None

@@ -66,8 +66,17 @@ class Edge:
         return self.loaded.run(PROGRAM, packet, device=self.device)
 
     def drops(self) -> dict[Drop, int]:
-        counted = self.loaded.map("drops")
-        return {d: sum(int.from_bytes(v, "little") for v in counted.each_processor(d)) for d in Drop}
+        """Of all services together, from the raw map: seven counters of 64 bits for each service and processor."""
+        raw = [v for n in range(SIZES.services + 1) for v in self.loaded.map("drops").each_processor(n)]
+        return {d: sum(int.from_bytes(v[8 * d : 8 * d + 8], "little") for v in raw) for d in Drop}
+
+    def drops_of(self, address: str) -> dict[str, int]:
+        """Of all services of an address, as the agent tells them, by the reasons that were met."""
+        found = Counter[str]()
+        for (key, reason), count in self.balancer.drops().items():
+            if key is not None and str(key.address) == address:
+                found[reason] += count
+        return dict(+found)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +148,21 @@ def test_each_packet_comes_to_what_its_fixture_says(edge: Edge, packet: Packet, 
     assert run.verdict == verdict
     assert run.packet == sent, f"{shown(run.packet)}\ninstead of\n{shown(sent)}"
     assert counted == ({} if reason is None else {reason: 1})
+
+
+COUNTED = {
+    name: (packet, reason)
+    for name, (packet, outcome) in FIXTURES.items()
+    if (reason := expected(packet, outcome)[2]) is not None
+}
+
+
+@pytest.mark.parametrize(("packet", "reason"), COUNTED.values(), ids=COUNTED.keys())
+def test_what_is_dropped_counts_for_the_vip_that_it_came_for(edge: Edge, packet: Packet, reason: Drop) -> None:
+    vip = (packet.getlayer(IP) or packet.getlayer(IPv6)).dst
+    before = edge.drops_of(vip)
+    edge.run(bytes(packet))
+    assert edge.drops_of(vip) == {**before, reason.reason: before.get(reason.reason, 0) + 1}
 
 
 @pytest.mark.parametrize("packet", CUT_OFF.values(), ids=CUT_OFF.keys())

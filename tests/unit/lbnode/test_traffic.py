@@ -40,9 +40,10 @@ def test_hits_grow_too_where_the_data_plane_tells_them_and_are_told_by_nobody_el
 
 
 def test_drops_count_from_the_agents_start_and_anew_from_maps_that_begin_at_nothing() -> None:
-    assert drops_growth(None, {"NoRoute": 9, "TooBig": 0}) == {"NoRoute": 0, "TooBig": 0}
-    assert drops_growth({"NoRoute": 9, "TooBig": 4}, {"NoRoute": 12, "TooBig": 1}) == {"NoRoute": 3, "TooBig": 1}
-    assert drops_growth({"NoRoute": 9}, {}) == {}, "IPVS tells none"
+    route, big, going = (WEB, "NoRoute"), (WEB, "TooBig"), (None, "NoRoute")
+    assert drops_growth(None, {route: 9, big: 0}) == {route: 0, big: 0}
+    assert drops_growth({route: 9, big: 4}, {route: 12, big: 1, going: 2}) == {route: 3, big: 1, going: 2}
+    assert drops_growth({route: 9}, {}) == {}, "IPVS tells none"
 
 
 def test_looks_are_remembered_by_service_and_worker() -> None:

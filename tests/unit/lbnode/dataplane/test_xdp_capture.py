@@ -28,7 +28,9 @@ def table(marked: frozenset[VirtualKey] = frozenset()) -> bytes:
     ]
     for key, vip in zip(KEYS, vips, strict=True):
         vip.flags |= VIP_CAPTURED if key in marked else 0
-    return b"".join(bytes(v or Vip()) for v in vip_table([*vips, *address_vips(KEYS)], 64))
+    return b"".join(
+        bytes(v or Vip()) for v in vip_table([*vips, *address_vips({key: n for n, key in enumerate(KEYS, 1)})], 64)
+    )
 
 
 def flags(raw: bytes) -> dict[VirtualKey | str, int]:

@@ -46,6 +46,7 @@ RECORDS: dict[str, type[ctypes.Structure]] = {
     "sg_timeouts": xdp_records.Timeouts,
     "sg_capture": xdp_records.Capture,
     "sg_captured": xdp_records.Captured,
+    "sg_drops": xdp_records.Drops,
 }
 
 
@@ -151,7 +152,7 @@ def stored(number: int, worker: str, rank: int, generation: int = 1, *, drained:
 def test_destinations_are_read_back_with_the_one_that_came_last_at_the_head() -> None:
     there = [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.22", 1, drained=True), stored(9, "198.18.0.23", 2)]
     vip = vip_of(VirtualService(WEB), 3, made_of({s.number: s.record for s in there}), limited=False)
-    found = served([vip, *address_vips([WEB])], there)
+    found = served([vip, *address_vips({WEB: 3})], there)
     assert found[WEB].service == VirtualService(
         WEB,
         (
@@ -161,6 +162,13 @@ def test_destinations_are_read_back_with_the_one_that_came_last_at_the_head() ->
         ),
     )
     assert len(found) == 1, "what stands for the address as a whole is no service"
+
+
+def test_an_address_as_a_whole_counts_for_one_of_its_services() -> None:
+    dns, other = VirtualKey(WEB.address, Protocol.UDP, 53), VirtualKey(ip_address("203.0.113.9"), Protocol.TCP, 80)
+    found = list(address_vips({dns: 7, WEB: 3, other: 4}))
+    assert [vip.id for vip in found] == [7, 4]
+    assert {vip.service & 0xFFFFFF for vip in found} == {0}, "no protocol and no port"
 
 
 @pytest.mark.parametrize(

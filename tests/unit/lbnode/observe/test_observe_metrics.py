@@ -182,13 +182,22 @@ def test_hits_are_shown_for_what_xdp_serves_and_not_as_0_for_what_ipvs_serves() 
     assert of(metrics, "samegate_destination_table_hits_total") == {(str(WORKER),): 18}
 
 
-def test_drops_are_counted_by_reason_as_long_as_the_data_plane_tells_them() -> None:
+def test_drops_are_counted_by_reason_and_those_that_were_met_by_vip_too() -> None:
+    web, dns = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(VIP, Protocol.UDP, 53)
+    api = VirtualKey(OTHER, Protocol.TCP, 443)
     metrics = EdgeMetrics()
-    metrics.drops({"NoRoute": 2, "TooBig": 0})
-    metrics.drops({"NoRoute": 3, "TooBig": 0})
-    assert of(metrics, "samegate_xdp_drops_total") == {("NoRoute",): 5, ("TooBig",): 0}
+    metrics.drops(
+        {(web, "NoRoute"): 2, (web, "TooBig"): 0, (dns, "NoRoute"): 1, (api, "TooBig"): 0, (None, "Source"): 4}
+    )
+    metrics.drops(
+        {(web, "NoRoute"): 3, (web, "TooBig"): 0, (dns, "NoRoute"): 0, (api, "TooBig"): 7, (None, "Source"): 0}
+    )
+    assert of(metrics, "samegate_xdp_drops_total") == {("NoRoute",): 6, ("TooBig",): 7, ("Source",): 4}
+    assert of(metrics, "samegate_vip_xdp_drops_total") == {("NoRoute", str(VIP)): 6, ("TooBig", str(OTHER)): 7}
+    metrics.drops({(web, "NoRoute"): 0, (web, "TooBig"): 0})
+    assert of(metrics, "samegate_vip_xdp_drops_total") == {("NoRoute", str(VIP)): 6}
     metrics.drops({})
-    assert of(metrics, "samegate_xdp_drops_total") == {}
+    assert of(metrics, "samegate_xdp_drops_total") == of(metrics, "samegate_vip_xdp_drops_total") == {}
 
 
 def test_drops_have_as_many_series_as_the_program_has_reasons() -> None:
