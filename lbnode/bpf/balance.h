@@ -155,7 +155,7 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 /* The same, for packets that are seldom, or that somebody wants to see: not to have all of it in the program once for each of their kinds. */
 static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet *packet)
 {
-	int verdict, seen = 0;
+	int verdict, seen;
 	struct sg_vip *vip;
 
 	if (!packet)
@@ -163,18 +163,12 @@ static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet 
 	vip = find_vip(packet, packet->service);
 	if (!vip)
 		return XDP_PASS;
-	if (unlikely(vip->flags & SG_VIP_CAPTURED)) {
-		seen = capture_wanted();
-		if (seen)
-			capture_frame(ctx, SG_CAME);
-	}
+	seen = capture_begins(ctx, vip);
 	if (vip->flags & SG_VIP_LIMITED && !may_come(vip, packet))
 		verdict = drop(vip->id, SG_DROP_SOURCE);
 	else
 		verdict = balance_vip(ctx, packet, vip);
-	if (unlikely(seen))
-		capture_frame(ctx, verdict);
-	return verdict;
+	return capture_ends(ctx, seen, verdict);
 }
 
 /* An ICMP error goes where the packet goes that it quotes, and leaves no trace in the table. */
@@ -210,7 +204,7 @@ static __always_inline int forward_quoted(struct xdp_md *ctx, const struct sg_pa
 
 static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet *packet)
 {
-	int verdict, seen = 0;
+	int verdict, seen;
 	struct sg_vip *vip;
 
 	if (!packet)
@@ -218,15 +212,9 @@ static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet 
 	vip = find_vip(packet, packet->service);
 	if (!vip)
 		return XDP_PASS;
-	if (unlikely(vip->flags & SG_VIP_CAPTURED)) {
-		seen = capture_wanted();
-		if (seen)
-			capture_frame(ctx, SG_CAME);
-	}
+	seen = capture_begins(ctx, vip);
 	verdict = forward_quoted(ctx, packet, vip);
-	if (unlikely(seen))
-		capture_frame(ctx, verdict);
-	return verdict;
+	return capture_ends(ctx, seen, verdict);
 }
 
 /* Whether ICMP of this type says that a packet of ours did not arrive as it was sent (RFC 792). */

@@ -4,6 +4,7 @@
 #define SAMEGATE_CAPTURE_H
 
 #include "maps.h"
+#include "parse.h"
 
 /* Whether one more packet is to be seen; counts it. */
 static __noinline int capture_wanted(void)
@@ -55,6 +56,23 @@ static __noinline void capture_frame(struct xdp_md *ctx, __u32 verdict)
 	if (from + sizeof(__u64) <= end)
 		*(__u64 *)(frame->frame + last) = *(__u64 *)from;
 	bpf_ringbuf_submit(frame, 0);
+}
+
+/* A packet as it came, where somebody wants to see it; whether that is so. */
+static __always_inline int capture_begins(struct xdp_md *ctx, const struct sg_vip *vip)
+{
+	if (!unlikely(vip->flags & SG_VIP_CAPTURED) || !capture_wanted())
+		return 0;
+	capture_frame(ctx, SG_CAME);
+	return 1;
+}
+
+/* And what became of it; the verdict. */
+static __always_inline int capture_ends(struct xdp_md *ctx, int seen, int verdict)
+{
+	if (unlikely(seen))
+		capture_frame(ctx, verdict);
+	return verdict;
 }
 
 #endif
