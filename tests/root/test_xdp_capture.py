@@ -138,9 +138,9 @@ def test_a_capture_ends_by_itself_with_its_last_packet(watched: Watched) -> None
 
 
 def test_a_capture_ends_by_itself_when_its_time_is_up(watched: Watched) -> None:
-    with taking(watched, seconds=0.2) as taken:
+    with taking(watched, seconds=1) as taken:
         watched.edge.run(bytes(came(to_web())))
-        time.sleep(0.3)
+        time.sleep(1.1)
         watched.edge.run(bytes(came(to_web())))
         assert len(taken.seen()) == 2
 
