@@ -90,7 +90,7 @@ def is_over(capture: Capture, now_nanoseconds: int) -> bool:
 
 def is_left_over(capture: Capture, now_nanoseconds: int) -> bool:
     """Whether who asked for this capture has gone without taking its marks off."""
-    return bool(capture.until) and now_nanoseconds >= capture.until + _GRACE_NANOSECONDS
+    return bool(capture.until and now_nanoseconds >= capture.until + _GRACE_NANOSECONDS)
 
 
 class XdpCapture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.utils import RawPcapNgReader
@@ -25,7 +26,7 @@ def written(*frames: Frame, most: int = 100) -> tuple[Recording, list[tuple[byte
     """Each frame with its device, its direction and its time."""
     recording = Recording(NAMES.__getitem__, UNIX, most)
     data = recording.head() + b"".join(map(recording.frame, frames)) + recording.tail(9, 3)
-    read = RawPcapNgReader(io.BytesIO(data))
+    read: Any = RawPcapNgReader(io.BytesIO(data))
     return recording, [
         (raw, told.ifname.decode(), told.direction, (told.tshigh << 32) + told.tslow) for raw, told in read
     ]
