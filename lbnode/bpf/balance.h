@@ -135,6 +135,7 @@ static __always_inline int balance_vip(struct xdp_md *ctx, const struct sg_packe
 static __noinline int tagged_ipv4(struct xdp_md *ctx, __u32 link_bytes);
 static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes);
 
+/* A frame without tags: of what is in the packet, the verifier does not remember numbers. */
 static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_packet *packet)
 {
 	struct sg_vip *vip = find_vip(packet, packet->service);
@@ -145,7 +146,7 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 	if (unlikely(vip->flags & (SG_VIP_LIMITED | SG_VIP_CAPTURED))) {
 		/* The way of packets that are seldom, from the headers on: were the packet handed over, it would be in memory for all others too. */
 		if (vip->flags & SG_VIP_CAPTURED)
-			return packet->version == 4 ? tagged_ipv4(ctx, packet->link_bytes) : other_ipv6(ctx, packet->link_bytes);
+			return packet->version == 4 ? tagged_ipv4(ctx, sizeof(struct ethhdr)) : other_ipv6(ctx, sizeof(struct ethhdr));
 		if (!may_come(vip, packet))
 			return drop(vip->id, SG_DROP_SOURCE);
 	}
