@@ -120,7 +120,10 @@ def _capture(vip: IPAddress, port: int | None, most: int, seconds: int, one_in: 
     def wanted(key: VirtualKey) -> bool:
         return key.address == vip and port in (None, key.port)
 
-    taken = XdpCapture(pins, lambda frame: file.write(recording.frame(frame)))
+    def take(frame: Frame) -> None:
+        file.write(recording.frame(frame))
+
+    taken = XdpCapture(pins, take)
     try:
         now = time.monotonic_ns()
         taken.begin(most, now + seconds * 1_000_000_000, one_in, now)
