@@ -1,6 +1,6 @@
-"""The agent's command: ``run`` a role, ``check`` or ``plan`` a file offline, print the ``schema``, ``clean`` this node.
+"""The agent's command: ``run`` a role, ``check`` or ``plan`` a file offline, print the ``schema``, ``clean`` this node, ``capture`` packets.
 
-Exit codes: 0 done; 1 the input was read and has findings; 2 the command was called wrongly or the settings are wrong.
+Exit codes: 0 done; 1 the input was read and has findings, or nothing was captured; 2 the command was called wrongly or the settings are wrong.
 """
 
 from __future__ import annotations
@@ -8,11 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 from lbnode.errors import ConfigError
 
 SETTINGS_PATH = Path("/etc/samegate/settings.json")
+
+
+#: Bounds of ``capture``: what its ring and who waits for it can bear.
+MOST_PACKETS, MOST_SECONDS = 100_000, 600
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,6 +84,28 @@ def parser() -> argparse.ArgumentParser:
         help="edge only: on a machine outside the cluster, with the settings of --settings or else of the cluster's ConfigMap",
     )
 
+    capture = commands.add_parser(
+        "capture", help="write packets that this edge node's XDP program takes as pcapng, which tcpdump does not see"
+    )
+    capture.add_argument(
+        "--vip", type=ip_address, required=True, metavar="ADDRESS", help="the address that they came for"
+    )
+    capture.add_argument("--port", type=_whole(1, 65_535), default=None, help="one port of it (default: all)")
+    capture.add_argument(
+        "--count",
+        type=_whole(1, MOST_PACKETS),
+        default=100,
+        metavar="N",
+        help="end after so many packets (default: 100)",
+    )
+    capture.add_argument(
+        "--seconds", type=_whole(1, MOST_SECONDS), default=30, metavar="N", help="end after this time (default: 30)"
+    )
+    capture.add_argument(
+        "--one-in", type=_whole(1, 1_000_000), default=1, metavar="N", help="take one of so many packets, by chance"
+    )
+    capture.add_argument("--output", type=Path, default=None, metavar="FILE", help="default: standard output")
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the settings")
     schema.add_argument("--standalone", action="store_true", help="of the standalone file instead")
     return top
@@ -100,6 +137,12 @@ def _run(options: argparse.Namespace) -> int:
             text, code = plan.plan_file(options.file, options.settings, node=options.node, as_json=options.json)
         print(text)
         return code
+    if options.command == "capture":
+        from lbnode.roles import capture
+
+        return capture.capture(
+            options.vip, options.port, options.count, options.seconds, options.one_in, options.output
+        )
     from lbnode.roles import start
 
     kubeconfig = options.kubeconfig if options.command == "run" else None

@@ -189,11 +189,19 @@ class RouterLink:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these."""
+    """Connections scheduled, and packets and bytes received for them. Replies of direct return pass the edge node by and are in none of these.
+
+    ``table_hits`` are packets that XDP found in its table of flows; ``None`` is said by IPVS, which does not count them.
+    """
 
     connections: int = 0
     received_packets: int = 0
     received_bytes: int = 0
+    table_hits: int | None = None
+
+
+#: Packets for VIPs that went nowhere, by service and reason; ``None`` are services that are not there any more.
+Drops = Mapping[tuple[VirtualKey | None, str], int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, VirtualKey
 
 Seen = Mapping[tuple[VirtualKey, IPAddress], Counters]
 
@@ -25,24 +25,36 @@ def growth(before: Seen | None, now: Seen) -> dict[tuple[VirtualKey, IPAddress],
     destination has that was not there before, or that has less than before because it was taken away and put back meanwhile.
     """
     if before is None:
-        return dict.fromkeys(now, Counters())
+        return {at: Counters(table_hits=None if total.table_hits is None else 0) for at, total in now.items()}
     return {at: _since(before.get(at, Counters()), total) for at, total in now.items()}
 
 
 def _since(before: Counters, now: Counters) -> Counters:
+    hits = None if now.table_hits is None else now.table_hits - (before.table_hits or 0)
     grown = Counters(
         now.connections - before.connections,
         now.received_packets - before.received_packets,
         now.received_bytes - before.received_bytes,
+        hits,
     )
-    restarted = min(grown.connections, grown.received_packets, grown.received_bytes) < 0
+    restarted = min(grown.connections, grown.received_packets, grown.received_bytes, hits or 0) < 0
     return now if restarted else grown
 
 
 def add(one: Counters, other: Counters) -> Counters:
     """Both together."""
+    told = [c.table_hits for c in (one, other) if c.table_hits is not None]
     return Counters(
         one.connections + other.connections,
         one.received_packets + other.received_packets,
         one.received_bytes + other.received_bytes,
+        sum(told) if told else None,
     )
+
+
+def drops_growth(before: Drops | None, now: Drops) -> dict[tuple[VirtualKey | None, str], int]:
+    """Packets dropped since the look before, by service and reason, as :func:`growth`."""
+    if before is None:
+        return dict.fromkeys(now, 0)
+    grown = {at: total - before.get(at, 0) for at, total in now.items()}
+    return {at: now[at] if count < 0 else count for at, count in grown.items()}

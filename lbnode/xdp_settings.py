@@ -10,8 +10,11 @@ from lbnode.schema import Strict, Whole, first_duplicate
 
 #: At most IFNAMSIZ - 1 characters, none of them a slash or a blank (dev_valid_name() of the kernel).
 DeviceName = Annotated[str, Field(pattern=r"^[^/\s:]{1,15}$")]
-#: Bytes of the records of lbnode/bpf/record.h that there are many of: a slot of a ring, a VIP, a destination, what one processor counts for it, a flow.
-_RING_BYTES, _VIP_BYTES, _DESTINATION_BYTES, _TRAFFIC_BYTES, _FLOW_BYTES = 4 * 65_537, 56, 64, 64, 16
+#: Bytes of the records of lbnode/bpf/record.h that there are many of: a slot of a ring, a VIP, what one processor dropped of it, a destination, what one
+#: processor counts for it, a flow.
+_RING_BYTES, _VIP_BYTES, _DROPS_BYTES, _DESTINATION_BYTES, _TRAFFIC_BYTES, _FLOW_BYTES = 4 * 65_537, 56, 56, 64, 64, 16
+#: The ring of frames that a capture is read from.
+_CAPTURE_BYTES = 1 << 18
 
 
 class Xdp(Strict):
@@ -61,6 +64,8 @@ class Xdp(Strict):
             # For a moment there are two tables of VIPs.
             2 * self.vip_places * _VIP_BYTES
             + self.services * _RING_BYTES
+            + (self.services + 1) * processors * _DROPS_BYTES
             + (self.destinations + 1) * (_DESTINATION_BYTES + processors * _TRAFFIC_BYTES)
             + processors * self.flows_per_processor * _FLOW_BYTES
+            + _CAPTURE_BYTES
         )

@@ -17,7 +17,7 @@ the agent).
 
 **How many series there can be** is in the last column, for one agent. No metric has both a VIP and a worker as labels, and none has a client's address,
 a pod or a port, so an agent's page grows with the sum of VIPs, workers, peers and Services with an active probe, never with a product of them. `reason` is
-one of the words in the [runbook](runbook.md).
+one of the words in the [runbook](runbook.md), that of drops [there](runbook.md#packets-that-xdp-drops).
 """
 _COLUMNS = ("metric", "type", "labels", "unit", "meaning", "series")
 

@@ -168,6 +168,52 @@ TRAFFIC = Row(
     ),
 )
 
+XDP = Row(
+    "XDP (edge nodes with dataplane: xdp)",
+    (
+        _graph(
+            "Packets dropped by reason",
+            "What went nowhere, and why? Each reason is in docs/runbook.md.",
+            (
+                f"sum by (instance, reason) (rate(samegate_xdp_drops_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{instance}} {{reason}}",
+            ),
+            unit="pps",
+        ),
+        _graph(
+            "Packets dropped by VIP",
+            "Whose clients wait?",
+            (
+                f"sum by (vip, reason) (rate(samegate_vip_xdp_drops_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{vip}} {{reason}}",
+            ),
+            unit="pps",
+        ),
+        _graph(
+            "Packets found in the table, by VIP",
+            "Of a VIP with long connections nearly all are; those of one that is flooded go by the ring.",
+            (
+                f"sum by (vip) (rate(samegate_vip_table_hits_total{{{CHOSEN}}}[$__rate_interval]))"
+                f" / sum by (vip) (rate(samegate_vip_received_packets_total{{{CHOSEN}}}[$__rate_interval])"
+                " and on (instance, vip) samegate_vip_table_hits_total)",
+                "{{vip}}",
+            ),
+            unit="percentunit",
+        ),
+        _graph(
+            "Packets found in the table, by worker",
+            "Does one worker get what is new, and the others what they have?",
+            (
+                f"sum by (worker) (rate(samegate_destination_table_hits_total{{{CHOSEN}}}[$__rate_interval]))"
+                f" / sum by (worker) (rate(samegate_destination_received_packets_total{{{CHOSEN}}}[$__rate_interval])"
+                " and on (instance, worker) samegate_destination_table_hits_total)",
+                "{{worker}}",
+            ),
+            unit="percentunit",
+        ),
+    ),
+)
+
 ROUTERS = Row(
     "Routers",
     (
@@ -308,7 +354,7 @@ ADDRESSES = Row(
     ),
 )
 
-ROWS = (NOW, VIPS, TRAFFIC, ROUTERS, WORKERS, AGENTS, ADDRESSES)
+ROWS = (NOW, VIPS, TRAFFIC, XDP, ROUTERS, WORKERS, AGENTS, ADDRESSES)
 
 
 def expressions(rows: Iterable[Row] = ROWS) -> tuple[str, ...]:

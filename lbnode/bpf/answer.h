@@ -157,7 +157,7 @@ static __always_inline void *message_room(struct xdp_md *ctx, __u32 link_bytes, 
 	return ip + grow + quote > end ? 0 : ip;
 }
 
-static __noinline int tell_too_big_ipv4(struct xdp_md *ctx, __u32 link_bytes, __u32 mtu)
+static __noinline int tell_too_big_ipv4(struct xdp_md *ctx, __u32 link_bytes, __u32 mtu, __u32 vip)
 {
 	const int grow = sizeof(struct iphdr) + sizeof(struct sg_icmp);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -166,16 +166,16 @@ static __noinline int tell_too_big_ipv4(struct xdp_md *ctx, __u32 link_bytes, __
 	__u8 first;
 
 	if (link_bytes > SG_LINK_BYTES_MOST || data + sizeof(struct ethhdr) > end || (void *)(ip + 1) > end)
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	if (!to_us(data) || !(ip->frag_off & bpf_htons(SG_IP_DO_NOT_FRAGMENT)))
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	first = ip->saddr;
 	/* RFC 1122 section 3.2.2: not to an address that is no single host. */
 	if (first == 0 || first == 127 || first >= 224 || !within(SG_PACE_MESSAGES, limits.messages))
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	ip = message_room(ctx, link_bytes, SG_QUOTE_IPV4, grow);
 	if (!ip)
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	icmp = (void *)(ip + 1);
 	quoted = (void *)(icmp + 1);
 	((__u8 *)ip)[0] = 0x45;
@@ -194,11 +194,11 @@ static __noinline int tell_too_big_ipv4(struct xdp_md *ctx, __u32 link_bytes, __
 	icmp->checksum = 0;
 	icmp->rest = bpf_htonl(mtu);
 	icmp->checksum = ~folded_wide(sum_of(icmp, sizeof(*icmp) + SG_QUOTE_IPV4, 0));
-	count_drop(SG_DROP_TOO_BIG);
+	count_drop(vip, SG_DROP_TOO_BIG);
 	return XDP_TX;
 }
 
-static __noinline int tell_too_big_ipv6(struct xdp_md *ctx, __u32 link_bytes, __u32 mtu)
+static __noinline int tell_too_big_ipv6(struct xdp_md *ctx, __u32 link_bytes, __u32 mtu, __u32 vip)
 {
 	const int grow = sizeof(struct ipv6hdr) + sizeof(struct sg_icmp);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -208,13 +208,13 @@ static __noinline int tell_too_big_ipv6(struct xdp_md *ctx, __u32 link_bytes, __
 	__s64 sum;
 
 	if (link_bytes > SG_LINK_BYTES_MOST || data + sizeof(struct ethhdr) > end || (void *)(ip + 1) > end || !to_us(data))
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	/* RFC 4443 section 2.4 (e.6): not to an address that is no single node. */
 	if (ip->saddr.s6_addr[0] == 0xff || ip->saddr.s6_addr32[0] == 0 || !within(SG_PACE_MESSAGES, limits.messages))
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	ip = message_room(ctx, link_bytes, SG_QUOTE_IPV6, grow);
 	if (!ip)
-		return drop(SG_DROP_TOO_BIG);
+		return drop(vip, SG_DROP_TOO_BIG);
 	icmp = (void *)(ip + 1);
 	quoted = (void *)(icmp + 1);
 	*(__be32 *)ip = bpf_htonl(6U << 28);
@@ -229,7 +229,7 @@ static __noinline int tell_too_big_ipv6(struct xdp_md *ctx, __u32 link_bytes, __
 	icmp->rest = bpf_htonl(mtu);
 	sum = sum_of(&ip->saddr, 2 * sizeof(ip->saddr), bpf_csum_diff(0, 0, pseudo, sizeof(pseudo), 0));
 	icmp->checksum = ~folded_wide(sum_of(icmp, sizeof(*icmp) + SG_QUOTE_IPV6, sum));
-	count_drop(SG_DROP_TOO_BIG);
+	count_drop(vip, SG_DROP_TOO_BIG);
 	return XDP_TX;
 }
 

@@ -4,6 +4,7 @@
 #define SAMEGATE_BALANCE_H
 
 #include "answer.h"
+#include "capture.h"
 #include "encapsulate.h"
 #include "flow.h"
 
@@ -53,20 +54,19 @@ static __always_inline int forward(struct xdp_md *ctx, const struct sg_destinati
 
 	if (unlikely(packet->bytes + overhead > limits.mtu)) {
 		if (packet->quoted)
-			return drop(SG_DROP_TOO_BIG);
-		return packet->version == 4 ? tell_too_big_ipv4(ctx, packet->link_bytes, limits.mtu - overhead) :
-					      tell_too_big_ipv6(ctx, packet->link_bytes, limits.mtu - overhead);
+			return drop(destination->vip, SG_DROP_TOO_BIG);
+		return packet->version == 4 ? tell_too_big_ipv4(ctx, packet->link_bytes, limits.mtu - overhead, destination->vip) :
+					      tell_too_big_ipv6(ctx, packet->link_bytes, limits.mtu - overhead, destination->vip);
 	}
 	if (ensure_way(ctx, traffic_here, destination))
-		return drop(SG_DROP_NO_ROUTE);
+		return drop(destination->vip, SG_DROP_NO_ROUTE);
 	traffic_here->packets += 1;
 	traffic_here->bytes += packet->bytes;
 	return encapsulate(ctx, destination, traffic_here, packet);
 }
 
-static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_packet *packet)
+static __always_inline int balance_vip(struct xdp_md *ctx, const struct sg_packet *packet, const struct sg_vip *vip)
 {
-	struct sg_vip *vip = find_vip(packet, packet->service);
 	struct sg_destination *destination;
 	struct sg_traffic *counted;
 	struct sg_flow_set *set = 0;
@@ -75,10 +75,6 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 	__u64 hash, key = 0;
 	__u16 now = 0;
 
-	if (!vip)
-		return XDP_PASS;
-	if (vip->flags & SG_VIP_LIMITED && !may_come(vip, packet))
-		return drop(SG_DROP_SOURCE);
 	port = vip->flags & SG_VIP_AFFINITY ? 0 : packet->client_port;
 	hash = flow_hash(vip, packet, port);
 	if (!(vip->flags & SG_VIP_STATELESS) && !(packet->opens && !within(SG_PACE_OPENINGS, limits.openings))) {
@@ -92,7 +88,7 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 		if (destination && (__u16)destination->generation == flow->generation) {
 			counted = bpf_map_lookup_elem(&traffic, &flow->destination);
 			if (!counted)
-				return drop(SG_DROP_NO_DESTINATION);
+				return drop(destination->vip, SG_DROP_NO_DESTINATION);
 			if (packet->protocol == IPPROTO_TCP) {
 				if (!flow->stamp)
 					flow->stamp = 1;
@@ -109,10 +105,13 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 		}
 	}
 	chosen = ring_choice(vip, hash);
+	if (!chosen)
+		return drop(vip->id, SG_DROP_NO_DESTINATION);
 	destination = destination_at(chosen);
 	counted = bpf_map_lookup_elem(&traffic, &chosen);
+	/* A table that was swapped in between. To keep the VIP at hand for it would cost every packet. */
 	if (!destination || !counted)
-		return drop(SG_DROP_NO_DESTINATION);
+		return drop(0, SG_DROP_NO_DESTINATION);
 	/* A connection that opens is not stored, so a flood of them evicts nobody; one that was known goes where the new one goes. */
 	if (packet->opens) {
 		counted->new_flows += 1;
@@ -133,28 +132,56 @@ static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_pa
 	return forward(ctx, destination, counted, packet);
 }
 
-/* The same, for packets that are seldom: not to have all of it in the program once for each of their kinds. */
-static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet *packet)
+static __noinline int tagged_ipv4(struct xdp_md *ctx, __u32 link_bytes);
+static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes);
+
+/* A frame without tags: of what is in the packet, the verifier does not remember numbers. */
+static __always_inline int balance_packet(struct xdp_md *ctx, const struct sg_packet *packet)
 {
-	return packet ? balance_packet(ctx, packet) : XDP_PASS;
+	struct sg_vip *vip = find_vip(packet, packet->service);
+
+	if (!vip)
+		return XDP_PASS;
+	/* One question for both, so that a capture of other VIPs, or none, costs this one nothing. */
+	if (unlikely(vip->flags & (SG_VIP_LIMITED | SG_VIP_CAPTURED))) {
+		/* The way of packets that are seldom, from the headers on: were the packet handed over, it would be in memory for all others too. */
+		if (vip->flags & SG_VIP_CAPTURED)
+			return packet->version == 4 ? tagged_ipv4(ctx, sizeof(struct ethhdr)) : other_ipv6(ctx, sizeof(struct ethhdr));
+		if (!may_come(vip, packet))
+			return drop(vip->id, SG_DROP_SOURCE);
+	}
+	return balance_vip(ctx, packet, vip);
 }
 
-/* An ICMP error goes where the packet goes that it quotes, and leaves no trace in the table. */
-static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet *packet)
+/* The same, for packets that are seldom, or that somebody wants to see: not to have all of it in the program once for each of their kinds. */
+static __noinline int balance_seldom(struct xdp_md *ctx, const struct sg_packet *packet)
 {
-	struct sg_destination *destination = 0;
-	struct sg_flow_set *set;
-	struct sg_flow *flow = 0;
-	struct sg_traffic *counted;
+	int verdict, seen;
 	struct sg_vip *vip;
-	__u32 port, chosen = 0;
-	__u64 hash;
 
 	if (!packet)
 		return XDP_PASS;
 	vip = find_vip(packet, packet->service);
 	if (!vip)
 		return XDP_PASS;
+	seen = capture_begins(ctx, vip);
+	if (vip->flags & SG_VIP_LIMITED && !may_come(vip, packet))
+		verdict = drop(vip->id, SG_DROP_SOURCE);
+	else
+		verdict = balance_vip(ctx, packet, vip);
+	return capture_ends(ctx, seen, verdict);
+}
+
+/* An ICMP error goes where the packet goes that it quotes, and leaves no trace in the table. */
+static __always_inline int forward_quoted(struct xdp_md *ctx, const struct sg_packet *packet, const struct sg_vip *vip)
+{
+	struct sg_destination *destination = 0;
+	struct sg_flow_set *set;
+	struct sg_flow *flow = 0;
+	struct sg_traffic *counted;
+	__u32 port, chosen = 0;
+	__u64 hash;
+
 	port = vip->flags & SG_VIP_AFFINITY ? 0 : packet->client_port;
 	hash = flow_hash(vip, packet, port);
 	set = vip->flags & SG_VIP_STATELESS ? 0 : flow_set(hash);
@@ -172,8 +199,23 @@ static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet 
 	}
 	counted = bpf_map_lookup_elem(&traffic, &chosen);
 	if (!destination || !counted)
-		return drop(SG_DROP_NO_DESTINATION);
+		return drop(vip->id, SG_DROP_NO_DESTINATION);
 	return forward(ctx, destination, counted, packet);
+}
+
+static __noinline int balance_quoted(struct xdp_md *ctx, const struct sg_packet *packet)
+{
+	int verdict, seen;
+	struct sg_vip *vip;
+
+	if (!packet)
+		return XDP_PASS;
+	vip = find_vip(packet, packet->service);
+	if (!vip)
+		return XDP_PASS;
+	seen = capture_begins(ctx, vip);
+	verdict = forward_quoted(ctx, packet, vip);
+	return capture_ends(ctx, seen, verdict);
 }
 
 /* Whether ICMP of this type says that a packet of ours did not arrive as it was sent (RFC 792). */
@@ -188,18 +230,20 @@ static __noinline int icmp_ipv4(struct xdp_md *ctx, __u32 link_bytes)
 	struct sg_packet packet = { .version = 4, .link_bytes = link_bytes, .quoted = 1 };
 	struct iphdr *ip = data + link_bytes, *inner;
 	struct sg_icmp *icmp;
+	struct sg_vip *vip;
 	__u32 inner_bytes;
 	__u16 *ports;
 
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
 	packet.vip_low = ip->daddr;
-	if (!find_vip(&packet, service_of(0, 0, 4)))
+	vip = find_vip(&packet, service_of(0, 0, 4));
+	if (!vip)
 		return XDP_PASS;
 	if (((__u8 *)ip)[0] != 0x45)
-		return drop(SG_DROP_OPTIONS);
+		return drop(vip->id, SG_DROP_OPTIONS);
 	if (ip->frag_off & bpf_htons(SG_IP_OFFSET_OR_MORE))
-		return drop(SG_DROP_FRAGMENT);
+		return drop(vip->id, SG_DROP_FRAGMENT);
 	icmp = (void *)(ip + 1);
 	if ((void *)(icmp + 1) > end)
 		return XDP_PASS;
@@ -280,6 +324,7 @@ static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes)
 	struct sg_packet packet = { .version = 6, .link_bytes = link_bytes };
 	struct ipv6hdr *ip = data + link_bytes;
 	struct ipv6_opt_hdr *extension;
+	struct sg_vip *vip;
 	__u32 at = link_bytes + sizeof(*ip);
 	__u8 next;
 	int i;
@@ -287,12 +332,13 @@ static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes)
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
 	ends_ipv6(&packet, ip);
-	if (!find_vip(&packet, service_of(0, 0, 6)))
+	vip = find_vip(&packet, service_of(0, 0, 6));
+	if (!vip)
 		return XDP_PASS;
 	next = ip->nexthdr;
 	for (i = 0; i < SG_EXTENSIONS; i++) {
 		if (next == IPPROTO_FRAGMENT)
-			return drop(SG_DROP_FRAGMENT);
+			return drop(vip->id, SG_DROP_FRAGMENT);
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
 			break;
 		extension = data + at;
@@ -301,10 +347,10 @@ static __noinline int other_ipv6(struct xdp_md *ctx, __u32 link_bytes)
 		next = extension->nexthdr;
 		at += 8 + extension->hdrlen * 8;
 		if (at > SG_EXTENSION_BYTES)
-			return drop(SG_DROP_OPTIONS);
+			return drop(vip->id, SG_DROP_OPTIONS);
 	}
 	if (i == SG_EXTENSIONS)
-		return drop(SG_DROP_OPTIONS);
+		return drop(vip->id, SG_DROP_OPTIONS);
 	if (next == IPPROTO_ICMPV6)
 		return icmp_ipv6(ctx, &packet, at);
 	packet.protocol = next;
@@ -317,6 +363,7 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, void *at, void *end,
 {
 	struct iphdr *ip = at;
 	struct sg_packet packet = { .version = 4, .link_bytes = link_bytes };
+	struct sg_vip *vip;
 
 	if ((void *)(ip + 1) > end)
 		return XDP_PASS;
@@ -328,9 +375,10 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, void *at, void *end,
 	packet.traffic_class = ip->tos;
 	packet.bytes = bpf_ntohs(ip->tot_len);
 	if (((__u8 *)ip)[0] != 0x45 || ip->frag_off & bpf_htons(SG_IP_OFFSET_OR_MORE)) {
-		if (!find_vip(&packet, service_of(0, 0, 4)))
+		vip = find_vip(&packet, service_of(0, 0, 4));
+		if (!vip)
 			return XDP_PASS;
-		return drop(((__u8 *)ip)[0] != 0x45 ? SG_DROP_OPTIONS : SG_DROP_FRAGMENT);
+		return ((__u8 *)ip)[0] != 0x45 ? drop(vip->id, SG_DROP_OPTIONS) : drop(vip->id, SG_DROP_FRAGMENT);
 	}
 	if (parse_ports(&packet, ip + 1, end))
 		return XDP_PASS;

@@ -114,12 +114,26 @@ struct {
 	__array(values, struct sg_flow_table);
 } flows SEC(".maps");
 
+/* By the VIP's id; 0 is for VIPs that are going. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SG_DROPS);
+	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct sg_drops);
 } drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sg_capture);
+} capture SEC(".maps");
+
+/* Some 850 frames; a power of two, and whole pages also where these have 64 KiB. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18);
+} captured SEC(".maps");
 
 const volatile struct sg_limits limits SEC(".rodata.limits") = {
 	.vip_mask = 4095,
@@ -131,17 +145,17 @@ const volatile struct sg_limits limits SEC(".rodata.limits") = {
 	.openings = 500,
 };
 
-static __always_inline void count_drop(__u32 reason)
+static __always_inline void count_drop(__u32 vip, __u32 reason)
 {
-	__u64 *count = bpf_map_lookup_elem(&drops, &reason);
+	struct sg_drops *count = bpf_map_lookup_elem(&drops, &vip);
 
 	if (count)
-		*count += 1;
+		count->packets[reason] += 1;
 }
 
-static __always_inline int drop(__u32 reason)
+static __always_inline int drop(__u32 vip, __u32 reason)
 {
-	count_drop(reason);
+	count_drop(vip, reason);
 	return XDP_DROP;
 }
 

@@ -17,13 +17,14 @@
 #define SG_VIP_AFFINITY (1U << 1)  /* the client's port does not count */
 #define SG_VIP_STATELESS (1U << 2) /* the flow table is not asked */
 #define SG_VIP_LIMITED (1U << 3)   /* only clients of the map `sources` */
+#define SG_VIP_CAPTURED (1U << 4)  /* somebody wants to see its packets: the map `capture` */
 
 /* What is served: one address with one protocol and port, or the address as a whole (protocol and port 0). All in the byte order of the wire. */
 struct sg_vip {
 	__u64 address_high; /* 0 for IPv4 */
 	__u64 address_low;
 	__u32 service; /* port | protocol << 16 | IP version << 24; 0 is an empty place */
-	__u32 id;      /* in flow keys; below 65536 */
+	__u32 id;      /* in flow keys and for counting drops; below 65536. Of a whole address: that of one of its services */
 	__u64 seed;    /* starts the hash of flows: the same on every edge node */
 	__u32 ring;
 	__u32 flags;
@@ -103,7 +104,7 @@ struct sg_traffic {
 	__u32 unused;
 };
 
-/* Why a packet for a VIP went nowhere; the places of the map `drops`. */
+/* Why a packet for a VIP went nowhere. */
 enum sg_drop {
 	SG_DROP_FRAGMENT,
 	SG_DROP_OPTIONS,
@@ -113,6 +114,36 @@ enum sg_drop {
 	SG_DROP_NO_ROOM,
 	SG_DROP_SOURCE,
 	SG_DROPS,
+};
+
+/* What one CPU dropped of one VIP, by reason. */
+struct sg_drops {
+	__u64 packets[SG_DROPS];
+};
+
+/* Bytes of a frame that are copied: headers, tags, an ICMP error with what it quotes, and the beginning of the rest. */
+#define SG_CAPTURE_BYTES 256
+
+/* What is to be seen of the VIPs with SG_VIP_CAPTURED. Bounded here, for who asked for it may be gone. */
+struct sg_capture {
+	__u64 until; /* nanoseconds of CLOCK_MONOTONIC */
+	__u64 most;  /* packets */
+	__u64 taken; /* of them so far; each CPU may take one too many */
+	__u64 lost;  /* frames that the ring had no room for */
+	__u64 one_in; /* one packet of so many is taken, by chance; 0 and 1 are all */
+};
+
+/* Verdict of a frame as it came, before the program did anything; all others are those of linux/bpf.h. */
+#define SG_CAME 0xffffffffU
+
+/* A frame in the ring `captured`. */
+struct sg_captured {
+	__u64 nanoseconds; /* of CLOCK_MONOTONIC */
+	__u32 verdict;
+	__u32 device; /* where it came in */
+	__u32 bytes;  /* of the whole frame, of which the first SG_CAPTURE_BYTES follow */
+	__u32 cpu; /* each packet's two frames come from one, with none of another packet's from there in between */
+	__u8 frame[SG_CAPTURE_BYTES];
 };
 
 /* Fixed when the program is loaded. */

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from lbnode.dataplane.service_list import ServiceOperation
-from lbnode.model import DestinationTraffic, EdgeState, IPNetwork, IpvsTimeouts, VirtualKey, VirtualService, WorkerState
+from lbnode.model import (
+    DestinationTraffic,
+    Drops,
+    EdgeState,
+    IPNetwork,
+    IpvsTimeouts,
+    VirtualKey,
+    VirtualService,
+    WorkerState,
+)
 from lbnode.model import Protocol as TransportProtocol
 from lbnode.operations import Operation, SetTimeouts
 from lbnode.settings import DataPlane
@@ -38,6 +47,9 @@ class Balancer(Protocol):
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`EdgeDataPlane.traffic`."""
+
+    def drops(self) -> Drops:
+        """As :meth:`EdgeDataPlane.drops`."""
 
     def apply(self, operations: Sequence[BalancerOperation]) -> None:
         """Carry out the operations. Raises as :meth:`EdgeDataPlane.apply`."""
@@ -71,6 +83,9 @@ class EdgeDataPlane(Protocol):
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """What the kernel counted for each destination of these services. A service that is not there has none. Raises as :meth:`read`."""
+
+    def drops(self) -> Drops:
+        """Packets for VIPs that went nowhere, by service and reason; nothing where the data plane does not count them. Raises as :meth:`read`."""
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out the operations in order.

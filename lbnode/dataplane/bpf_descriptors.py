@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ MAP_TYPE_ARRAY = 2
 #: linux/bpf.h: the values of the array begin on a page and can be mapped.
 MAPPED = 1 << 10
 _ANY = 0  # BPF_ANY
+
+
+_Sample = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class _MapOptions(ctypes.Structure):
@@ -155,8 +159,50 @@ class Map:
         """The values of an array made with :data:`MAPPED`, to be read and written as memory."""
         return mmap.mmap(self.descriptor, size_bytes)
 
+    def read_ring(self, take: Callable[[bytes], None]) -> Ring:
+        """A reader of this ring buffer, which gives each record to ``take``. Raises OSError."""
+        return Ring(self._library, self.descriptor, take)
+
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+class Ring:
+    """A reader of a ring buffer. What was read is gone from the ring, whoever reads."""
+
+    def __init__(self, library: ctypes.CDLL, descriptor: int, take: Callable[[bytes], None]) -> None:
+        self._library = library
+        self._failure: BaseException | None = None
+
+        def sample(_context: int, data: int, size: int) -> int:
+            try:
+                take(ctypes.string_at(data, size))
+            except BaseException as error:  # ctypes would print it, and go on.
+                self._failure = error
+                return -errno.ECANCELED
+            return 0
+
+        self._sample = _Sample(sample)
+        self._handle = ctypes.c_void_p(library.ring_buffer__new(descriptor, self._sample, None, None))
+        if not self._handle:
+            raise OSError(ctypes.get_errno(), f"a ring buffer cannot be read: {os.strerror(ctypes.get_errno())}")
+
+    def poll(self, seconds: float) -> int:
+        """Wait at most so long for records, and take all that are there; how many. Raises OSError, and what ``take`` raised."""
+        if seconds:
+            count = int(self._library.ring_buffer__poll(self._handle, int(seconds * 1000)))
+        else:
+            # Without asking whether the kernel has woken somebody yet.
+            count = int(self._library.ring_buffer__consume(self._handle))
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if count != -errno.EINTR:
+            check(count, "a ring buffer cannot be read")
+        return max(count, 0)
+
+    def close(self) -> None:
+        self._library.ring_buffer__free(self._handle)
 
 
 class Link:

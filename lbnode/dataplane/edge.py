@@ -23,6 +23,7 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     TUNNEL_OVERHEAD_BYTES,
     DestinationTraffic,
+    Drops,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -182,7 +183,17 @@ class KernelEdge:
 
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`lbnode.dataplane.base.EdgeDataPlane.traffic`."""
-        return self.balancer.traffic(keys)
+        try:
+            return self.balancer.traffic(keys)
+        except OSError as error:
+            raise failure("to be counted", error) from None
+
+    def drops(self) -> Drops:
+        """As :meth:`lbnode.dataplane.base.EdgeDataPlane.drops`."""
+        try:
+            return self.balancer.drops()
+        except OSError as error:
+            raise failure("to be counted", error) from None
 
     def _forget_former_pools(self, seen: set[IPAddress]) -> None:
         # Once nothing of ours is left in them they are other people's.

@@ -20,7 +20,7 @@ from lbnode.dataplane.ipvs import Ipvs
 from lbnode.dataplane.ipvs_messages import Fields, destinations_request, reading
 from lbnode.dataplane.netlink import BlockingSocket, Channel, WholeDumps, dump
 from lbnode.errors import Retry
-from lbnode.model import Counters, DestinationTraffic, IPAddress, IPNetwork, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, IPNetwork, VirtualKey
 from lbnode.settings import DataPlane
 
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
@@ -98,6 +98,10 @@ class IpvsBalancer(Ipvs):
     def traffic(self, keys: Iterable[VirtualKey]) -> tuple[DestinationTraffic, ...]:
         """As :meth:`lbnode.dataplane.base.Balancer.traffic`."""
         return self._counters.read(keys)
+
+    def drops(self) -> Drops:
+        """IPVS does not tell of its services why a packet of theirs was dropped."""
+        return {}
 
     @property
     def dataplane(self) -> DataPlane:

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +28,7 @@ _ATTACH_XDP = 37  # BPF_XDP of enum bpf_attach_type
 #: linux/if_link.h.
 GENERIC_MODE, NATIVE_MODE = 1 << 1, 1 << 2
 
+_Sample = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _Print = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -106,6 +108,7 @@ def _library() -> tuple[ctypes.CDLL, _Log]:
         "bpf_object__find_map_by_name",
         "bpf_object__find_program_by_name",
         "bpf_object__next_program",
+        "ring_buffer__new",
     ):
         getattr(library, name).restype = ctypes.c_void_p
     log = _Log(ctypes.CDLL(None))
@@ -283,3 +286,15 @@ def _refused(path: Path, number: int, log: _Log) -> ConfigError:
 
 def _last(log: _Log) -> str:
     return "libbpf said: " + " | ".join(log.lines[-20:]) if log.lines else "libbpf said nothing"
+
+
+def pinned(path: Path, value_bytes: int) -> Map:
+    """A map that was pinned, for who has loaded no object. Raises ConfigError where libbpf is missing, and OSError."""
+    library, _ = _library_of_process()
+    return Map(library, opened(library, path), value_bytes)
+
+
+@cache
+def _library_of_process() -> tuple[ctypes.CDLL, _Log]:
+    # libbpf holds on to the log's callback.
+    return _library()

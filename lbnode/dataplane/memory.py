@@ -15,6 +15,7 @@ from lbnode.errors import Bug, ConfigError, Retry
 from lbnode.model import (
     Counters,
     DestinationTraffic,
+    Drops,
     EdgeState,
     IPAddress,
     IPNetwork,
@@ -134,6 +135,8 @@ class MemoryEdge(_Node):
         self.able_to_limit_syn = True
         #: What a test says went through; as in the kernel it goes with its service.
         self.counted: dict[tuple[VirtualKey, IPAddress], Counters] = {}
+        #: And what it says that was dropped.
+        self.dropped: Drops = {}
 
     def missing_protocols(self) -> frozenset[Protocol]:
         return self.missing
@@ -148,6 +151,9 @@ class MemoryEdge(_Node):
             if k in self.services
             for d in self.services[k].destinations
         )
+
+    def drops(self) -> Drops:
+        return dict(self.dropped)
 
     def read(self) -> EdgeState:
         ours = [s for s in self.services.values() if self._is_ours(s.key.address)]

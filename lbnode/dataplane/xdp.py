@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -18,6 +19,7 @@ from lbnode.dataplane.xdp_table import Limited, Served
 from lbnode.errors import Retry
 from lbnode.model import (
     DestinationTraffic,
+    Drops,
     IPAddress,
     IPNetwork,
     IpvsTimeouts,
@@ -81,6 +83,7 @@ class XdpBalancer:
     def services(self) -> tuple[VirtualService, ...]:
         """As :meth:`lbnode.dataplane.base.Balancer.services`."""
         self._state.set_links(_vlans())
+        self._state.end_capture(time.monotonic_ns())
         present = self._state.read()
         ours = [s.service for s in present.values() if any(s.service.key.address in p for p in self._pools)]
         return tuple(sorted((*ours, *self._theirs(present)), key=lambda s: s.key.order))
@@ -132,6 +135,10 @@ class XdpBalancer:
         if theirs and _IPVS.exists():
             found += self._ipvs.traffic(theirs)
         return tuple(found)
+
+    def drops(self) -> Drops:
+        """As :meth:`lbnode.dataplane.base.Balancer.drops`. What IPVS serves beside the program is not among them."""
+        return self._state.drops({s.number: key for key, s in self._state.read().items()})
 
     def apply(self, operations: Sequence[BalancerOperation]) -> None:
         """As :meth:`lbnode.dataplane.base.Balancer.apply`. The program meets the services as they were, or as they are after all operations."""

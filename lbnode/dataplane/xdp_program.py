@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import mmap
 import os
 import socket
 import time
@@ -25,7 +26,20 @@ PROGRAM = "samegate"
 _LINK_PREFIX = "link-"
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 _VLAN_PROTOCOL = 0x8100  # IEEE 802.1Q; the kernel's list does not say where it is another
-MAPS = ("vips", "rings", "destinations", "traffic", "flows", "drops", "timeouts", "links", "sources", "pace")
+MAPS = (
+    "vips",
+    "rings",
+    "destinations",
+    "traffic",
+    "flows",
+    "drops",
+    "timeouts",
+    "links",
+    "sources",
+    "pace",
+    "capture",
+    "captured",
+)
 _SET_BYTES = xdp_records.FLOWS_PER_SET * ctypes.sizeof(xdp_records.Flow)
 
 
@@ -55,17 +69,32 @@ class Sizes:
         return (
             2 * self.vip_places * ctypes.sizeof(xdp_records.Vip)
             + self.services * ring
+            + (self.services + 1) * processors * ctypes.sizeof(xdp_records.Drops)
             + (self.destinations + 1) * each_destination
             + processors * self.flow_sets * _SET_BYTES
+            + xdp_records.CAPTURE_RING_BYTES
         )
 
 
 def layout() -> str:
     """A word for the layout of all records: maps of another program with the same word can be used as they are."""
-    kinds = (xdp_records.Vip, xdp_records.DestinationRecord, xdp_records.Flow, xdp_records.Traffic)
-    kinds_too = (xdp_records.Source, xdp_records.Timeouts, LinkRecord, Tag)
+    kinds = (xdp_records.Vip, xdp_records.DestinationRecord, xdp_records.Flow, xdp_records.Traffic, xdp_records.Drops)
+    kinds_too = (xdp_records.Source, xdp_records.Timeouts, LinkRecord, Tag, xdp_records.Capture, xdp_records.Captured)
     shown = repr([(k.__name__, [(f[0], f[1].__name__) for f in k._fields_]) for k in (*kinds, *kinds_too)])
     return hashlib.sha256(shown.encode()).hexdigest()[:8]
+
+
+def folder_name(sizes: Sizes) -> str:
+    """Where maps of these sizes are pinned. Those of another layout or size are in another folder."""
+    return f"{layout()}-{sizes.vip_places}-{sizes.services}-{sizes.destinations}-{sizes.flow_sets}"
+
+
+def sizes_of_folder(name: str) -> Sizes | None:
+    """The sizes that :func:`folder_name` wrote; ``None`` for the name of something else, or of another layout."""
+    word, *numbers = name.split("-")
+    if word != layout() or len(numbers) != 4 or not all(n.isdecimal() for n in numbers):
+        return None
+    return Sizes(*map(int, numbers))
 
 
 def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None) -> tuple[Object, Path | None]:
@@ -78,7 +107,7 @@ def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None)
     """
     folder = None
     if pins is not None:
-        folder = pins / f"{layout()}-{sizes.vip_places}-{sizes.services}-{sizes.destinations}-{sizes.flow_sets}"
+        folder = pins / folder_name(sizes)
         if (kind := _file_system(pins)) != "bpf":
             raise _no_place(pins, f"its file system is {kind}, not bpf")
         try:
@@ -92,6 +121,7 @@ def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None)
             entries={
                 "flows": processors,
                 "rings": sizes.services + 1,
+                "drops": sizes.services + 1,
                 "destinations": sizes.destinations + 1,
                 "traffic": sizes.destinations + 1,
             },
@@ -114,6 +144,11 @@ def load_program(path: Path, sizes: Sizes, constants: Limits, pins: Path | None)
             ) from None
         raise
     return loaded, folder
+
+
+def pages(size_bytes: int) -> int:
+    """The bytes of the whole pages that so many bytes take."""
+    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _file_system(path: Path) -> str:

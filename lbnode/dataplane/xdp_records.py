@@ -13,6 +13,14 @@ VIP_ADDRESS = 1 << 0
 VIP_AFFINITY = 1 << 1
 VIP_STATELESS = 1 << 2
 VIP_LIMITED = 1 << 3
+VIP_CAPTURED = 1 << 4
+
+#: ``SG_CAPTURE_BYTES``: what is copied of a frame.
+CAPTURE_BYTES = 256
+#: ``SG_CAME``: in place of the verdict of a frame as it came.
+CAME = 0xFFFFFFFF
+#: ``max_entries`` of the map ``captured``.
+CAPTURE_RING_BYTES = 1 << 18
 
 
 class Vip(ctypes.Structure):
@@ -100,6 +108,25 @@ class Traffic(ctypes.Structure):
     )
 
 
+class Capture(ctypes.Structure):
+    """``struct sg_capture``: what is to be seen of VIPs with :data:`VIP_CAPTURED`, and how much of it was taken and lost."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("until", "most", "taken", "lost", "one_in"))
+
+
+class Captured(ctypes.Structure):
+    """``struct sg_captured``: a frame in the ring."""
+
+    _fields_ = (
+        ("nanoseconds", ctypes.c_uint64),
+        ("verdict", ctypes.c_uint32),
+        ("device", ctypes.c_uint32),
+        ("bytes", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("frame", ctypes.c_uint8 * CAPTURE_BYTES),
+    )
+
+
 class Limits(ctypes.Structure):
     """``struct sg_limits``: fixed when the program is loaded."""
 
@@ -124,6 +151,17 @@ class Drop(IntEnum):
     NO_ROUTE = 4
     NO_ROOM = 5
     SOURCE = 6
+
+    @property
+    def reason(self) -> str:
+        """The word that metrics and the runbook have for it: ``NoRoute``."""
+        return self.name.title().replace("_", "")
+
+
+class Drops(ctypes.Structure):
+    """``struct sg_drops``: what one CPU dropped of one VIP."""
+
+    _fields_ = (("packets", ctypes.c_uint64 * len(Drop)),)
 
 
 #: Jiffies in a tick, ``1 << SG_TICK_SHIFT``.

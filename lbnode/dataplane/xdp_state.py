@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lbnode.dataplane.bpf_descriptors import Map
 from lbnode.dataplane.libbpf import Object
-from lbnode.dataplane.xdp_program import Sizes
+from lbnode.dataplane.xdp_capture import VIP_TABLE, is_left_over, mark
+from lbnode.dataplane.xdp_program import Sizes, pages
 from lbnode.dataplane.xdp_records import (
     RING_SLOTS,
+    Capture,
     DestinationRecord,
+    Drop,
+    Drops,
     LinkRecord,
     Source,
     Timeouts,
@@ -41,6 +44,8 @@ from lbnode.ring import ring
 
 _VIP_BYTES, _DESTINATION_BYTES = ctypes.sizeof(Vip), ctypes.sizeof(DestinationRecord)
 _SOURCE_BYTES = ctypes.sizeof(Source)
+#: The number of no VIP.
+_NOBODY = 0
 #: Says that source ranges were set at all: of no VIP, whose numbers begin with 1.
 _SET = bytes(Source(bits=32, vip=0))
 
@@ -55,8 +60,8 @@ class XdpState:
         self._object = loaded
         self._sizes = sizes
         self._hertz = hertz
-        self._pin = folder / "vip-table" if folder is not None else None
-        self._destinations = loaded.map("destinations").mapped(_pages((sizes.destinations + 1) * _DESTINATION_BYTES))
+        self._pin = folder / VIP_TABLE if folder is not None else None
+        self._destinations = loaded.map("destinations").mapped(pages((sizes.destinations + 1) * _DESTINATION_BYTES))
         self._table = self._table_in_force()
 
     def _table_in_force(self) -> Map | None:
@@ -92,7 +97,7 @@ class XdpState:
         if self._table is None:
             return
         size = self._sizes.vip_places * _VIP_BYTES
-        with self._table.mapped(_pages(size)) as memory:
+        with self._table.mapped(pages(size)) as memory:
             raw = memory[:size]
         for at in range(0, size, _VIP_BYTES):
             vip = Vip.from_buffer_copy(raw, at)
@@ -130,6 +135,8 @@ class XdpState:
         for key, service in wanted.items():
             number, numbers = placed[key]
             before = present.get(key)
+            if before is None:
+                self._object.map("drops").clear_each_processor(number)
             records = self._records(service, number, numbers, before, sources)
             if before is None or not before.intact or before.service.destinations != service.destinations:
                 for place, record in records.items():
@@ -139,7 +146,9 @@ class XdpState:
             vips.append(vip_of(service, number, made_of(records), limited=is_limited))
         # Who may come from now on is let in before, and who may not any more is kept out after.
         superfluous = self._add_sources(limited, {key: number for key, (number, _) in placed.items()})
-        table = vip_table([*vips, *address_vips(wanted)], self._sizes.vip_places)
+        table = vip_table(
+            [*vips, *address_vips({key: number for key, (number, _) in placed.items()})], self._sizes.vip_places
+        )
         for place in gone:
             # Belongs to no VIP from here on, and still forwards what the old table sends there.
             record = self._record(place)
@@ -193,7 +202,7 @@ class XdpState:
 
     def _swap(self, vips: list[Vip | None]) -> None:
         table = self._object.new_array("vips", _VIP_BYTES, self._sizes.vip_places)
-        with table.mapped(_pages(self._sizes.vip_places * _VIP_BYTES)) as memory:
+        with table.mapped(pages(self._sizes.vip_places * _VIP_BYTES)) as memory:
             for place, vip in enumerate(vips):
                 if vip is not None:
                     memory[place * _VIP_BYTES : (place + 1) * _VIP_BYTES] = bytes(vip)
@@ -234,6 +243,14 @@ class XdpState:
         for raw, value in wanted.items():
             there.put(raw, value)
 
+    def end_capture(self, now_nanoseconds: int) -> None:
+        """Take the marks off that a capture left whose command was killed. A clock of CLOCK_MONOTONIC."""
+        capture = self._object.map("capture")
+        if is_left_over(Capture.from_buffer_copy(capture[0]), now_nanoseconds):
+            if self._table is not None:
+                mark(self._table, self._sizes.vip_places, lambda _key: False)
+            capture[0] = Capture()
+
     def timeouts(self) -> IpvsTimeouts:
         """The idle times that were set; zeros where none were."""
         found = Timeouts.from_buffer_copy(self._object.map("timeouts")[0])
@@ -246,11 +263,23 @@ class XdpState:
     def counted(self, place: int) -> Counters:
         """What was counted for the destination in this place, since it has it. A flow of which only the first packet came counts."""
         found = [Traffic.from_buffer_copy(raw) for raw in self._object.map("traffic").each_processor(place)]
-        return Counters(sum(t.new_flows for t in found), sum(t.packets for t in found), sum(t.bytes for t in found))
+        return Counters(
+            sum(t.new_flows for t in found),
+            sum(t.packets for t in found),
+            sum(t.bytes for t in found),
+            sum(t.table_hits for t in found),
+        )
 
+    def drops(self, services: Mapping[int, VirtualKey]) -> dict[tuple[VirtualKey | None, str], int]:
+        """Packets that went nowhere, of these services by their number and of those that are going, by :attr:`lbnode.dataplane.xdp_records.Drop.reason`.
 
-def _pages(size_bytes: int) -> int:
-    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        What has no ports counts for one of the services of its address.
+        """
+        counted: dict[tuple[VirtualKey | None, str], int] = {}
+        for number, key in ((_NOBODY, None), *services.items()):
+            found = [Drops.from_buffer_copy(raw) for raw in self._object.map("drops").each_processor(number)]
+            counted |= {(key, drop.reason): sum(each.packets[drop] for each in found) for drop in Drop}
+        return counted
 
 
 def no_source(worker: IPAddress) -> ConfigError:

@@ -160,11 +160,14 @@ def vip_of(service: VirtualService, number: int, made_of_word: int, *, limited: 
     return Vip(high, low, wire, number, seed(service.key), number, flags, made_of_word)
 
 
-def address_vips(keys: Iterable[VirtualKey]) -> Iterator[Vip]:
-    """Records that stand for the addresses of services as a whole."""
-    for address in dict.fromkeys(key.address for key in keys):
+def address_vips(numbers: Mapping[VirtualKey, int]) -> Iterator[Vip]:
+    """Records that stand for the addresses of services as a whole. They count for the first of these services."""
+    first: dict[IPAddress, int] = {}
+    for key, number in numbers.items():
+        first.setdefault(key.address, number)
+    for address, number in first.items():
         high, low = halves(address)
-        yield Vip(high, low, wire_service(address.version), flags=VIP_ADDRESS)
+        yield Vip(high, low, wire_service(address.version), number, flags=VIP_ADDRESS)
 
 
 def place_numbers(

@@ -9,7 +9,7 @@ from typing import Protocol
 from prometheus_client import Counter
 
 from lbnode.facts import Verdict
-from lbnode.model import Counters, DestinationTraffic, IPAddress, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, VirtualKey
 from lbnode.observe.registry import Metrics, replace
 
 #: From one rack to the health check's timeout.
@@ -117,7 +117,7 @@ class EdgeMetrics(Metrics):
         self._vip_traffic = self._traffic("vip", "by VIP", "vip", "VIPs")
         self._vip_open = self.gauge(
             "samegate_vip_open_connections",
-            'Connections that IPVS holds now, by VIP: established TCP (state="active") and all others ("inactive").',
+            'Connections that IPVS holds now, by VIP: established TCP (state="active") and all others ("inactive"). XDP holds none.',
             ["vip", "state"],
             series="2 x VIPs",
             unit="connections",
@@ -125,10 +125,31 @@ class EdgeMetrics(Metrics):
         self._destination_traffic = self._traffic("destination", "by worker, over all VIPs", "worker", "workers")
         self._destination_open = self.gauge(
             "samegate_destination_open_connections",
-            "Connections that IPVS holds now, by worker, over all VIPs.",
+            "Connections that IPVS holds now, by worker, over all VIPs. XDP holds none.",
             ["worker", "state"],
             series="2 x workers",
             unit="connections",
+        )
+        self._vip_hits = self._hits("vip", "by VIP", "vip", "VIPs")
+        self._destination_hits = self._hits("destination", "by worker, over all VIPs", "worker", "workers")
+        self._drops = _Totals(
+            self.counter(
+                "samegate_xdp_drops_total",
+                'Packets for VIPs that the XDP program dropped, by reason; those that were answered with "too big" (TooBig) are among them. Only with dataplane: xdp.',
+                ["reason"],
+                unit="packets",
+                series="7",
+            )
+        )
+        self._vip_drops = _Totals(
+            self.counter(
+                "samegate_vip_xdp_drops_total",
+                "Packets for the VIP that the XDP program dropped, by reason, as in samegate_xdp_drops_total. Reasons that were not met have no series.",
+                ["vip", "reason"],
+                unit="packets",
+                series="VIPs x reasons met (at most 7)",
+            ),
+            only_seen=True,
         )
         self._probe_children: set[tuple[str, str]] = set()
         self._told: dict[IPAddress, Verdict] = {}
@@ -140,7 +161,7 @@ class EdgeMetrics(Metrics):
         counters = (
             self.counter(
                 f"samegate_{what}_connections_total",
-                f"Connections that IPVS scheduled here, with those that began at another edge node, {by}.",
+                f"Connections that IPVS scheduled here, with those that began at another edge node; with XDP, TCP connections that opened here and flows of UDP that are new to its table, {by}.",
                 [label],
                 unit="connections",
                 series=series,
@@ -161,6 +182,10 @@ class EdgeMetrics(Metrics):
             ),
         )
         return tuple(_Totals(counter) for counter in counters)
+
+    def _hits(self, what: str, by: str, label: str, series: str) -> _Totals:
+        text = f"Packets that XDP found in its table of flows, {by}; the others went by the ring. Only with dataplane: xdp."
+        return _Totals(self.counter(f"samegate_{what}_table_hits_total", text, [label], unit="packets", series=series))
 
     def verdicts(self, verdicts: Mapping[IPAddress, Verdict]) -> None:
         """The full set of decisions, a mapping that is not changed later on."""
@@ -224,10 +249,19 @@ class EdgeMetrics(Metrics):
         """The full set of destinations with what the kernel holds, and what each one grew by since the last call."""
         for place, counter in enumerate(("connections", "received_packets", "received_bytes")):
             rows = [(key, worker, getattr(counters, counter)) for (key, worker), counters in grown.items()]
-            self._vip_traffic[place].grow((str(key.address), count) for key, _, count in rows)
-            self._destination_traffic[place].grow((str(worker), count) for _, worker, count in rows)
+            self._vip_traffic[place].grow(((str(key.address),), count) for key, _, count in rows)
+            self._destination_traffic[place].grow(((str(worker),), count) for _, worker, count in rows)
+        hits = [(key, worker, c.table_hits) for (key, worker), c in grown.items() if c.table_hits is not None]
+        self._vip_hits.grow(((str(key.address),), count) for key, _, count in hits)
+        self._destination_hits.grow(((str(worker),), count) for _, worker, count in hits)
         replace(self._vip_open, _open((str(t.key.address), t) for t in traffic))
         replace(self._destination_open, _open((str(t.worker), t) for t in traffic))
+
+    def drops(self, grown: Drops) -> None:
+        """Packets that the data plane dropped since the last call, by each service and reason that it tells."""
+        self._drops.grow(((reason,), count) for (_, reason), count in grown.items())
+        by_vip = [((str(key.address), reason), count) for (key, reason), count in grown.items() if key is not None]
+        self._vip_drops.grow(by_vip)
 
 
 class WorkerMetrics(Metrics):
@@ -373,21 +407,24 @@ class ControllerMetrics(Metrics):
 
 
 class _Totals:
-    """A counter with one label that is told by how much each of the full set grew."""
+    """A counter that is told by how much each of the full set grew, by label values. Those that never grew have no series, ``only_seen``."""
 
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter, *, only_seen: bool = False) -> None:
         self._counter = counter
-        self._children: set[str] = set()
+        self._only_seen = only_seen
+        self._children: set[tuple[str, ...]] = set()
 
-    def grow(self, rows: Iterable[tuple[str, int]]) -> None:
-        sums: dict[str, int] = {}
-        for label, count in rows:
-            sums[label] = sums.get(label, 0) + count
+    def grow(self, rows: Iterable[tuple[tuple[str, ...], int]]) -> None:
+        sums: dict[tuple[str, ...], int] = {}
+        for labels, count in rows:
+            sums[labels] = sums.get(labels, 0) + count
         for gone in self._children - sums.keys():
-            self._counter.remove(gone)
-        self._children = set(sums)
-        for label, count in sums.items():
-            self._counter.labels(label).inc(count)
+            self._counter.remove(*gone)
+            self._children.discard(gone)
+        for labels, count in sums.items():
+            if count or not self._only_seen or labels in self._children:
+                self._children.add(labels)
+                self._counter.labels(*labels).inc(count)
 
 
 def _open(rows: Iterable[tuple[str, DestinationTraffic]]) -> dict[tuple[str, ...], float]:

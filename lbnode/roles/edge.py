@@ -94,7 +94,9 @@ class Edge:
         self._routes: Remembered[dict[IPNetwork, RouteAttributes]] = Remembered()
         self._health = WorkerHealth()
         self._warned: frozenset[str] = frozenset()
-        self._traffic = EdgeTraffic(lambda keys: self._in_thread(lambda: kernel.traffic(keys)), metrics, clock)
+        self._traffic = EdgeTraffic(
+            lambda keys: self._in_thread(lambda: (kernel.traffic(keys), kernel.drops())), metrics, clock
+        )
         self.workers: Neighbours | None = None
         self.peers: Neighbours | None = None
         self.terminating = False

@@ -8,7 +8,7 @@ import structlog
 
 from lbnode import traffic
 from lbnode.errors import ConfigError, Retry
-from lbnode.model import DestinationTraffic, EdgeState, VirtualKey
+from lbnode.model import DestinationTraffic, Drops, EdgeState, VirtualKey
 from lbnode.observe import EdgeMetrics
 
 #: Between two looks at the kernel's counters; shorter than scrapes are apart.
@@ -20,11 +20,11 @@ log = structlog.get_logger()
 
 
 class EdgeTraffic:
-    """``ask`` reads the counters of these services; ``clock`` is the one that ``now`` is of."""
+    """``ask`` reads the counters of these services, and what was dropped; ``clock`` is the one that ``now`` is of."""
 
     def __init__(
         self,
-        ask: Callable[[Sequence[VirtualKey]], Awaitable[Sequence[DestinationTraffic]]],
+        ask: Callable[[Sequence[VirtualKey]], Awaitable[tuple[Sequence[DestinationTraffic], Drops]]],
         metrics: EdgeMetrics,
         clock: Callable[[], float],
     ) -> None:
@@ -32,6 +32,7 @@ class EdgeTraffic:
         self._metrics = metrics
         self._clock = clock
         self._seen: traffic.Seen | None = None
+        self._drops_seen: Drops | None = None
         self._at = float("-inf")
         self._pause_seconds = TRAFFIC_SECONDS
 
@@ -42,7 +43,7 @@ class EdgeTraffic:
         self._at = now
         keys = [s.key for s in observed.services]
         try:
-            looks = await self._ask(keys)
+            looks, drops = await self._ask(keys)
         except (ConfigError, Retry) as error:
             # Counters are worth no failed pass; what was missed is counted by the next look.
             log.warning("traffic.unread", error=str(error))
@@ -51,4 +52,5 @@ class EdgeTraffic:
             self._pause_seconds = max(TRAFFIC_SECONDS, (self._clock() - now) / TRAFFIC_SHARE)
         now_seen = traffic.seen(looks)
         self._metrics.traffic(looks, traffic.growth(self._seen, now_seen))
-        self._seen = now_seen
+        self._metrics.drops(traffic.drops_growth(self._drops_seen, drops))
+        self._seen, self._drops_seen = now_seen, drops

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP
@@ -54,20 +56,38 @@ SIZES = Sizes(vip_places=64, services=15, destinations=31, flow_sets=64)
 class Edge:
     """The program with the services of the fixtures."""
 
-    def __init__(self, loaded: Object, device: int) -> None:
+    def __init__(self, loaded: Object, device: int, state: XdpState, balancer: XdpBalancer) -> None:
         self.loaded = loaded
         self.device = device
+        self.state = state
+        self.balancer = balancer
 
     def run(self, packet: bytes) -> Run:
         return self.loaded.run(PROGRAM, packet, device=self.device)
 
     def drops(self) -> dict[Drop, int]:
-        counted = self.loaded.map("drops")
-        return {d: sum(int.from_bytes(v, "little") for v in counted.each_processor(d)) for d in Drop}
+        """Of all services together, from the raw map: seven counters of 64 bits for each service and processor."""
+        raw = [v for n in range(SIZES.services + 1) for v in self.loaded.map("drops").each_processor(n)]
+        return {d: sum(int.from_bytes(v[8 * d : 8 * d + 8], "little") for v in raw) for d in Drop}
+
+    def drops_of(self, address: str) -> dict[str, int]:
+        """Of all services of an address, as the agent tells them, by the reasons that were met."""
+        found = Counter[str]()
+        for (key, reason), count in self.balancer.drops().items():
+            if key is not None and str(key.address) == address:
+                found[reason] += count
+        return dict(+found)
 
 
 @pytest.fixture(scope="module")
 def edge() -> Iterator[Edge]:
+    with serving(None) as found:
+        yield found
+
+
+@contextmanager
+def serving(pins: Path | None) -> Iterator[Edge]:
+    """The program with the services of the fixtures, and ``pins`` as in :func:`lbnode.dataplane.xdp_program.load_program`."""
     if shutil.which(CLANG) is None:
         pytest.skip(f"{CLANG} is not on PATH")
     hertz = kernel_hertz()
@@ -75,15 +95,16 @@ def edge() -> Iterator[Edge]:
     constants = limits(SIZES.vip_places, SIZES.flow_sets, MTU, hertz)
     constants.messages = 1 << 30
     with network() as device:
-        loaded, _ = load_program(build(), SIZES, constants, None)
+        loaded, folder = load_program(build(), SIZES, constants, pins)
         with loaded:
             loaded.map("timeouts")[0] = timeouts(900, 120, 30, hertz)
-            balancer = XdpBalancer([], XdpState(loaded, SIZES, hertz), Attachment(None, None))
+            state = XdpState(loaded, SIZES, hertz, folder)
+            balancer = XdpBalancer([], state, Attachment(None, None))
             balancer.limit(LIMITS)
             for service in SERVICES:
                 added = [AddDestination(service.key, d.address, d.weight) for d in service.destinations]
                 balancer.apply([AddService(replace(service, destinations=())), *added])
-            yield Edge(loaded, device)
+            yield Edge(loaded, device, state, balancer)
             balancer.close()
 
 
@@ -127,6 +148,21 @@ def test_each_packet_comes_to_what_its_fixture_says(edge: Edge, packet: Packet, 
     assert run.verdict == verdict
     assert run.packet == sent, f"{shown(run.packet)}\ninstead of\n{shown(sent)}"
     assert counted == ({} if reason is None else {reason: 1})
+
+
+COUNTED = {
+    name: (packet, reason)
+    for name, (packet, outcome) in FIXTURES.items()
+    if (reason := expected(packet, outcome)[2]) is not None
+}
+
+
+@pytest.mark.parametrize(("packet", "reason"), COUNTED.values(), ids=COUNTED.keys())
+def test_what_is_dropped_counts_for_the_vip_that_it_came_for(edge: Edge, packet: Packet, reason: Drop) -> None:
+    vip = (packet.getlayer(IP) or packet.getlayer(IPv6)).dst
+    before = edge.drops_of(vip)
+    edge.run(bytes(packet))
+    assert edge.drops_of(vip) == {**before, reason.reason: before.get(reason.reason, 0) + 1}
 
 
 @pytest.mark.parametrize("packet", CUT_OFF.values(), ids=CUT_OFF.keys())

@@ -18,6 +18,7 @@ from scapy.layers.l2 import Ether
 
 from lbnode.dataplane.libbpf import Run
 from lbnode.dataplane.xdp_program import PROGRAM, Mode, Sizes
+from lbnode.dataplane.xdp_records import Drop
 from lbnode.dataplane.xdp_state import XdpState
 from lbnode.diff import diff_edge
 from lbnode.errors import ConfigError, Retry
@@ -123,6 +124,30 @@ def test_an_agent_that_starts_again_finds_all_that_the_one_before_left(machine: 
         assert (node.plane.read(), node.plane.traffic([WEB])) == (before, counted)
         assert sum(t.total.received_packets for t in counted) == 100
         assert node.state.limited() == limits
+
+
+def test_hits_and_drops_are_told_and_the_next_agent_tells_them_too(machine: Machine) -> None:
+    fragment = bytes(
+        Ether(src="02:00:00:00:00:fe", dst="02:00:00:00:00:01")
+        / IP(src="10.1.2.3", dst=str(WEB.address), flags="MF")
+        / TCP(sport=1000, dport=80, flags="A")
+    )
+    with ExitStack() as first:
+        node = machine.agent(first)
+        node.plane.apply(TWO_WORKERS)
+        for port in (*range(1000, 1050), *range(1000, 1050), 1000):
+            send(node, port)
+        for _ in range(3):
+            node.loaded.run(PROGRAM, fragment, device=socket.if_nametoindex("eth0"))
+    with ExitStack() as second:
+        node = machine.agent(second)
+        assert sum(t.total.table_hits or 0 for t in node.plane.traffic([WEB])) == 51
+        told = node.plane.drops()
+        assert {at: count for at, count in told.items() if count} == {(WEB, "Fragment"): 3}
+        assert {reason for _, reason in told} == {drop.reason for drop in Drop}
+        node.plane.apply([RemoveService(WEB)])
+        node.plane.apply([AddService(VirtualService(DNS))])
+        assert not any(node.plane.drops().values()), "a number that is used again begins at nothing"
 
 
 def test_a_known_flow_stays_with_a_worker_that_drains_also_after_a_restart(machine: Machine) -> None:

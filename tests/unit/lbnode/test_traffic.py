@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbnode.model import Counters, DestinationTraffic, Protocol, VirtualKey
-from lbnode.traffic import add, growth, seen
+from lbnode.traffic import add, drops_growth, growth, seen
 
 WEB, DNS = (VirtualKey(ip_address("203.0.113.1"), p, n) for p, n in ((Protocol.TCP, 80), (Protocol.UDP, 53)))
 ONE, TWO = ip_address("198.18.0.21"), ip_address("198.18.0.22")
@@ -29,6 +29,21 @@ def test_a_destination_that_is_new_counts_whole_and_one_that_went_counts_nothing
 
 def test_a_destination_that_was_put_in_anew_counts_from_nothing() -> None:
     assert growth({AT: Counters(5, 50, 500)}, {AT: Counters(1, 60, 10)}) == {AT: Counters(1, 60, 10)}
+
+
+def test_hits_grow_too_where_the_data_plane_tells_them_and_are_told_by_nobody_else() -> None:
+    now = {AT: Counters(7, 60, 900, 55)}
+    assert growth(None, now) == {AT: Counters(0, 0, 0, 0)}
+    assert growth({AT: Counters(5, 50, 500, 47)}, now) == {AT: Counters(2, 10, 400, 8)}
+    assert growth({AT: Counters(5, 50, 500, 56)}, now) == now, "fewer than before: put in anew"
+    assert growth({}, {AT: Counters(7, 60, 900)})[AT].table_hits is None
+
+
+def test_drops_count_from_the_agents_start_and_anew_from_maps_that_begin_at_nothing() -> None:
+    route, big, going = (WEB, "NoRoute"), (WEB, "TooBig"), (None, "NoRoute")
+    assert drops_growth(None, {route: 9, big: 0}) == {route: 0, big: 0}
+    assert drops_growth({route: 9, big: 4}, {route: 12, big: 1, going: 2}) == {route: 3, big: 1, going: 2}
+    assert drops_growth({route: 9}, {}) == {}, "IPVS tells none"
 
 
 def test_looks_are_remembered_by_service_and_worker() -> None:

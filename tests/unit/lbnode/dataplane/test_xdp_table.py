@@ -44,6 +44,9 @@ RECORDS: dict[str, type[ctypes.Structure]] = {
     "sg_link": xdp_records.LinkRecord,
     "sg_source": xdp_records.Source,
     "sg_timeouts": xdp_records.Timeouts,
+    "sg_capture": xdp_records.Capture,
+    "sg_captured": xdp_records.Captured,
+    "sg_drops": xdp_records.Drops,
 }
 
 
@@ -59,6 +62,7 @@ def test_every_record_has_the_layout_that_the_c_compiler_gives_it(tmp_path: Path
     for name, record in RECORDS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [f'printf("{name}.{f[0]} %zu\\n", offsetof(struct {name}, {f[0]}));' for f in record._fields_]
+    lines.append('printf("captured %u %d %u\\n", SG_VIP_CAPTURED, SG_CAPTURE_BYTES, SG_CAME);')
     lines.append('printf("slots %d flows %d drops %d", SG_RING_SLOTS, SG_FLOWS_PER_SET, SG_DROPS);')
     source = tmp_path / "layout.c"
     head = f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\n'
@@ -70,6 +74,7 @@ def test_every_record_has_the_layout_that_the_c_compiler_gives_it(tmp_path: Path
         ours.append(f"{name} {ctypes.sizeof(record)}")
         ours += [f"{name}.{f[0]} {getattr(record, f[0]).offset}" for f in record._fields_]
     drops = len(xdp_records.Drop)
+    ours.append(f"captured {xdp_records.VIP_CAPTURED} {xdp_records.CAPTURE_BYTES} {xdp_records.CAME}")
     assert told == [*ours, f"slots {SLOTS} flows {xdp_records.FLOWS_PER_SET} drops {drops}"]
     assert xdp_records.RING_SLOTS == SLOTS
 
@@ -147,7 +152,7 @@ def stored(number: int, worker: str, rank: int, generation: int = 1, *, drained:
 def test_destinations_are_read_back_with_the_one_that_came_last_at_the_head() -> None:
     there = [stored(1, "198.18.0.21", 0), stored(2, "198.18.0.22", 1, drained=True), stored(9, "198.18.0.23", 2)]
     vip = vip_of(VirtualService(WEB), 3, made_of({s.number: s.record for s in there}), limited=False)
-    found = served([vip, *address_vips([WEB])], there)
+    found = served([vip, *address_vips({WEB: 3})], there)
     assert found[WEB].service == VirtualService(
         WEB,
         (
@@ -157,6 +162,13 @@ def test_destinations_are_read_back_with_the_one_that_came_last_at_the_head() ->
         ),
     )
     assert len(found) == 1, "what stands for the address as a whole is no service"
+
+
+def test_an_address_as_a_whole_counts_for_one_of_its_services() -> None:
+    dns, other = VirtualKey(WEB.address, Protocol.UDP, 53), VirtualKey(ip_address("203.0.113.9"), Protocol.TCP, 80)
+    found = list(address_vips({dns: 7, WEB: 3, other: 4}))
+    assert [vip.id for vip in found] == [7, 4]
+    assert {vip.service & 0xFFFFFF for vip in found} == {0}, "no protocol and no port"
 
 
 @pytest.mark.parametrize(

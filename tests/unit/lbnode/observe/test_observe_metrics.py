@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import lbnode
+from lbnode.dataplane.xdp_records import Drop
 from lbnode.facts import Rejection, Verdict
 from lbnode.model import Counters, DestinationTraffic, Protocol, ServiceName, VirtualKey
 from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetrics
@@ -161,6 +162,38 @@ def test_traffic_adds_up_by_vip_and_by_worker_and_goes_with_them() -> None:
     metrics.traffic(looks[:1], {(web, WORKER): Counters()})
     assert of(metrics, "samegate_vip_connections_total") == {(str(VIP),): 6}
     assert of(metrics, "samegate_destination_connections_total") == {(str(WORKER),): 6}
+
+
+def test_hits_are_shown_for_what_xdp_serves_and_not_as_0_for_what_ipvs_serves() -> None:
+    web, api = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(OTHER, Protocol.TCP, 443)
+    metrics = EdgeMetrics()
+    for _ in range(2):
+        metrics.traffic([], {(web, WORKER): Counters(1, 10, 100, 9), (api, WORKER2): Counters(1, 10, 100)})
+    assert of(metrics, "samegate_vip_table_hits_total") == {(str(VIP),): 18}
+    assert of(metrics, "samegate_destination_table_hits_total") == {(str(WORKER),): 18}
+
+
+def test_drops_are_counted_by_reason_and_those_that_were_met_by_vip_too() -> None:
+    web, dns = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(VIP, Protocol.UDP, 53)
+    api = VirtualKey(OTHER, Protocol.TCP, 443)
+    metrics = EdgeMetrics()
+    metrics.drops(
+        {(web, "NoRoute"): 2, (web, "TooBig"): 0, (dns, "NoRoute"): 1, (api, "TooBig"): 0, (None, "Source"): 4}
+    )
+    metrics.drops(
+        {(web, "NoRoute"): 3, (web, "TooBig"): 0, (dns, "NoRoute"): 0, (api, "TooBig"): 7, (None, "Source"): 0}
+    )
+    assert of(metrics, "samegate_xdp_drops_total") == {("NoRoute",): 6, ("TooBig",): 7, ("Source",): 4}
+    assert of(metrics, "samegate_vip_xdp_drops_total") == {("NoRoute", str(VIP)): 6, ("TooBig", str(OTHER)): 7}
+    metrics.drops({(web, "NoRoute"): 0, (web, "TooBig"): 0})
+    assert of(metrics, "samegate_vip_xdp_drops_total") == {("NoRoute", str(VIP)): 6}
+    metrics.drops({})
+    assert of(metrics, "samegate_xdp_drops_total") == of(metrics, "samegate_vip_xdp_drops_total") == {}
+
+
+def test_drops_have_as_many_series_as_the_program_has_reasons() -> None:
+    (described,) = [d for d in EdgeMetrics().descriptions if d.name == "samegate_xdp_drops_total"]
+    assert described.series == str(len(Drop))
 
 
 def test_a_kind_of_failure_has_its_series_before_it_ever_happens() -> None:

@@ -88,3 +88,19 @@ def test_a_node_whose_link_is_missing_is_not_ready_and_makes_it_in_the_next_pass
     world.kernel.links.clear()
     asyncio.run(world.run(2))
     assert (set(world.kernel.links), world.edge.not_ready()) == ({"sgl-tgw"}, [])
+
+
+def test_packets_that_the_data_plane_drops_are_told_by_reason_since_the_agents_start() -> None:
+    world = World()
+    web = VirtualKey(VIP, Protocol.TCP, 80)
+    world.kernel.dropped = {(web, "NoRoute"): 40, (web, "TooBig"): 0}  # under a former agent
+    asyncio.run(world.run(1))
+    world.kernel.dropped = {(web, "NoRoute"): 42, (web, "TooBig"): 1}
+    asyncio.run(world.run(6))
+    told = {
+        reason: world.metrics.registry.get_sample_value("samegate_xdp_drops_total", {"reason": reason})
+        for reason in ("NoRoute", "TooBig", "Source")
+    }
+    assert told == {"NoRoute": 2, "TooBig": 1, "Source": None}
+    of_vip = {"vip": str(VIP), "reason": "NoRoute"}
+    assert world.metrics.registry.get_sample_value("samegate_vip_xdp_drops_total", of_vip) == 2
