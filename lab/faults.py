@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from lab import cluster, control_plane, netns, topology
-from lab.machines import Machine
+from lab import cluster, control_plane, netns, offloads, topology
+from lab.machines import Machine, MachineError
 from lab.report.bench import APPS, Bench, NotReached
 from lab.report.broken import delete_pods
 from lab.report.live_flows import LEAVER
@@ -48,6 +48,14 @@ def _kill(node: str, command: str, signal: str = "KILL") -> None:
     Machine(node).run(f"kill -{signal} {' '.join(map(str, pids))}")
 
 
+def _switch_on(node: str) -> None:
+    machine = Machine(node)
+    machine.start()
+    if node in offloads.declared():
+        # Its tap can be told only after its driver has spoken.
+        machine.wait_ready()
+
+
 def _scale(replicas: int) -> None:
     cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, f"--replicas={replicas}")
 
@@ -69,7 +77,7 @@ def source_check(verb: str) -> None:
 FAULTS: tuple[Fault, ...] = (
     Fault(
         "kill-edge", f"SIGKILL to the whole machine {EDGE}", "both ToRs drop its routes within 1.5 s; no flow breaks", _WATCH_ROUTES,
-        lambda: Machine(EDGE).kill(), lambda: Machine(EDGE).start(),
+        lambda: Machine(EDGE).kill(), lambda: _switch_on(EDGE),
     ),
     Fault(
         "drain-edge", f"annotate {EDGE} with samegate.dev/drain", "it withdraws and goes on forwarding; no flow breaks", _WATCH_ROUTES,
@@ -157,7 +165,7 @@ def main(arguments: list[str]) -> int:
             print(f"undone: {fault.what}")
         else:
             print(f"nothing to undo: samegate mends {fault.name} by itself")
-    except (netns.CommandError, NotReached) as error:
+    except (netns.CommandError, NotReached, MachineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
