@@ -10,6 +10,7 @@ from itertools import product
 
 from lab import cluster, control_plane, netns, offloads, topology
 from lab.machines import Machine, MachineError
+from lab.report import tables
 from lab.report.bench import APPS, Bench, NotReached
 from lab.report.broken import delete_pods
 from lab.report.live_flows import LEAVER
@@ -96,8 +97,8 @@ FAULTS: tuple[Fault, ...] = (
         _WATCH_AGENT, lambda: delete_pods(Bench(), WORKER, "--grace-period=0", "--force"),
     ),
     Fault(
-        "clear-ipvs", f"ipvsadm -C on {EDGE}", "the table is back, or the VIPs are withdrawn, within 3 s",
-        f"python -m lab exec {EDGE} ipvsadm -Ln", lambda: Machine(EDGE).run("ipvsadm -C"),
+        "clear-table", f"take every service out of the data plane of {EDGE}", "they are back, or the VIPs are withdrawn, within 3 s",
+        _WATCH_AGENT, lambda: tables.of(Machine(EDGE)).clear(),
     ),
     Fault(
         "delete-tunnel", f"delete the tunnels of {WORKER}", "they are back, or its destinations are gone, within 3 s",
