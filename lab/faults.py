@@ -10,12 +10,12 @@ from itertools import product
 
 from lab import cluster, control_plane, netns, offloads, topology
 from lab.machines import Machine, MachineError
-from lab.report import tables
 from lab.report.bench import APPS, Bench, NotReached
 from lab.report.broken import delete_pods
 from lab.report.live_flows import LEAVER
 from lab.report.path import NARROW_MTU_BYTES
 from lab.report.steady import ECHO
+from lab.report.tables import tables_of
 
 EDGE, WORKER = LEAVER.name, topology.WORKERS[1].name
 _REPLICAS = 4
@@ -98,7 +98,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "clear-table", f"take every service out of the data plane of {EDGE}", "they are back, or the VIPs are withdrawn, within 3 s",
-        _WATCH_AGENT, lambda: tables.of(Machine(EDGE)).clear(),
+        _WATCH_AGENT, lambda: tables_of(Machine(EDGE)).clear(),
     ),
     Fault(
         "delete-tunnel", f"delete the tunnels of {WORKER}", "they are back, or its destinations are gone, within 3 s",

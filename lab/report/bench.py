@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lab import cluster, netns, routers, topology
 from lab.machines import Machine
-from lab.report import tables
+from lab.report.tables import Tables, tables_of
 from lab.traffic.client import Client, RunningFlows
 from lab.traffic.connections import ConnectionsPlan, Sample
 from lab.traffic.flows import FlowsPlan, Transport
@@ -276,9 +276,9 @@ class Bench:
         found = (word.split("/")[0] for line in shown.splitlines() for word in line.split()[3:4])
         return {a for a in found if ip_address(a) in topology.VIP_POOLS[topology.version_of(a)]}
 
-    def tables(self, edge: str) -> tables.Tables:
+    def tables(self, edge: str) -> Tables:
         """What an edge node forwards by now."""
-        return tables.of(self.machine(edge))
+        return tables_of(self.machine(edge))
 
     def drained(self, edge: str) -> list[str]:
         """Workers that get no new flows of a service from an edge node, as `SERVICE: WORKER`."""

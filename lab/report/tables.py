@@ -46,7 +46,7 @@ class Tables(Protocol):
         ...
 
 
-def of(machine: Machine) -> Tables:
+def tables_of(machine: Machine) -> Tables:
     """Those of the data plane that is at work on an edge machine: XDP where a program is at its network device."""
     shown = machine.run("ip -o link show dev vec0").stdout
     return XdpTables(machine) if "xdp" in shown else IpvsTables(machine)

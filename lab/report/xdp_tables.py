@@ -34,7 +34,11 @@ class XdpTables:
         return found
 
     def connections(self, target: Target) -> int:
-        return sum(count for _, _, count in self._services().get(target.key, []))
+        return sum(self.connections_by_worker(target).values())
+
+    def connections_by_worker(self, target: Target) -> dict[str, int]:
+        """As :meth:`connections`, by the workers' addresses."""
+        return {worker: count for worker, _, count in self._services().get(target.key, [])}
 
     def clear(self) -> None:
         self._on_node("clear")

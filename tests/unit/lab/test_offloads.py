@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import machines, offloads, topology
+from lab import offloads, processes, topology
 from lab.machines import Machine
 
 EDGE1, EDGE2 = topology.EDGES
@@ -54,7 +54,7 @@ def test_a_tap_that_a_boot_has_set_is_trouble_until_the_machine_is_ready(
     taps.on[EDGE2.tap] = True
     assert "tap-edge2" in str(offloads.trouble())
     assert "tcp-segmentation-offload" in str(offloads.trouble())
-    monkeypatch.setattr(machines.processes, "pid_of", lambda _: 1)
+    monkeypatch.setattr(processes, "pid_of", lambda _: 1)
     monkeypatch.setattr(Machine, "reachable", lambda _: True)
     Machine(WORKER.name).wait_ready()
     assert taps.on[WORKER.tap], "nobody declared it"
