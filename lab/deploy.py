@@ -20,9 +20,9 @@ import yaml
 
 import tools
 from image.build import build
-from lab import credentials, leftovers, lock, netns, registry
+from lab import credentials, leftovers, lock, netns, offloads, registry
 from lab.processes import write_text
-from lab.topology import CONTROL, ROOT, STATE
+from lab.topology import CONTROL, EDGES, ROOT, STATE
 
 STACK = "lab"
 COMMITTED = ROOT / "stacks" / f"Pulumi.{STACK}.yaml"
@@ -66,7 +66,13 @@ def deploy(image: str, changes: Mapping[str, Any] | None = None, bgp_keys: Mappi
     """
     leftovers.remember_once()
     _configure(image, changes, bgp_keys)
+    by_xdp = dataplane() == "xdp"
+    if by_xdp:
+        offloads.declare(EDGES)
     run = _engine("up", "--yes", "--skip-preview")
+    if not by_xdp:
+        # Until then an edge node may still have had the program.
+        offloads.declare(())
     return Result(run.operations, outputs(), run.said)
 
 
@@ -78,7 +84,15 @@ def preview(image: str = NO_IMAGE, changes: Mapping[str, Any] | None = None, nam
 
 def destroy() -> Result:
     """`pulumi destroy`: VIPs are withdrawn, then everything that `deploy` made is taken away."""
-    return _engine("destroy", "--yes", "--skip-preview")
+    run = _engine("destroy", "--yes", "--skip-preview")
+    offloads.declare(())
+    return run
+
+
+def dataplane() -> str:
+    """The data plane that the last run configured."""
+    agent = yaml.safe_load(GENERATED.read_text())["config"].get("samegate:agent", {})
+    return str(agent.get("dataplane", "ipvs"))
 
 
 def outputs() -> dict[str, Any]:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from lab import cluster, control_plane, netns, topology
-from lab.machines import Machine
+from lab import cluster, control_plane, netns, offloads, topology
+from lab.machines import Machine, MachineError
 from lab.report.bench import APPS, Bench, NotReached
 from lab.report.broken import delete_pods
 from lab.report.live_flows import LEAVER
 from lab.report.path import NARROW_MTU_BYTES
 from lab.report.steady import ECHO
+from lab.report.tables import tables_of
 
 EDGE, WORKER = LEAVER.name, topology.WORKERS[1].name
 _REPLICAS = 4
@@ -48,6 +49,14 @@ def _kill(node: str, command: str, signal: str = "KILL") -> None:
     Machine(node).run(f"kill -{signal} {' '.join(map(str, pids))}")
 
 
+def _switch_on(node: str) -> None:
+    machine = Machine(node)
+    machine.start()
+    if node in offloads.declared():
+        # Its tap can be told only after its driver has spoken.
+        machine.wait_ready()
+
+
 def _scale(replicas: int) -> None:
     cluster.kubectl("scale", "deployment", "-n", APPS, ECHO, f"--replicas={replicas}")
 
@@ -69,7 +78,7 @@ def source_check(verb: str) -> None:
 FAULTS: tuple[Fault, ...] = (
     Fault(
         "kill-edge", f"SIGKILL to the whole machine {EDGE}", "both ToRs drop its routes within 1.5 s; no flow breaks", _WATCH_ROUTES,
-        lambda: Machine(EDGE).kill(), lambda: Machine(EDGE).start(),
+        lambda: Machine(EDGE).kill(), lambda: _switch_on(EDGE),
     ),
     Fault(
         "drain-edge", f"annotate {EDGE} with samegate.dev/drain", "it withdraws and goes on forwarding; no flow breaks", _WATCH_ROUTES,
@@ -88,8 +97,8 @@ FAULTS: tuple[Fault, ...] = (
         _WATCH_AGENT, lambda: delete_pods(Bench(), WORKER, "--grace-period=0", "--force"),
     ),
     Fault(
-        "clear-ipvs", f"ipvsadm -C on {EDGE}", "the table is back, or the VIPs are withdrawn, within 3 s",
-        f"python -m lab exec {EDGE} ipvsadm -Ln", lambda: Machine(EDGE).run("ipvsadm -C"),
+        "clear-table", f"take every service out of the data plane of {EDGE}", "they are back, or the VIPs are withdrawn, within 3 s",
+        _WATCH_AGENT, lambda: tables_of(Machine(EDGE)).clear(),
     ),
     Fault(
         "delete-tunnel", f"delete the tunnels of {WORKER}", "they are back, or its destinations are gone, within 3 s",
@@ -157,7 +166,7 @@ def main(arguments: list[str]) -> int:
             print(f"undone: {fault.what}")
         else:
             print(f"nothing to undo: samegate mends {fault.name} by itself")
-    except (netns.CommandError, NotReached) as error:
+    except (netns.CommandError, NotReached, MachineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -25,6 +25,7 @@ _ASPECTS = {
     "routes": "ip -o route show table all | grep -v -e ' linkdown' -e ' dev veth'",
     "policy rules": "ip -o rule show",
     "ipvs": "ipvsadm -Sn 2>/dev/null",
+    "XDP": "ip -o link show | grep -o 'xdp[a-z]*'; find /sys/fs/bpf/samegate 2>/dev/null",
     "packet filter": "for c in iptables ip6tables; do for t in raw mangle filter nat; do "
     '$c-legacy -t $t -S 2>/dev/null | sed "s/^/$c $t /"; done; done',
     "address sets": "ipset list -n 2>/dev/null",

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import tools
-from lab import credentials, netns, node_settings, processes, rootfs, topology
+from lab import credentials, netns, node_settings, offloads, processes, rootfs, topology
 from lab.processes import Daemon, write_text
 from lab.topology import Node
 
@@ -170,7 +170,7 @@ class Machine:
         self._forget_connection()
 
     def wait_ready(self, timeout_seconds: float = 120.0) -> None:
-        """Wait until commands run on it.
+        """Wait until commands run on it, and its tap hands over what is declared (`lab.offloads`).
 
         Raises MachineError when it is off or silent for `timeout_seconds`.
         """
@@ -179,6 +179,7 @@ class Machine:
             if self.pid() is None:
                 raise MachineError(f"{self.name} is not running; its console log is {self.console}")
             if self.reachable():
+                offloads.keep(self.node)
                 return
             time.sleep(0.3)
         raise MachineError(

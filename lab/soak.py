@@ -75,7 +75,7 @@ HAZARDS: tuple[Hazard, ...] = (
     Hazard("kill-worker", 20, "of its worker"),
     Hazard("kill-pods", 0, "of its worker"),
     # Between the fault and its repair, within 3 s, a packet may meet a kernel that knows nothing of its flow.
-    Hazard("clear-ipvs", 0, "all"),
+    Hazard("clear-table", 0, "all"),
     Hazard("delete-tunnel", 0, "of its worker"),
     Hazard("no-endpoints", 20, "all"),
     Hazard("source-check", 20, "all"),

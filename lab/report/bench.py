@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lab import cluster, netns, routers, topology
 from lab.machines import Machine
+from lab.report.tables import Tables, tables_of
 from lab.traffic.client import Client, RunningFlows
 from lab.traffic.connections import ConnectionsPlan, Sample
 from lab.traffic.flows import FlowsPlan, Transport
@@ -61,6 +62,11 @@ class Target:
     def in_ipvs(self) -> str:
         """As ipvsadm(8) takes it and prints it: transport option and ADDRESS:PORT."""
         return f"-{self.transport[0]} {self.listed}"
+
+    @property
+    def key(self) -> str:
+        """As `lab.report.tables` names its service."""
+        return f"{self.transport[0]} {self.listed}"
 
     @property
     def listed(self) -> str:
@@ -270,11 +276,16 @@ class Bench:
         found = (word.split("/")[0] for line in shown.splitlines() for word in line.split()[3:4])
         return {a for a in found if ip_address(a) in topology.VIP_POOLS[topology.version_of(a)]}
 
+    def tables(self, edge: str) -> Tables:
+        """What an edge node forwards by now."""
+        return tables_of(self.machine(edge))
+
     def drained(self, edge: str) -> list[str]:
-        """IPVS destinations that get no new flows from an edge node, as `SERVICE: DESTINATION`."""
-        listed = self.machine(edge).run(["ipvsadm", "-Sn"]).stdout
-        found = re.findall(r"^-a -[tu] (\S+) -r (\S+) .*-w 0(?: |$)", listed, re.MULTILINE)
-        return [f"{service}: {destination}" for service, destination in found]
+        """Workers that get no new flows of a service from an edge node, as `SERVICE: WORKER`."""
+        listed = self.tables(edge).table()
+        return [
+            f"{service}: {worker}" for service, workers in listed.items() for worker, weight in workers if not weight
+        ]
 
     def settle(self, timeout_seconds: float = 120) -> float:
         """Seconds until nodes, pods and routes are as a settled rack has them.

@@ -12,57 +12,27 @@ from contextlib import contextmanager
 from typing import Any
 
 from lab import cluster, netns, topology
-from lab.report.bench import APPS, Bench, NotReached, wait_until
+from lab.report.bench import APPS, Bench, NotReached, Target, wait_until
 from lab.report.catalogue import CONNECTIONS, FLOWS
 from lab.report.endpoint_watch import EndpointWatch
 from lab.report.live_flows import LEAVER
 from lab.report.measurement import Control, Measured
+from lab.report.repair import LIMIT_SECONDS, timed_repair
 from lab.report.route_watch import RouteEvent, RouteWatch, first_lost_at, gained_at, lost_at
-from lab.report.steady import ECHO, ipvs_connections
+from lab.report.steady import ECHO, counted_connections
 from lab.topology import Node
 from lab.traffic.connections import Sample
 
-_LIMIT_SECONDS = 10
 _LAST_POD_ENDED_SECONDS = 150
 """For pods of the echo app that hold connections of which an earlier fault swallowed the end: keepalive and linger last 55 s, grace 120 s."""
 _TUNNELS = "ip -o link show type ipip | grep -o 'sgt-[0-9a-f]*' | sort -u"
 
 
-def timed_repair(
-    bench: Bench, node: Node, breaking: str, whole: str, limit_seconds: float = _LIMIT_SECONDS
-) -> float | None:
-    """Seconds from the shell command `breaking` until the shell condition `whole` holds again, timed on the machine itself.
-
-    None if it did not within `limit_seconds`. An agent that is just at it may mend within milliseconds, before anybody sees: then it is
-    broken once more. Raises CommandError if it never showed: nothing was broken.
-    """
-    script = f"""
-now() {{ read -r up rest < /proc/uptime; echo $up; }}
-tries=0
-while :; do
-  began=$(now)
-  {breaking}
-  {whole} || break
-  tries=$((tries + 1))
-  [ $tries -ge 5 ] && {{ echo "nothing was broken" >&2; exit 9; }}
-  sleep 0.3
-done
-rounds=0
-until {whole}; do
-  sleep 0.05; rounds=$((rounds + 1))
-  [ $rounds -gt {int(limit_seconds / 0.05)} ] && exit 0
-done
-echo $began $(now)
-"""
-    shown = bench.machine(node.name).run(script, timeout_seconds=limit_seconds * 10).stdout.split()
-    return round(float(shown[1]) - float(shown[0]), 2) if len(shown) == 2 else None
-
-
-def repaired_or_withdrawn(bench: Bench, node: Node, vip: str, breaking: str, whole: str) -> dict[str, Any]:
-    """How long after `breaking` the node was whole again, or the VIP withdrawn by every router that had it; the sooner counts."""
+def repaired_or_withdrawn(node: Node, vip: str, break_and_watch: Callable[[], float | None]) -> dict[str, Any]:
+    """How long the node was not whole by what `break_and_watch` saw, or until the VIP was withdrawn by every router that had it; the sooner counts."""
     with RouteWatch("tor1") as tor1, RouteWatch("tor2") as tor2:
         began = time.monotonic()
-        repaired = timed_repair(bench, node, breaking, whole)
+        repaired = break_and_watch()
         gone = [lost_at(watch.events, vip, str(node.address), began) for watch in (tor1, tor2)]
     withdrawn = round(max(at for at in gone if at) - began, 2) if all(gone) else None
     return {
@@ -72,13 +42,9 @@ def repaired_or_withdrawn(bench: Bench, node: Node, vip: str, breaking: str, who
     }
 
 
-def _ipvs_has(vip: str) -> str:
-    return f"ipvsadm -Ln | grep -A1 -F '{vip}:' | grep -q Tunnel"
-
-
-def _wait_repaired(bench: Bench, vip: str) -> None:
-    whole = _ipvs_has(vip)
-    wait_until("IPVS is repaired", lambda: bench.machine(LEAVER.name).run(whole, check=False).returncode == 0, 15)
+def _wait_repaired(bench: Bench, target: Target) -> None:
+    tables = bench.tables(LEAVER.name)
+    wait_until(f"{LEAVER.name} forwards again", lambda: tables.table().get(target.key), 15)
 
 
 def _tunnels_are(devices: str) -> str:
@@ -86,19 +52,22 @@ def _tunnels_are(devices: str) -> str:
 
 
 def measure_dataplane_broken(bench: Bench) -> Mapping[str, Measured]:
-    """IPVS cleared on an edge node, tunnels deleted on one worker, then on both at once. Control: agents paused, nothing repairs."""
+    """An edge node's table cleared, tunnels deleted on one worker, then on both at once. Control: the agent paused, nothing repairs."""
     target = bench.target(ECHO)
     samples: dict[str, Any] = {}
     with bench.client.connections(bench.connections_plan(target, 20, timeout_seconds=3.0)) as load:
-        whole = _ipvs_has(target.vip)
-        samples["ipvs_cleared"] = repaired_or_withdrawn(bench, LEAVER, target.vip, "ipvsadm -C", whole)
+        tables = bench.tables(LEAVER.name)
+        samples["table_cleared"] = repaired_or_withdrawn(
+            LEAVER, target.vip, lambda: tables.seconds_cleared(target, LIMIT_SECONDS)
+        )
         devices = {w.name: bench.machine(w.name).run(f"{_TUNNELS} | tr '\\n' ' '").stdout for w in topology.WORKERS}
         for workers in (topology.WORKERS[:1], topology.WORKERS):
             results: dict[str, Any] = {}
 
             def one(worker: Node, results: dict[str, Any] = results) -> None:
                 breaking = f"for d in {devices[worker.name]}; do ip link delete $d; done"
-                results[worker.name] = timed_repair(bench, worker, breaking, _tunnels_are(devices[worker.name]))
+                whole = _tunnels_are(devices[worker.name])
+                results[worker.name] = timed_repair(bench.machine(worker.name), breaking, whole)
 
             threads = [threading.Thread(target=one, args=(worker,)) for worker in workers]
             for thread in threads:
@@ -113,9 +82,9 @@ def measure_dataplane_broken(bench: Bench) -> Mapping[str, Measured]:
     seconds = [case["s"] for case in samples.values()]
     samples["connections"] = connection_summary(attempts)
     with bench.paused_agents(LEAVER.name):
-        unrepaired = timed_repair(bench, LEAVER, "ipvsadm -C", whole, limit_seconds=3)
-    _wait_repaired(bench, target.vip)
-    control = Control("IPVS cleared while the agent is paused: seconds to repair", unrepaired, unrepaired is None)
+        unrepaired = tables.seconds_cleared(target, 3)
+    _wait_repaired(bench, target)
+    control = Control("the table cleared while the agent is paused: seconds to repair", unrepaired, unrepaired is None)
     value = None if None in seconds else max(seconds)
     return {"dataplane_broken.withdrawn_s": Measured(value, samples, control)}
 
@@ -175,7 +144,7 @@ def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
     target = bench.target(ECHO)
     samples: dict[str, Any] = {}
     before = bench.agent_pids(LEAVER.name)
-    counted = ipvs_connections(bench, target)
+    counted = counted_connections(bench, target)
     with kernel_events(LEAVER) as events, RouteWatch("tor1") as watch:
         began = time.monotonic()
         with bench.client.connections(bench.connections_plan(target, 100, CONNECTIONS)) as load:
@@ -187,13 +156,13 @@ def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
         samples["withdrawals"] = [str(event) for event in watch.withdrawals(began)]
     written = operations_written(bench.page(LEAVER.name, "/metrics"))
     own_events = [event for event in events if ours(event)]
-    still_counted = ipvs_connections(bench, target)
+    still_counted = counted_connections(bench, target)
     recreated = still_counted[LEAVER.name] < counted[LEAVER.name]
     samples |= {
         "connections": connection_summary(attempts),
         "operations_metric": written,
         "kernel_events": own_events,
-        "ipvs_counters": {"before": counted, "after": still_counted, "service_recreated": recreated},
+        "counters": {"before": counted, "after": still_counted, "service_recreated": recreated},
     }
     with bench.open_flows(target, FLOWS) as flows, RouteWatch("tor1") as watch:
         began = time.monotonic()
@@ -222,10 +191,10 @@ def measure_agent_killed(bench: Bench) -> Mapping[str, Measured]:
         "bird_flows_broken": ended.broken,
     }
     with bench.paused_agents(LEAVER.name):
-        bench.machine(LEAVER.name).run("ipvsadm -C")
+        bench.tables(LEAVER.name).clear()
         failed = sum(1 for attempt in bench.connect(target, 100) if not attempt.ok)
-    _wait_repaired(bench, target.vip)
-    control = Control("no agent and no IPVS table: of 100 new connections failed", failed, failed > 0)
+    _wait_repaired(bench, target)
+    control = Control("no agent and an empty table: of 100 new connections failed", failed, failed > 0)
     return {"agent_killed": Measured(value, samples, control)}
 
 

@@ -102,7 +102,7 @@ _OVER_IPV4: tuple[Entry, ...] = (
     ),
     Entry(
         "dataplane_broken.withdrawn_s",
-        "IPVS table cleared; tunnel deleted on one worker, on both: until repaired or withdrawn",
+        "an edge node's table cleared; tunnel deleted on one worker, on both: until repaired or withdrawn",
         "under 3",
         _under(3.0),
     ),

@@ -14,7 +14,7 @@ from lab import cluster, control_plane, deploy, leftovers, topology
 from lab.report.bench import APPS, SYSTEM_NAMESPACE, Bench, Target, wait_until
 from lab.report.broken import connection_summary
 from lab.report.catalogue import FLOWS
-from lab.report.live_flows import BY_HAND, by_hand, echo_pods, ipvs_table, ready_endpoints
+from lab.report.live_flows import BY_HAND, by_hand, echo_pods, ready_endpoints
 from lab.report.measurement import Control, Measured
 from lab.report.path import iptables_rules
 from lab.report.route_watch import RouteWatch
@@ -95,9 +95,8 @@ def _reconciled(bench: Bench, pods: Mapping[str, list[str]], port: int, since: f
             bench.apply(by_hand(ready_endpoints(pods), port))
             wait_until("it has an address", lambda: has_address(bench, BY_HAND), 30, 0.1)
             target = bench.target(BY_HAND)
-            key = f"t {target.vip}:{target.port}"
             for edge in topology.EDGES:
-                wait_until(f"{edge.name} has it", partial(_programmed, bench, edge.name, key, len(pods)), 30, 0.1)
+                wait_until(f"{edge.name} has it", partial(_programmed, bench, edge.name, target, len(pods)), 30, 0.1)
             programmed = round(time.monotonic() - since, 2)
             bench.wait_announced(target.vip, bench.edges, 90)
             return {"programmed": programmed, "announced": round(time.monotonic() - since, 2)}
@@ -105,8 +104,8 @@ def _reconciled(bench: Bench, pods: Mapping[str, list[str]], port: int, since: f
             cluster.kubectl("delete", "endpointslice", "-n", APPS, f"{BY_HAND}-1", "--ignore-not-found")
 
 
-def _programmed(bench: Bench, edge: str, key: str, destinations: int) -> bool:
-    return len(ipvs_table(bench, edge).get(key, ())) == destinations
+def _programmed(bench: Bench, edge: str, target: Target, workers: int) -> bool:
+    return len(bench.tables(edge).table().get(target.key, ())) == workers
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lab.report.bench import APPS, Bench, NotReached, Target, wait_until
 from lab.report.catalogue import FLOWS, UDP_FLOWS, over
 from lab.report.measurement import Control, Measured
 from lab.report.steady import ECHO, FAMILIES, ready_target
+from lab.report.tables import Table
 from lab.traffic.client import FlowsState, RunningFlows
 
 LEAVER, STAYER = topology.EDGES[1], topology.EDGES[0]
@@ -53,7 +53,7 @@ def over_leave_and_join(
 
 
 def measure_udp(bench: Bench) -> Mapping[str, Measured]:
-    """300 UDP flows of each family over the leave and the join of an edge node. Control: the node that stays picks workers in turn."""
+    """300 UDP flows of each family over the leave and the join of an edge node. Control: the node that stays picks workers otherwise."""
     targets = {version: bench.target(ECHO, "udp", version=version) for version in FAMILIES}
     measured = {}
     for version, seen in over_leave_and_join(bench, targets, UDP_FLOWS, interval_seconds=2.0).items():
@@ -64,24 +64,36 @@ def measure_udp(bench: Bench) -> Mapping[str, Measured]:
             "same_pod_on_join": seen.join.opened - seen.join.broken,
         }
         samples = {"opened": seen.opened.summary, "ended": seen.ended.summary, "flows": seen.ended.samples}
-        broken = with_other_tables(bench, target, f"-E {target.in_ipvs} -s rr", UDP_FLOWS)
-        control = Control("with round robin on one edge node: flows with another pod after a move", broken, broken > 0)
+        how, broken = moved_to_another_choice(bench, target, UDP_FLOWS)
+        control = Control(f"with {how} on one edge node: flows with another pod after a move", broken, broken > 0)
         measured[over(version, "udp")] = Measured(value, samples, control)
     return measured
 
 
-def with_other_tables(bench: Bench, target: Target, change: str, count: int) -> int:
-    """Of `count` flows, those broken when they move to an edge node whose IPVS table `ipvsadm CHANGE` made another one."""
-    with bench.paused_agents(STAYER.name):
-        bench.machine(STAYER.name).run(f"ipvsadm {change}")
-        with routed_to(target, LEAVER):
-            flows = bench.open_flows(target, count, interval_seconds=0, exchange_timeout_seconds=3.0)
-        with routed_to(target, STAYER):
-            broken = flows.check().broken
-        flows.stop()
-    same = "the edge nodes' tables agree again"
-    wait_until(same, lambda: ipvs_table(bench, LEAVER.name) == ipvs_table(bench, STAYER.name), 10)
+def broken_by_move(bench: Bench, target: Target, count: int, start: topology.Node, end: topology.Node) -> int:
+    """Of `count` flows that opened through one edge node, those broken when all move to another one."""
+    with routed_to(target, start):
+        flows = bench.open_flows(target, count, interval_seconds=0, exchange_timeout_seconds=3.0)
+    with routed_to(target, end):
+        broken = flows.check().broken
+    flows.stop()
     return broken
+
+
+@contextmanager
+def picking_otherwise(bench: Bench, edge: topology.Node, *targets: Target) -> Iterator[str]:
+    """An edge node picks workers for the targets otherwise than the others while the block runs, its agent paused; yields how. Its agent mends that."""
+    tables = bench.tables(edge.name)
+    with bench.paused_agents(edge.name):
+        yield tables.pick_otherwise(*targets)
+    others = [bench.tables(other.name) for other in topology.EDGES if other is not edge]
+    wait_until("the edge nodes pick alike again", lambda: all(o.picks() == tables.picks() for o in others), 15)
+
+
+def moved_to_another_choice(bench: Bench, target: Target, count: int) -> tuple[str, int]:
+    """Of `count` flows, those broken when they move to an edge node that picks otherwise, and how it does."""
+    with picking_otherwise(bench, STAYER, target) as how:
+        return how, broken_by_move(bench, target, count, LEAVER, STAYER)
 
 
 @contextmanager
@@ -127,8 +139,22 @@ def sysctl_held(bench: Bench, name: str, value: str, *nodes: str) -> Iterator[No
                 bench.machine(node).run(f"sysctl -qw {name}={before[node]}")
 
 
-def without_sloppy_tcp(bench: Bench, targets: Mapping[int, Target]) -> dict[int, dict[str, int]]:
-    """Broken flows by IP version on the same leave and join when edge nodes do not pick up flows that they never saw open."""
+@contextmanager
+def losing_moved_flows(bench: Bench, *targets: Target) -> Iterator[str]:
+    """Edge nodes among which moved flows do not find their worker while the block runs; yields why.
+
+    IPVS picks up no flow that it never saw open. XDP has nothing that forbids it that: there one edge node picks otherwise.
+    """
+    if bench.tables(STAYER.name).dataplane == "ipvs":
+        with sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)):
+            yield "sloppy_tcp=0"
+    else:
+        with picking_otherwise(bench, STAYER, *targets) as how:
+            yield f"{how} on one edge node"
+
+
+def over_moves_that_lose_flows(bench: Bench, targets: Mapping[int, Target]) -> tuple[str, dict[int, dict[str, int]]]:
+    """Broken flows by IP version on the same leave and join in :func:`losing_moved_flows`, and what that was."""
 
     def open_all(stack: ExitStack) -> dict[int, RunningFlows]:
         return {
@@ -139,7 +165,7 @@ def without_sloppy_tcp(bench: Bench, targets: Mapping[int, Target]) -> dict[int,
         }
 
     with ExitStack() as stack:
-        stack.enter_context(sysctl_held(bench, "net.ipv4.vs.sloppy_tcp", "0", *sorted(bench.edges)))
+        how = stack.enter_context(losing_moved_flows(bench, *targets.values()))
         flows = open_all(stack)
         with ExitStack() as routes:
             for target in targets.values():
@@ -149,7 +175,7 @@ def without_sloppy_tcp(bench: Bench, targets: Mapping[int, Target]) -> dict[int,
                 each.stop()
             late = open_all(stack)
         join = {version: each.check().broken for version, each in late.items()}
-    return {version: {"leave": leave[version], "join": join[version]} for version in targets}
+    return how, {version: {"leave": leave[version], "join": join[version]} for version in targets}
 
 
 def measure_flows(bench: Bench) -> Mapping[str, Measured]:
@@ -157,7 +183,7 @@ def measure_flows(bench: Bench) -> Mapping[str, Measured]:
     targets = {version: bench.target(ECHO, version=version) for version in FAMILIES}
     # Two families at 1.5 s make little more work than one at 1 s.
     moved = over_leave_and_join(bench, targets, FLOWS, interval_seconds=1.5)
-    controls = without_sloppy_tcp(bench, targets)
+    how, controls = over_moves_that_lose_flows(bench, targets)
     measured = {}
     for version, seen in moved.items():
         samples = {
@@ -169,25 +195,9 @@ def measure_flows(bench: Bench) -> Mapping[str, Measured]:
         broken = {"leave": seen.leave.broken, "join": seen.ended.broken - seen.leave.broken}
         for event, value in broken.items():
             without = controls[version][event]
-            control = Control("with sloppy_tcp=0", without, without > CONTROL_BREAKS)
+            control = Control(f"with {how}", without, without > CONTROL_BREAKS)
             measured[over(version, f"flows.{event}")] = Measured(value, samples, control)
     return measured
-
-
-def destinations(table: str) -> dict[str, list[tuple[str, int]]]:
-    """IPVS destinations (address, weight) by service, in the kernel's order, from what `ipvsadm -Sn` printed."""
-    services: dict[str, list[tuple[str, int]]] = {}
-    for line in table.splitlines():
-        if added := re.match(r"-A -([tu]) (\S+)", line):
-            services[f"{added[1]} {added[2]}"] = []
-        elif found := re.match(r"-a -([tu]) (\S+) -r (\S+?):\d+ .*-w (\d+)", line):
-            services[f"{found[1]} {found[2]}"].append((found[3], int(found[4])))
-    return services
-
-
-def ipvs_table(bench: Bench, edge: str) -> dict[str, list[tuple[str, int]]]:
-    """The IPVS table of an edge node."""
-    return destinations(bench.machine(edge).run("ipvsadm -Sn").stdout)
 
 
 def random_endpoints(chance: random.Random, pods: Mapping[str, list[str]]) -> list[dict[str, Any]]:
@@ -270,7 +280,7 @@ def echo_pods(bench: Bench, protocol: str = "TCP") -> tuple[dict[str, list[str]]
 
 def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
     """An edge node that forgot everything joins one with a long history; flows opened after the last of 20 changes stay whole.
-    Control: a table that differs by a weight.
+    Control: one edge node picks otherwise.
 
     The changes are made to a Service whose EndpointSlice is written by hand, so that they are exact and touch no other Service.
     """
@@ -285,7 +295,7 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
             bench.wait_announced(target.vip, {STAYER.name})
             states = node_states(ready_endpoints(pods))
             for number in range(1, CHANGES + 1):
-                before, former = ipvs_table(bench, STAYER.name), states
+                before, former = bench.tables(STAYER.name).table(), states
                 endpoints = random_endpoints(chance, pods)
                 states = node_states(endpoints)
                 bench.apply(by_hand(endpoints, port))
@@ -293,8 +303,9 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
                 seen = _changed(bench, before) if states != former else False
                 history.append({"change": number, "nodes": states, "table_changed": seen})
             # The joining node starts from nothing, the staying one from all of that.
-            bench.machine(LEAVER.name).run("ipvsadm -C")
-            wait_until("the tables agree", lambda: ipvs_table(bench, LEAVER.name) == ipvs_table(bench, STAYER.name), 10)
+            joining, staying = bench.tables(LEAVER.name), bench.tables(STAYER.name)
+            joining.clear()
+            wait_until("the edge nodes pick alike", lambda: joining.picks() == staying.picks(), 10)
             tables = tables_now(bench)
             with bench.open_flows(target, FLOWS) as flows:
                 bench.undrain(LEAVER.name)
@@ -303,9 +314,7 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
                 ended = flows.stop()
             bench.apply(by_hand(ready_endpoints(pods), port))
             wait_until("both workers serve", lambda: _even(tables_now(bench), target, len(pods)), 10)
-            worker = topology.WORKERS[0].address
-            heavier = f"-e -t {target.vip}:{target.port} -r {worker} -i -w 9"
-            broken = with_other_tables(bench, target, heavier, FLOWS)
+            how, broken = moved_to_another_choice(bench, target, FLOWS)
         finally:
             bench.undrain(LEAVER.name)
             cluster.kubectl("delete", "endpointslice", "-n", APPS, f"{BY_HAND}-1", "--ignore-not-found")
@@ -316,25 +325,24 @@ def measure_join_after_change(bench: Bench) -> Mapping[str, Measured]:
         "ended": ended.summary,
         "flows": ended.samples,
     }
-    control = Control("with another weight on one edge node: flows broken by a move", broken, broken > 0)
+    control = Control(f"with {how} on one edge node: flows broken by a move", broken, broken > 0)
     return {"flows.join_after_change": Measured(ended.broken, samples, control)}
 
 
-def tables_now(bench: Bench) -> dict[str, dict[str, list[tuple[str, int]]]]:
-    """The IPVS tables by edge node."""
-    return {edge.name: ipvs_table(bench, edge.name) for edge in topology.EDGES}
+def tables_now(bench: Bench) -> dict[str, Table]:
+    """What each edge node forwards by."""
+    return {edge.name: bench.tables(edge.name).table() for edge in topology.EDGES}
 
 
-def _even(tables: dict[str, dict[str, list[tuple[str, int]]]], target: Target, workers: int) -> bool:
+def _even(tables: Mapping[str, Table], target: Target, workers: int) -> bool:
     """Whether every edge node sends the target's connections to this many workers alike."""
-    key = f"t {target.vip}:{target.port}"
-    return all([weight for _, weight in table.get(key, [])] == [1] * workers for table in tables.values())
+    return all([weight for _, weight in table.get(target.key, [])] == [1] * workers for table in tables.values())
 
 
-def _changed(bench: Bench, before: dict[str, list[tuple[str, int]]]) -> bool:
+def _changed(bench: Bench, before: Table) -> bool:
     """Whether the staying edge node's table became another one within the time that a change takes (some changes alter no weight)."""
     try:
-        wait_until("the change is seen", lambda: ipvs_table(bench, STAYER.name) != before, 2, 0.05)
+        wait_until("the change is seen", lambda: bench.tables(STAYER.name).table() != before, 2, 0.05)
     except NotReached:
         return False
     return True

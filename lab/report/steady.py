@@ -94,9 +94,9 @@ def ready_target(bench: Bench, service: str, version: int = 4) -> Target:
 
 
 def _workers_served(bench: Bench, target: Target) -> set[int]:
-    """How many workers get new connections of the target, by the IPVS tables of the edge nodes."""
-    tables = (bench.machine(edge.name).run(f"ipvsadm -Ln {target.in_ipvs}").stdout for edge in topology.EDGES)
-    return {sum(line.split()[3] != "0" for line in table.splitlines() if "Tunnel" in line) for table in tables}
+    """How many workers get new connections of the target, by the tables of the edge nodes."""
+    tables = (bench.tables(edge.name).table() for edge in topology.EDGES)
+    return {sum(weight > 0 for _, weight in table.get(target.key, [])) for table in tables}
 
 
 def has_address(bench: Bench, service: str, version: int = 4) -> bool:
@@ -105,13 +105,9 @@ def has_address(bench: Bench, service: str, version: int = 4) -> bool:
     return any(topology.version_of(address) == version for address in held)
 
 
-def ipvs_connections(bench: Bench, target: Target) -> dict[str, int]:
-    """Connections that IPVS counted for the target since its service exists, by edge node."""
-    counts = {}
-    for edge in topology.EDGES:
-        table = bench.machine(edge.name).run(f"ipvsadm -Ln --stats --exact {target.in_ipvs}").stdout
-        counts[edge.name] = parse_connections(table, target.listed)
-    return counts
+def counted_connections(bench: Bench, target: Target) -> dict[str, int]:
+    """Connections that the kernels of the edge nodes counted for the target since its service exists, by edge node."""
+    return {edge.name: bench.tables(edge.name).connections(target) for edge in topology.EDGES}
 
 
 def new_connections(bench: Bench, target: Target, before: Mapping[str, int], expected: int) -> dict[str, int]:
@@ -119,21 +115,12 @@ def new_connections(bench: Bench, target: Target, before: Mapping[str, int], exp
     counts: dict[str, int] = {}
 
     def all_counted() -> bool:
-        counts.update({edge: count - before[edge] for edge, count in ipvs_connections(bench, target).items()})
+        counts.update({edge: count - before[edge] for edge, count in counted_connections(bench, target).items()})
         return sum(counts.values()) >= expected
 
     with suppress(NotReached):
-        wait_until("IPVS has counted all connections", all_counted, 6)
+        wait_until("all connections are counted", all_counted, 6)
     return counts
-
-
-def parse_connections(table: str, service: str) -> int:
-    """The connection count of `service` (ADDRESS:PORT) in what `ipvsadm -Ln --stats --exact` printed; 0 if it is not there."""
-    for line in table.splitlines():
-        words = line.split()
-        if len(words) >= 3 and words[1] == service:
-            return int(words[2])
-    return 0
 
 
 def measure_spread(bench: Bench) -> Mapping[str, Measured]:
@@ -143,7 +130,7 @@ def measure_spread(bench: Bench) -> Mapping[str, Measured]:
 
 def _spread(bench: Bench, version: int) -> Measured:
     target = bench.target(ECHO, version=version)
-    before = ipvs_connections(bench, target)
+    before = counted_connections(bench, target)
     samples = bench.connect(target, CONNECTIONS)
     value = {
         "edges": new_connections(bench, target, before, CONNECTIONS),
@@ -151,7 +138,7 @@ def _spread(bench: Bench, version: int) -> Measured:
     }
     pods = dict(Counter(str(sample.pod or "failed") for sample in samples))
     errors = dict(Counter(str(sample.error) for sample in samples))
-    return Measured(value, {"pods": pods, "ipvs_before": before, "errors": errors})
+    return Measured(value, {"pods": pods, "counted_before": before, "errors": errors})
 
 
 def most_pods(samples: Iterable[Sample]) -> int:
@@ -166,7 +153,7 @@ def measure_affinity(bench: Bench) -> Mapping[str, Measured]:
     """Eight clients, thirty connections each, so that ports spread them over both edge nodes. Control: a Service without affinity."""
     with bench.applied("echo-affinity.yaml"):
         target = ready_target(bench, AFFINITY)
-        before = ipvs_connections(bench, target)
+        before = counted_connections(bench, target)
         samples = bench.connect(target, 30 * AFFINITY_CLIENTS, sources=bench.sources(AFFINITY_CLIENTS))
         over_edges = new_connections(bench, target, before, 30 * AFFINITY_CLIENTS)
     without = most_pods(bench.connect(bench.target(ECHO), 30, sources=bench.sources(1)))

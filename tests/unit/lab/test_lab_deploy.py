@@ -62,6 +62,7 @@ def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(deploy, "KEPT", tmp_path / "agent.json")
     monkeypatch.setattr(deploy, "STATE", tmp_path)
     monkeypatch.setattr(deploy, "_pulumi", lambda *_, **__: "")
+    monkeypatch.setattr(deploy.offloads, "DECLARED", tmp_path / "wire-packets.json")
     return tmp_path / "Pulumi.lab.yaml"
 
 
@@ -83,6 +84,26 @@ def test_settings_that_a_deploy_asked_for_hold_for_later_runs_until_the_next(
     assert (agent["return"], agent["drain"], agent["logLevel"]) == ("via-edge", {"withdrawSeconds": 3}, "debug")
     assert deploy.main(["deploy", "--image", IMAGE]) == 0
     assert "return" not in _config(generated)["samegate:agent"]
+
+
+def test_edge_nodes_get_packets_as_from_a_wire_before_they_change_to_xdp_and_until_they_have_changed_back(
+    generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+
+    def engine(command: str, *_: str) -> deploy.Result:
+        done.append(command)
+        return deploy.Result({})
+
+    monkeypatch.setattr(deploy, "_engine", engine)
+    monkeypatch.setattr(deploy, "outputs", dict)
+    monkeypatch.setattr(deploy.leftovers, "remember_once", lambda: None)
+    monkeypatch.setattr(deploy.offloads, "declare", lambda nodes: done.append([node.name for node in nodes]))
+    deploy.deploy(IMAGE, {"samegate:agent": {"dataplane": "xdp", "xdp": {"devices": ["vec0"]}}})
+    assert done == [["edge1", "edge2"], "up"]
+    done.clear()
+    deploy.deploy(IMAGE)
+    assert done == ["up", []]
 
 
 def test_a_setting_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

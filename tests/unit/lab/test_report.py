@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from lab import leftovers
-from lab.report import broken, catalogue, endpoint_watch, killed, live_flows, route_watch, run, steady, table
+from lab.report import (
+    broken,
+    catalogue,
+    endpoint_watch,
+    ipvs_tables,
+    killed,
+    live_flows,
+    route_watch,
+    run,
+    steady,
+    table,
+)
 from lab.report.measurement import Control, Measured, failed, judge
 from lab.report.route_watch import RouteEvent
 from lab.routers import BfdDown
@@ -324,10 +335,19 @@ SAVED = """\
 
 
 def test_the_kernels_destinations_are_read_in_its_order() -> None:
-    assert live_flows.destinations(SAVED) == {
+    assert ipvs_tables.destinations(SAVED) == {
         "t 203.0.113.7:7000": [("198.18.0.22", 0), ("198.18.0.21", 1)],
         "u 203.0.113.7:7000": [],
     }
+
+
+def test_another_scheduler_or_order_is_another_choice() -> None:
+    first, second = SAVED.splitlines()[1:3]
+    assert ipvs_tables.choices(SAVED) == ipvs_tables.choices(SAVED)
+    for other in (SAVED.replace("mh -b mh-fallback,mh-port", "rr", 1), SAVED.replace("-w 1", "-w 9")):
+        assert ipvs_tables.choices(other) != ipvs_tables.choices(SAVED)
+    swapped = SAVED.replace(first, "").replace(second, f"{second}\n{first}")
+    assert ipvs_tables.choices(swapped) != ipvs_tables.choices(SAVED)
 
 
 STATISTICS = """\
@@ -340,8 +360,8 @@ TCP  203.0.113.7:7000                  512     2301        0   124253        0
 
 
 def test_connections_are_counted_by_the_kernels_statistics() -> None:
-    assert steady.parse_connections(STATISTICS, "203.0.113.7:7000") == 512
-    assert steady.parse_connections(STATISTICS, "203.0.113.8:7000") == 0
+    assert ipvs_tables.parse_connections(STATISTICS, "203.0.113.7:7000") == 512
+    assert ipvs_tables.parse_connections(STATISTICS, "203.0.113.8:7000") == 0
 
 
 def test_random_endpoints_always_leave_one_ready_and_replay_by_seed() -> None:
