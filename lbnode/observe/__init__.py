@@ -2,9 +2,10 @@
 
 from lbnode.observe.log import configure_logging, redact
 from lbnode.observe.machine import Machine
-from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics, WorkerMetrics
+from lbnode.observe.metrics import ControllerMetrics, EdgeMetrics
 from lbnode.observe.pages import Pages, PageServer
 from lbnode.observe.registry import Description, Metrics
+from lbnode.observe.worker_metrics import WorkerMetrics
 
 __all__ = [
     "ControllerMetrics",
