@@ -13,7 +13,8 @@ import pytest
 
 from lab.report import xdp_maps
 from lbnode.diff import diff_edge
-from lbnode.model import AddDestination, AddService, Destination, EdgeState, SetWeight, VirtualService
+from lbnode.model import Destination, EdgeState, VirtualService
+from lbnode.operations import AddDestination, AddService, SetWeight
 from lbnode.ring import ring
 from tests.conformance.xdp import XdpNode
 from tests.root.test_xdp_pins import (  # noqa: F401 - built and machine are fixtures

@@ -17,7 +17,8 @@ from scapy.utils import RawPcapNgReader
 from lbnode.dataplane.xdp_capture import Frame, XdpCapture
 from lbnode.dataplane.xdp_records import CAPTURE_BYTES, Drop
 from lbnode.errors import ConfigError
-from lbnode.model import AddService, Protocol, RemoveService, VirtualKey, VirtualService
+from lbnode.model import Protocol, VirtualKey, VirtualService
+from lbnode.operations import AddService, RemoveService
 from lbnode.roles.capture import capture
 from tests.conformance.xdp import bpf_file_system
 from tests.root.test_xdp_fixtures import DROP, TX, Edge, expected, serving, tunnelled
