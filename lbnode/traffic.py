@@ -2,13 +2,16 @@
 
 Prometheus takes a counter that falls for a restart and counts all of it again. A sum over destinations falls whenever one is taken away, so
 what is added up here is what each one grew by.
+
+A round of looks goes from service to service, a few at a time: all 100,000 destinations of a large table at once would hold up what changes meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, VirtualKey
+from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, VirtualKey, VirtualService
 
 Seen = Mapping[tuple[VirtualKey, IPAddress], Counters]
 
@@ -58,3 +61,58 @@ def drops_growth(before: Drops | None, now: Drops) -> dict[tuple[VirtualKey | No
         return dict.fromkeys(now, 0)
     grown = {at: total - before.get(at, 0) for at, total in now.items()}
     return {at: now[at] if count < 0 else count for at, count in grown.items()}
+
+
+_NOTHING = Counters()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came for one VIP, or went to one worker, since the round before, and the connections that are open."""
+
+    grown: Counters = _NOTHING
+    active_connections: int = 0
+    inactive_connections: int = 0
+
+    def take(self, look: DestinationTraffic, grown: Counters) -> None:
+        """Add one destination."""
+        if grown != _NOTHING:
+            self.grown = add(self.grown, grown)
+        self.active_connections += look.active_connections
+        self.inactive_connections += look.inactive_connections
+
+
+class Round:
+    """One round of looks at these services. ``before`` is what the round before saw; nothing is counted of the first one, as in :func:`growth`."""
+
+    def __init__(self, services: Iterable[VirtualService], before: Seen | None) -> None:
+        self._waiting = list(reversed(list(services)))
+        self._before = before
+        self.seen: dict[tuple[VirtualKey, IPAddress], Counters] = {}
+        self.by_vip: dict[IPAddress, Tally] = {}
+        self.by_worker: dict[IPAddress, Tally] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every service was named."""
+        return not self._waiting
+
+    def next(self, destinations: int) -> list[VirtualKey]:
+        """The services to look at next: with so many destinations in sum, or a few more."""
+        keys: list[VirtualKey] = []
+        while self._waiting and destinations > 0:
+            service = self._waiting.pop()
+            keys.append(service.key)
+            destinations -= max(1, len(service.destinations))
+        return keys
+
+    def take(self, looks: Sequence[DestinationTraffic]) -> None:
+        """What was seen of them."""
+        now = seen(looks)
+        before = None if self._before is None else {at: self._before[at] for at in now if at in self._before}
+        grown = growth(before, now)
+        self.seen |= now
+        for look in looks:
+            own = grown[look.key, look.worker]
+            self.by_vip.setdefault(look.key.address, Tally()).take(look, own)
+            self.by_worker.setdefault(look.worker, Tally()).take(look, own)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter as Occurrences
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from prometheus_client import Counter
 
 from lbnode.facts import Verdict
-from lbnode.model import Counters, DestinationTraffic, Drops, IPAddress, VirtualKey
+from lbnode.model import Counters, Drops, IPAddress
 from lbnode.observe.registry import Metrics, replace
 
 #: From one rack to the health check's timeout.
@@ -42,6 +42,17 @@ class ProbeView(Protocol):
     def reason(self) -> str: ...
     @property
     def rtt_ms(self) -> float | None: ...
+
+
+class TallyView(Protocol):
+    """What is counted of a VIP or a worker: :class:`lbnode.traffic.Tally` does."""
+
+    @property
+    def grown(self) -> Counters: ...
+    @property
+    def active_connections(self) -> int: ...
+    @property
+    def inactive_connections(self) -> int: ...
 
 
 class EdgeMetrics(Metrics):
@@ -230,19 +241,15 @@ class EdgeMetrics(Metrics):
         """Whether every probe fails everywhere."""
         self._alarm.set(raised)
 
-    def traffic(
-        self, traffic: Sequence[DestinationTraffic], grown: Mapping[tuple[VirtualKey, IPAddress], Counters]
-    ) -> None:
-        """The full set of destinations with what the kernel holds, and what each one grew by since the last call."""
+    def traffic(self, by_vip: Mapping[IPAddress, TallyView], by_worker: Mapping[IPAddress, TallyView]) -> None:
+        """The full set of VIPs and of workers that are destinations: what each one grew by since the last call, and what is open."""
         for place, counter in enumerate(("connections", "received_packets", "received_bytes")):
-            rows = [(key, worker, getattr(counters, counter)) for (key, worker), counters in grown.items()]
-            self._vip_traffic[place].grow(((str(key.address),), count) for key, _, count in rows)
-            self._destination_traffic[place].grow(((str(worker),), count) for _, worker, count in rows)
-        hits = [(key, worker, c.table_hits) for (key, worker), c in grown.items() if c.table_hits is not None]
-        self._vip_hits.grow(((str(key.address),), count) for key, _, count in hits)
-        self._destination_hits.grow(((str(worker),), count) for _, worker, count in hits)
-        replace(self._vip_open, _open((str(t.key.address), t) for t in traffic))
-        replace(self._destination_open, _open((str(t.worker), t) for t in traffic))
+            self._vip_traffic[place].grow(((str(a),), getattr(t.grown, counter)) for a, t in by_vip.items())
+            self._destination_traffic[place].grow(((str(a),), getattr(t.grown, counter)) for a, t in by_worker.items())
+        self._vip_hits.grow(_hits_of(by_vip))
+        self._destination_hits.grow(_hits_of(by_worker))
+        replace(self._vip_open, _open(by_vip))
+        replace(self._destination_open, _open(by_worker))
 
     def drops(self, grown: Drops) -> None:
         """Packets that the data plane dropped since the last call, by each service and reason that it tells."""
@@ -338,9 +345,13 @@ class _Totals:
                 self._counter.labels(*labels).inc(count)
 
 
-def _open(rows: Iterable[tuple[str, DestinationTraffic]]) -> dict[tuple[str, ...], float]:
-    sums: dict[tuple[str, ...], float] = {}
-    for label, traffic in rows:
-        for state, count in (("active", traffic.active_connections), ("inactive", traffic.inactive_connections)):
-            sums[label, state] = sums.get((label, state), 0) + count
-    return sums
+def _hits_of(tallies: Mapping[IPAddress, TallyView]) -> list[tuple[tuple[str], int]]:
+    return [((str(a),), t.grown.table_hits) for a, t in tallies.items() if t.grown.table_hits is not None]
+
+
+def _open(tallies: Mapping[IPAddress, TallyView]) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for address, tally in tallies.items():
+        found[str(address), "active"] = tally.active_connections
+        found[str(address), "inactive"] = tally.inactive_connections
+    return found

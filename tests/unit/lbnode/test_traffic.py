@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbnode.model import Counters, DestinationTraffic, Protocol, VirtualKey
-from lbnode.traffic import add, drops_growth, growth, seen
+from lbnode.model import Counters, Destination, DestinationTraffic, IPAddress, Protocol, VirtualKey, VirtualService
+from lbnode.traffic import Round, add, drops_growth, growth, seen
 
 WEB, DNS = (VirtualKey(ip_address("203.0.113.1"), p, n) for p, n in ((Protocol.TCP, 80), (Protocol.UDP, 53)))
 ONE, TWO = ip_address("198.18.0.21"), ip_address("198.18.0.22")
@@ -51,6 +51,7 @@ def test_looks_are_remembered_by_service_and_worker() -> None:
     assert seen(looks) == {(WEB, ONE): Counters(1, 1, 1), (DNS, ONE): Counters(2, 2, 2)}
 
 
+small = st.integers(0, 9)
 sent = st.builds(Counters, *[st.integers(1, 1000)] * 3)
 steps = st.lists(st.one_of(st.just("replaced"), sent), max_size=30)
 
@@ -78,3 +79,43 @@ def test_the_sum_of_what_grew_is_all_that_was_sent_however_often_a_destination_i
 
 def _row(counters: Counters) -> tuple[int, int, int]:
     return counters.connections, counters.received_packets, counters.received_bytes
+
+
+WORKERS = [ip_address(f"198.18.0.{n}") for n in range(21, 25)]
+services = st.lists(
+    st.tuples(st.integers(1, 4), st.integers(1, 2), st.sets(st.sampled_from(WORKERS), max_size=4)),
+    max_size=8,
+    unique_by=lambda each: each[:2],
+)
+
+
+@given(services, st.integers(1, 5), st.booleans(), st.data())
+def test_a_round_in_small_looks_comes_to_what_one_look_at_everything_does(
+    listed: list[tuple[int, int, set[IPAddress]]], destinations: int, first: bool, data: st.DataObject
+) -> None:
+    made, looks = [], {}
+    before = None if first else {}
+    for vip, port, workers in listed:
+        key = VirtualKey(ip_address(f"203.0.113.{vip}"), Protocol.TCP, port)
+        made.append(VirtualService(key, tuple(map(Destination, sorted(workers, key=int)))))
+        looks[key] = [DestinationTraffic(key, w, data.draw(sent), data.draw(small), data.draw(small)) for w in workers]
+        if before is not None:
+            before |= {(key, w): data.draw(sent) for w in workers if data.draw(st.booleans())}
+
+    round_, sizes = Round(made, before), []
+    while not round_.is_over:
+        keys = round_.next(destinations)
+        sizes.append(sum(max(1, len(looks[key])) for key in keys))
+        assert sizes[-1] - max(1, len(looks[keys[-1]])) < destinations, "no more than the last one past the bound"
+        round_.take([look for key in keys for look in looks[key]])
+
+    everything = [look for each in looks.values() for look in each]
+    grown = growth(before, seen(everything))
+    assert round_.seen == seen(everything)
+    for tallies, of in ((round_.by_vip, lambda t: t.key.address), (round_.by_worker, lambda t: t.worker)):
+        assert tallies.keys() == {of(t) for t in everything}
+        for address, tally in tallies.items():
+            own = [t for t in everything if of(t) == address]
+            assert _row(tally.grown) == tuple(map(sum, zip(*(_row(grown[t.key, t.worker]) for t in own), strict=True)))
+            assert tally.active_connections == sum(t.active_connections for t in own)
+            assert tally.inactive_connections == sum(t.inactive_connections for t in own)

@@ -17,6 +17,7 @@ from lbnode.observe import ControllerMetrics, EdgeMetrics, Metrics, WorkerMetric
 from lbnode.operations import AddAddress, RemoveFilter, SetSysctl
 from lbnode.probe import ProbeResult
 from lbnode.speaker.base import Session
+from lbnode.traffic import Round, Seen
 
 VIP, OTHER = ip_address("203.0.113.1"), ip_address("203.0.113.2")
 WORKER, WORKER2 = ip_address("198.18.0.21"), ip_address("198.18.0.22")
@@ -136,39 +137,51 @@ def test_vips_are_counted_by_decision_and_reason() -> None:
     assert of(metrics, "samegate_vips") == {("true", "Announced"): 1, ("false", "NoReadyEndpoints"): 2}
 
 
+class Looks:
+    """Rounds of looks, each after the last one."""
+
+    def __init__(self) -> None:
+        self.metrics = EdgeMetrics()
+        self._seen: Seen | None = None
+
+    def see(self, *looks: DestinationTraffic) -> None:
+        whole = Round([], self._seen)
+        whole.take(looks)
+        self._seen = whole.seen
+        self.metrics.traffic(whole.by_vip, whole.by_worker)
+
+
 def test_traffic_adds_up_by_vip_and_by_worker_and_goes_with_them() -> None:
     web, dns = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(VIP, Protocol.UDP, 53)
     api = VirtualKey(OTHER, Protocol.TCP, 443)
-    nothing = Counters()
-    looks = [
-        DestinationTraffic(web, WORKER, nothing, 4, 1),
-        DestinationTraffic(dns, WORKER, nothing, 0, 2),
-        DestinationTraffic(api, WORKER2, nothing, 8, 0),
-    ]
-    grown = {
-        (web, WORKER): Counters(1, 10, 100),
-        (dns, WORKER): Counters(2, 20, 200),
-        (api, WORKER2): Counters(3, 30, 300),
-    }
-    metrics = EdgeMetrics()
-    for _ in range(2):
-        metrics.traffic(looks, grown)
+    looks = Looks()
+    metrics = looks.metrics
+    for times in range(3):
+        looks.see(
+            DestinationTraffic(web, WORKER, Counters(1 * times, 10 * times, 100 * times), 4, 1),
+            DestinationTraffic(dns, WORKER, Counters(2 * times, 20 * times, 200 * times), 0, 2),
+            DestinationTraffic(api, WORKER2, Counters(3 * times, 30 * times, 300 * times), 8, 0),
+        )
     assert of(metrics, "samegate_vip_connections_total") == {(str(VIP),): 6, (str(OTHER),): 6}
     assert of(metrics, "samegate_vip_received_packets_total") == {(str(VIP),): 60, (str(OTHER),): 60}
     assert of(metrics, "samegate_destination_received_bytes_total") == {(str(WORKER),): 600, (str(WORKER2),): 600}
     assert of(metrics, "samegate_vip_open_connections")[("active", str(VIP))] == 4
     assert of(metrics, "samegate_vip_open_connections")[("inactive", str(VIP))] == 3
     assert of(metrics, "samegate_destination_open_connections")[("active", str(WORKER2))] == 8
-    metrics.traffic(looks[:1], {(web, WORKER): Counters()})
+    looks.see(DestinationTraffic(web, WORKER, Counters(2, 20, 200), 4, 1))
     assert of(metrics, "samegate_vip_connections_total") == {(str(VIP),): 6}
     assert of(metrics, "samegate_destination_connections_total") == {(str(WORKER),): 6}
 
 
 def test_hits_are_shown_for_what_xdp_serves_and_not_as_0_for_what_ipvs_serves() -> None:
     web, api = VirtualKey(VIP, Protocol.TCP, 80), VirtualKey(OTHER, Protocol.TCP, 443)
-    metrics = EdgeMetrics()
-    for _ in range(2):
-        metrics.traffic([], {(web, WORKER): Counters(1, 10, 100, 9), (api, WORKER2): Counters(1, 10, 100)})
+    looks = Looks()
+    metrics = looks.metrics
+    for times in range(3):
+        looks.see(
+            DestinationTraffic(web, WORKER, Counters(1 * times, 10 * times, 100 * times, 9 * times)),
+            DestinationTraffic(api, WORKER2, Counters(1 * times, 10 * times, 100 * times)),
+        )
     assert of(metrics, "samegate_vip_table_hits_total") == {(str(VIP),): 18}
     assert of(metrics, "samegate_destination_table_hits_total") == {(str(WORKER),): 18}
 
