@@ -213,7 +213,7 @@ class Watcher:
                 except StopAsyncIteration:
                     return
                 self.copy.answered[kind] = time.time()
-                self._take(getattr(self.copy, kind), change, found.to_dict())
+                self._take(getattr(self.copy, kind), change, _kept(found))
         finally:
             await events.aclose()
 
@@ -237,4 +237,11 @@ class Watcher:
 
 async def _as_raw(listing: Any) -> Any:
     async for found in listing:
-        yield found.to_dict()
+        yield _kept(found)
+
+
+def _kept(found: Any) -> Raw:
+    """What is kept of an object. Who wrote which field is a third of it and of use to nobody here."""
+    raw: Raw = found.to_dict()
+    raw.get("metadata", {}).pop("managedFields", None)
+    return raw

@@ -123,6 +123,15 @@ def test_it_lists_and_then_follows_changes(monkeypatch: pytest.MonkeyPatch) -> N
     assert copy.services == {}
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "watched"])
+def test_who_wrote_which_field_is_not_kept(listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = service(8, port=81)
+    written["metadata"]["managedFields"] = [{"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {}}}]
+    script = Script([[written]], []) if listed else Script([[service(1)]], [[event("MODIFIED", written)]])
+    copy = follow(script, port_is(81), monkeypatch)
+    assert copy.services[WEB]["metadata"] == {"namespace": "shop", "name": "web", "resourceVersion": "8"}
+
+
 def test_an_expired_watch_lists_anew_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script([[service(1)], [service(20, port=82)]], [[EXPIRED]])
     follow(script, port_is(82), monkeypatch)
