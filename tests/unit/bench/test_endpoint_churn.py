@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import churn_objects
-from bench.endpoint_churn import Applied, Change, delays, endless_pairs, read_log, windows
+from bench.endpoint_churn import Applied, Change, apart, delays, endless_pairs, read_log, windows
 from lbnode.facts import WorkerHealth
 from lbnode.object_reader import read_snapshot
 from lbnode.translate.edge import translate_edge
@@ -98,3 +98,9 @@ def test_an_endpoint_that_is_told_unready_is_the_one_of_that_worker() -> None:
     assert rest == ["conditions", "ready"]
     assert body[list_name][int(index)]["nodeName"] == "w2"
     assert body[list_name][int(index)]["conditions"]["ready"] is True
+
+
+def test_the_agent_has_a_processor_that_nothing_else_has_where_there_are_two() -> None:
+    assert apart({0, 1}) == ({1}, {0})
+    assert apart({2, 3, 5}) == ({5}, {2, 3})
+    assert apart({4}) == ({4}, {4})
