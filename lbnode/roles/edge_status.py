@@ -112,8 +112,10 @@ def families_reached(status: Mapping[str, Any]) -> set[int]:
     found: set[int] = set()
     listed = status.get("healthy_workers")
     for text in listed if isinstance(listed, list) else ():
-        with suppress(ValueError):
-            found.add(ip_address(text).version)
+        # A number would be taken for an address.
+        if isinstance(text, str):
+            with suppress(ValueError):
+                found.add(ip_address(text).version)
     return found
 
 

@@ -101,7 +101,7 @@ def test_a_page_with_bytes_overwritten_says_less_or_the_same_kind_of_thing(chang
         ([], set()),
         (["198.51.100.21"], {4}),
         (["2001:db8::15", "198.51.100.21", "198.51.100.22"], {4, 6}),
-        (["worker1", None, "2001:db8::15"], {6}),
+        (["worker1", None, 5, "2001:db8::15"], {6}),
         ("198.51.100.21", set()),
         (None, set()),
     ],
