@@ -22,7 +22,7 @@ from lbnode.settings import AgentSettings, DataPlane, PendingSettings, other_dat
 
 #: From the begin of one pass to the begin of the next, at least. What happens after a quiet time waits for nothing; events that come faster share
 #: passes. The longest that one waits on top of the pass that it may have just missed.
-PASS_INTERVAL_SECONDS = 0.01
+PASS_INTERVAL_SECONDS = 0.02
 #: And from its end on, whatever it took: what else the process does, probes and answers, has its turn.
 BREATH_SECONDS = 0.003
 #: A pass may take at most this share of the time between two resyncs, so that reading a large table never fills the CPU.
