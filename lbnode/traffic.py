@@ -88,6 +88,7 @@ class Round:
     def __init__(self, services: Iterable[VirtualService], before: Seen | None) -> None:
         self._waiting = list(reversed(list(services)))
         self._before = before
+        #: Of the destinations that anything was counted of.
         self.seen: dict[tuple[VirtualKey, IPAddress], Counters] = {}
         self.by_vip: dict[IPAddress, Tally] = {}
         self.by_worker: dict[IPAddress, Tally] = {}
@@ -111,7 +112,8 @@ class Round:
         now = seen(looks)
         before = None if self._before is None else {at: self._before[at] for at in now if at in self._before}
         grown = growth(before, now)
-        self.seen |= now
+        # What is not remembered counted nothing, and of 100,000 destinations most mostly have not.
+        self.seen |= {at: total for at, total in now.items() if total != _NOTHING}
         for look in looks:
             own = grown[look.key, look.worker]
             self.by_vip.setdefault(look.key.address, Tally()).take(look, own)

@@ -46,6 +46,17 @@ def test_drops_count_from_the_agents_start_and_anew_from_maps_that_begin_at_noth
     assert drops_growth({route: 9}, {}) == {}, "IPVS tells none"
 
 
+def test_what_counted_nothing_in_one_round_counts_whole_in_the_next() -> None:
+    first = Round([], None)
+    first.take([DestinationTraffic(WEB, ONE, Counters()), DestinationTraffic(WEB, TWO, Counters(5, 50, 500))])
+    second = Round([], first.seen)
+    second.take([DestinationTraffic(WEB, ONE, Counters(1, 2, 3)), DestinationTraffic(WEB, TWO, Counters(6, 51, 501))])
+    assert {worker: tally.grown for worker, tally in second.by_worker.items()} == {
+        ONE: Counters(1, 2, 3),
+        TWO: Counters(1, 1, 1),
+    }
+
+
 def test_looks_are_remembered_by_service_and_worker() -> None:
     looks = [DestinationTraffic(WEB, ONE, Counters(1, 1, 1)), DestinationTraffic(DNS, ONE, Counters(2, 2, 2))]
     assert seen(looks) == {(WEB, ONE): Counters(1, 1, 1), (DNS, ONE): Counters(2, 2, 2)}
@@ -98,7 +109,10 @@ def test_a_round_in_small_looks_comes_to_what_one_look_at_everything_does(
     for vip, port, workers in listed:
         key = VirtualKey(ip_address(f"203.0.113.{vip}"), Protocol.TCP, port)
         made.append(VirtualService(key, tuple(map(Destination, sorted(workers, key=int)))))
-        looks[key] = [DestinationTraffic(key, w, data.draw(sent), data.draw(small), data.draw(small)) for w in workers]
+        counted = st.one_of(st.just(Counters()), sent)
+        looks[key] = [
+            DestinationTraffic(key, w, data.draw(counted), data.draw(small), data.draw(small)) for w in workers
+        ]
         if before is not None:
             before |= {(key, w): data.draw(sent) for w in workers if data.draw(st.booleans())}
 
@@ -111,7 +125,7 @@ def test_a_round_in_small_looks_comes_to_what_one_look_at_everything_does(
 
     everything = [look for each in looks.values() for look in each]
     grown = growth(before, seen(everything))
-    assert round_.seen == seen(everything)
+    assert round_.seen == {at: total for at, total in seen(everything).items() if total != Counters()}
     for tallies, of in ((round_.by_vip, lambda t: t.key.address), (round_.by_worker, lambda t: t.worker)):
         assert tallies.keys() == {of(t) for t in everything}
         for address, tally in tallies.items():
