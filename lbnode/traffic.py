@@ -110,8 +110,7 @@ class Round:
     def take(self, looks: Sequence[DestinationTraffic]) -> None:
         """What was seen of them."""
         now = seen(looks)
-        before = None if self._before is None else {at: self._before[at] for at in now if at in self._before}
-        grown = growth(before, now)
+        grown = growth(self._before, now)
         # What is not remembered counted nothing, and of 100,000 destinations most mostly have not.
         self.seen |= {at: total for at, total in now.items() if total != _NOTHING}
         for look in looks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter as Occurrences
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -10,7 +9,7 @@ from prometheus_client import Counter
 
 from lbnode.facts import Verdict
 from lbnode.model import Counters, Drops, IPAddress
-from lbnode.observe.registry import Metrics, replace
+from lbnode.observe.registry import Metrics, counted, replace
 
 #: From one rack to the health check's timeout.
 RTT_BUCKETS_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
@@ -203,7 +202,7 @@ class EdgeMetrics(Metrics):
             self._announced.labels(str(address)).set(verdict.announce)
             self._reason.labels(str(address), verdict.reason).set(1)
             self._told[address] = verdict
-        kinds = Occurrences((v.announce, v.reason) for v in verdicts.values())
+        kinds = counted((v.announce, v.reason) for v in verdicts.values())
         replace(self._vips, {(str(announce).lower(), reason): n for (announce, reason), n in kinds.items()})
 
     def destinations(self, healthy: Mapping[IPAddress, bool]) -> None:

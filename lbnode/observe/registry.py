@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,6 +31,7 @@ RECONCILE_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0,
 FAILURES = ("ConfigError", "Retry", "Bug")
 
 Kind = Literal["counter", "gauge", "histogram"]
+Counted = TypeVar("Counted", bound=Hashable)
 
 # A second series beside each counter, telling when it began, would be half of the page; nobody asked for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -181,10 +182,10 @@ def replace(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
         gauge.labels(*labels).set(value)
 
 
-def counted(labels: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-    """How often each tuple of label values comes."""
-    counts: dict[tuple[str, ...], float] = {}
-    for one in labels:
+def counted(values: Iterable[Counted]) -> dict[Counted, float]:
+    """How often each of these values comes, for a gauge by what they are labelled."""
+    counts: dict[Counted, float] = {}
+    for one in values:
         counts[one] = counts.get(one, 0) + 1
     return counts
 

@@ -199,8 +199,7 @@ class Edge:
         speaker = self._current_speaker(settings, snapshot)
         speaks = await self._read_speaker(speaker)
         now = self._clock()
-        on_air = self._announced.get("", (speaks.routes,), lambda: speaks.announced)
-        self._announced.end_of_round()
+        on_air = self._announced.again("", (speaks.routes,), lambda: speaks.announced)
         leaving = self._leaving(on_air, now, settings.drain.withdraw_seconds)
 
         # The same value stays the same object, so that what depends on it need not be worked out again.
@@ -239,8 +238,7 @@ class Edge:
         self.view = EdgeView(plan, observed, verdicts, on_air, speaks.sessions, self.view.kernel_writes)
         self._measure(plan, health, verdicts, speaks)
         ways = ({a: plan.vips[a].attributes for a in wanted}, settings.pools)
-        routes = self._routes.get("", ways, partial(routes_of, *ways))
-        self._routes.end_of_round()
+        routes = self._routes.again("", ways, partial(routes_of, *ways))
         await speaker.set(routes)
         if routes != speaks.routes:
             self.view.announced = (await self._read_speaker(speaker)).announced
@@ -258,9 +256,7 @@ class Edge:
 
     async def _missing_protocols(self, snapshot: Snapshot) -> frozenset[Protocol]:
         """Asked only where somebody wants more than TCP and UDP, which every IPVS has."""
-        asked = self._sctp.get("", (snapshot.services,), lambda: _has_sctp(snapshot.services.values()))
-        self._sctp.end_of_round()
-        if not asked:
+        if not self._sctp.again("", (snapshot.services,), lambda: _has_sctp(snapshot.services.values())):
             return frozenset()
         return await self._tried(self._kernel.missing_protocols, frozenset())
 

@@ -98,6 +98,33 @@ _Own = tuple[
 ]
 
 
+class _Sayings:
+    """What grace and probes say, by Service."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._graced = _by_name(asked.graced)
+        self._without = _by_name(asked.health.without_endpoints)
+        self._failing = _by_name(asked.health.failing_probes)
+
+    def own(
+        self,
+        around: Surroundings,
+        service: ServiceObject,
+        slices: list[EndpointSliceObject],
+        holders: tuple[tuple[ServiceObject, ...], ...],
+    ) -> _Own:
+        """Everything that the Service's part is made of."""
+        return (
+            around,
+            service,
+            slices,
+            holders,
+            self._graced.get(service.name, frozenset()),
+            self._without.get(service.name, frozenset()),
+            self._failing.get(service.name, frozenset()),
+        )
+
+
 @dataclass
 class _Last:
     """A plan, what it was asked of, and of which parts it is made. ``places`` are where a VIP's service stands in the plan."""
@@ -146,11 +173,7 @@ def translate_edge(
     facts = (snapshot.nodes, settings, node, frozenset(unserved), missing, health.unhealthy)
     around = memory.surroundings.get("", facts, partial(Surroundings, *facts))
     slices = slices_by_service(snapshot)
-    graced_of, without_of, failing_of = (
-        _by_name(graced),
-        _by_name(health.without_endpoints),
-        _by_name(health.failing_probes),
-    )
+    sayings = _Sayings(asked)
     rejections = list(snapshot.rejections)
     vips: dict[IPAddress, VipFacts] = {}
     holders: defaultdict[IPAddress, list[ServiceObject]] = defaultdict(list)
@@ -159,15 +182,8 @@ def translate_edge(
     parts: dict[ServiceName, tuple[_Own, Served]] = {}
     served_by_us = (snapshot.services, settings)
     for service in memory.by_seniority.get("", served_by_us, partial(_by_seniority, *served_by_us)):
-        own = (
-            around,
-            service,
-            slices[service.name],
-            tuple(tuple(holders[address]) for address in service.addresses),
-            graced_of.get(service.name, frozenset()),
-            without_of.get(service.name, frozenset()),
-            failing_of.get(service.name, frozenset()),
-        )
+        older = tuple(tuple(holders[address]) for address in service.addresses)
+        own = sayings.own(around, service, slices[service.name], older)
         served = memory.served.get(service.name, own, partial(serve, *own))
         parts[service.name] = (own, served)
         services += served.services
@@ -259,24 +275,15 @@ def _with_other_endpoints(asked: Asked, memory: Memory) -> EdgePlan | None:
     names = touched(last.asked, asked) if last is not None else None
     if last is None or names is None or len(last.places) != len(last.plan.state.services):
         return None
-    slices = slices_of(asked.snapshot.slices, names)
-    graced, without, failing = (
-        _by_name(asked.graced),
-        _by_name(asked.health.without_endpoints),
-        _by_name(asked.health.failing_probes),
-    )
+    ours = [name for name in names if name in last.parts]
+    if not ours:
+        last.asked = asked
+        return last.plan
+    slices, sayings = slices_of(asked.snapshot.slices, set(ours)), _Sayings(asked)
     vips, services, parts = dict(last.plan.vips), list(last.plan.state.services), {}
-    for name in [n for n in names if n in last.parts]:
+    for name in ours:
         (around, service, before, holders, *_), served = last.parts[name]
-        own: _Own = (
-            around,
-            service,
-            slices[name],
-            holders,
-            graced.get(name, frozenset()),
-            without.get(name, frozenset()),
-            failing.get(name, frozenset()),
-        )
+        own = sayings.own(around, service, slices[name], holders)
         now = memory.served.again(name, own, partial(serve, *own))
         where = (asked.snapshot.nodes, asked.settings)
         if (
@@ -290,12 +297,9 @@ def _with_other_endpoints(asked: Asked, memory: Memory) -> EdgePlan | None:
         vips |= {vip.address: vip for vip in now.facts}
         for each in now.services:
             services[last.places[each.key]] = each
-    if parts:
-        plan = replace(last.plan, vips=vips, state=replace(last.plan.state, services=tuple(services)))
-        memory.last = _Last(asked, plan, last.parts | parts, last.places)
-    else:
-        last.asked = asked
-    return memory.last.plan if memory.last is not None else None
+    plan = replace(last.plan, vips=vips, state=replace(last.plan.state, services=tuple(services)))
+    memory.last = _Last(asked, plan, last.parts | parts, last.places)
+    return plan
 
 
 def retain_announced(plan: EdgePlan, observed: EdgeState, announced: frozenset[IPAddress]) -> EdgePlan:
